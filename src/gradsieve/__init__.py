@@ -1,0 +1,1 @@
+"""Threshold-pruned gradients for PyTorch data-parallel training over slow links."""
