@@ -1,0 +1,220 @@
+"""The sieve on the CPU: the kernel over chunks of a parameter, one a thread."""
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gradsieve.sieve.kernel import BLOCK, TILE, TOTALS, measure_blocks, sieve_blocks
+from gradsieve.sieve.moments import Moments
+from gradsieve.sieve.workspace import Workspace, room_for
+
+Floats = NDArray[np.float32]
+
+SMALLEST_CHUNK = 256 * 1024
+"""Elements below which handing a chunk to another thread costs more than it saves."""
+SMALLEST_SQUARE_SUM = 1e-25
+"""Below, the squares of a tile may have vanished in float32: they are summed again in float64."""
+
+_threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="gradsieve-select")
+
+
+def _forget_threads() -> None:
+    global _threads
+    _threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="gradsieve-select")
+
+
+# A forked child inherits the pool's bookkeeping, not its threads: it would wait for ever.
+os.register_at_fork(after_in_child=_forget_threads)
+
+
+def sieve_on_cpu(
+    gradient: Floats, residual: Floats, threshold: float, scale: Floats | None, out: Workspace
+) -> tuple[NDArray[np.int32], Floats, Moments]:
+    """Sieve flat float32 arrays; the survivors lie in `out`, the residual is updated in place."""
+    numel = gradient.size
+    bounds = chunk_bounds(numel, torch.get_num_threads())
+    indices, values = out.free(room_for(numel, len(bounds)))
+    limit = np.float32(threshold)
+    totals = np.zeros((len(bounds), TOTALS))
+
+    def sieve(chunk: int) -> int:
+        start, stop = bounds[chunk]
+        at = start + chunk * BLOCK
+        return sieve_range(
+            gradient, residual, scale, limit, start, stop, indices[at:], values[at:], totals[chunk]
+        )
+
+    tasks: list[Future[int]] = [_threads.submit(sieve, c) for c in range(1, len(bounds))]
+    counts = [sieve(0)] + [task.result() for task in tasks]
+    survivors = close_gaps(indices, values, bounds, counts)
+    out.keep(survivors)
+    indices, values = indices[:survivors], values[:survivors]
+    moments = moments_from(totals, numel, survivors)
+    if vanished_or_overflowed(moments):
+        moments = exact_moments(indices, values, residual, scale, moments.nonfinite)
+    return indices, values, moments
+
+
+def measure_on_cpu(gradient: Floats, residual: Floats | None, scale: Floats | None) -> Moments:
+    numel = gradient.size
+    totals = np.zeros((1, TOTALS))
+    whole = numel // BLOCK * BLOCK
+    if whole:
+        measure_blocks(
+            gradient.ctypes.data,
+            None if residual is None else residual[:whole],
+            None if scale is None else scale.ctypes.data,
+            whole,
+            totals.ctypes.data,
+        )
+    if whole < numel:
+        rest = filled_block(gradient[whole:], 0.0)
+        left = None if residual is None else filled_block(residual[whole:], 0.0)
+        unit = None if scale is None else filled_block(scale[whole:], 1.0)
+        measure_blocks(
+            rest.ctypes.data,
+            left,
+            None if unit is None else unit.ctypes.data,
+            BLOCK,
+            totals.ctypes.data,
+        )
+    moments = moments_from(totals, numel, 0)
+    if vanished_or_overflowed(moments):
+        kept = np.zeros_like(gradient) if residual is None else residual
+        accumulated = gradient + kept
+        accumulated = np.where(np.isfinite(accumulated), accumulated, kept)
+        nothing = np.empty(0, np.int32), np.empty(0, np.float32)
+        moments = exact_moments(*nothing, accumulated, scale, moments.nonfinite)
+    return moments
+
+
+def chunk_bounds(numel: int, threads: int) -> list[tuple[int, int]]:
+    """Cut a parameter into at most `threads` ranges of whole tiles."""
+    chunks = max(1, min(threads, numel // SMALLEST_CHUNK))
+    size = -(-numel // chunks)
+    size = -(-size // TILE) * TILE
+    return [(start, min(start + size, numel)) for start in range(0, max(numel, 1), max(size, 1))]
+
+
+def sieve_range(
+    gradient: Floats,
+    residual: Floats,
+    scale: Floats | None,
+    threshold: np.float32,
+    start: int,
+    stop: int,
+    indices: NDArray[np.int32],
+    values: Floats,
+    totals: NDArray[np.float64],
+) -> int:
+    whole = start + (stop - start) // BLOCK * BLOCK
+    survivors = sieve_blocks(
+        gradient.ctypes.data + start * 4,
+        residual.ctypes.data + start * 4,
+        None if scale is None else scale.ctypes.data + start * 4,
+        whole - start,
+        threshold,
+        indices.ctypes.data,
+        values.ctypes.data,
+        start,
+        totals.ctypes.data,
+    )
+    if whole < stop:
+        # The last elements go through the same code, on copies filled up to a whole block.
+        rest = filled_block(gradient[whole:stop], 0.0)
+        left = filled_block(residual[whole:stop], 0.0)
+        unit = None if scale is None else filled_block(scale[whole:stop], 1.0)
+        survivors += sieve_blocks(
+            rest.ctypes.data,
+            left.ctypes.data,
+            None if unit is None else unit.ctypes.data,
+            BLOCK,
+            threshold,
+            indices.ctypes.data + survivors * 4,
+            values.ctypes.data + survivors * 4,
+            whole,
+            totals.ctypes.data,
+        )
+        residual[whole:stop] = left[: stop - whole]
+    return int(survivors)
+
+
+def filled_block(part: Floats, fill: float) -> Floats:
+    block = np.full(BLOCK, fill, np.float32)
+    block[: part.size] = part
+    return block
+
+
+def close_gaps(
+    indices: NDArray[np.int32],
+    values: Floats,
+    bounds: list[tuple[int, int]],
+    counts: list[int],
+) -> int:
+    """Move the chunks' survivors together; returns their number."""
+    end = counts[0]
+    for chunk in range(1, len(bounds)):
+        at, count = bounds[chunk][0] + chunk * BLOCK, counts[chunk]
+        indices[end : end + count] = indices[at : at + count]
+        values[end : end + count] = values[at : at + count]
+        end += count
+    return end
+
+
+def moments_from(totals: NDArray[np.float64], numel: int, survivors: int) -> Moments:
+    signed, unsent, unsent_squares, sent, sent_squares, _, nonfinite = totals.sum(axis=0).tolist()
+    return Moments(
+        numel=numel,
+        survivors=survivors,
+        nonfinite=int(nonfinite),
+        sum=signed,
+        unsent_sum=unsent,
+        unsent_square_sum=unsent_squares,
+        survivor_sum=sent,
+        survivor_square_sum=sent_squares,
+        largest=float(totals[:, -2].max()),
+    )
+
+
+def vanished_or_overflowed(moments: Moments) -> bool:
+    squares = moments.unsent_square_sum + moments.survivor_square_sum
+    return moments.largest > 0 and not SMALLEST_SQUARE_SUM < squares < np.inf
+
+
+def exact_moments(
+    indices: NDArray[np.int32],
+    values: Floats,
+    residual: Floats,
+    scale: Floats | None,
+    nonfinite: int,
+) -> Moments:
+    """The moments of what was sent and what was left, summed in float64."""
+    finite = np.isfinite(values)
+    sent = in_units_of(scale, values[finite], indices[finite])
+    unsent = in_units_of(scale, residual, slice(None))
+    magnitudes = np.abs(unsent), np.abs(sent)
+    return Moments(
+        numel=residual.size,
+        survivors=values.size,
+        nonfinite=nonfinite,
+        sum=float(unsent.sum() + sent.sum()),
+        unsent_sum=float(magnitudes[0].sum()),
+        unsent_square_sum=float(unsent @ unsent),
+        survivor_sum=float(magnitudes[1].sum()),
+        survivor_square_sum=float(sent @ sent),
+        largest=float(max(part.max(initial=0.0) for part in magnitudes)),
+    )
+
+
+def in_units_of(
+    scale: Floats | None, values: Floats, where: NDArray[np.int32] | slice
+) -> NDArray[np.float64]:
+    exact = values.astype(np.float64)
+    if scale is None:
+        return exact
+    units = scale[where].astype(np.float64)
+    positive = units > 0
+    return np.where(positive, exact / np.where(positive, units, 1.0), 0.0)

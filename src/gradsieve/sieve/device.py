@@ -1,0 +1,72 @@
+"""The sieve in torch operations, for tensors on any device."""
+
+import torch
+from torch import Tensor
+
+from gradsieve.sieve.moments import Moments
+
+LARGEST_FLOAT = torch.finfo(torch.float32).max
+
+
+def sieve_on_device(
+    gradient: Tensor, residual: Tensor, threshold: float, scale: Tensor | None
+) -> tuple[Tensor, Tensor, Moments]:
+    """Sieve flat float32 tensors of one device; the residual is updated in place.
+
+    One synchronisation with the device for the number of survivors, one for the moments.
+    """
+    accumulated = gradient + residual
+    finite = accumulated.isfinite()
+    limit = torch.tensor(threshold, dtype=torch.float32, device=gradient.device)
+    if scale is not None:
+        limit = limit * scale
+    passed = (accumulated.abs() > limit) | ~finite
+    kept = torch.where(finite, accumulated, residual)
+    sent = passed & finite
+    residual.copy_(torch.where(sent, 0.0, kept))
+    indices = passed.nonzero().squeeze(1).int()
+    values = accumulated[passed]
+    moments = moments_on_device(kept, sent, scale, survivors=indices.numel(), finite=finite)
+    return indices, values, moments
+
+
+def measure_on_device(gradient: Tensor, residual: Tensor | None, scale: Tensor | None) -> Moments:
+    before = torch.zeros_like(gradient) if residual is None else residual
+    accumulated = gradient + before
+    finite = accumulated.isfinite()
+    kept = torch.where(finite, accumulated, before)
+    return moments_on_device(kept, torch.zeros_like(finite), scale, survivors=0, finite=finite)
+
+
+def moments_on_device(
+    kept: Tensor, sent: Tensor, scale: Tensor | None, *, survivors: int, finite: Tensor
+) -> Moments:
+    exact = kept.double()
+    if scale is not None:
+        exact = torch.where(scale > 0, exact / torch.where(scale > 0, scale, 1.0).double(), 0.0)
+    unsent = exact.masked_fill(sent, 0.0)
+    passed = exact - unsent
+    largest = exact.abs().max() if exact.numel() else exact.new_zeros(())
+    totals = torch.stack(
+        [
+            exact.sum(),
+            unsent.abs().sum(),
+            unsent.square().sum(),
+            passed.abs().sum(),
+            passed.square().sum(),
+            largest,
+            (~finite).sum().double(),
+        ]
+    )
+    signed, unsent_sum, unsent_squares, sent_sum, sent_squares, most, nonfinite = totals.tolist()
+    return Moments(
+        numel=kept.numel(),
+        survivors=survivors,
+        nonfinite=int(nonfinite),
+        sum=signed,
+        unsent_sum=unsent_sum,
+        unsent_square_sum=unsent_squares,
+        survivor_sum=sent_sum,
+        survivor_square_sum=sent_squares,
+        largest=most,
+    )

@@ -1,0 +1,364 @@
+"""The inner loop of the CPU kernel, written as vector instructions.
+
+numba vectorizes plain loops but has no word for "pack the lanes that passed": a scalar loop with a
+branch or a running output position stays four to ten times below the memory's speed. This module
+emits that one loop as LLVM vector code. It compiles for the host's own vector unit: AVX2 packs with
+a permutation looked up by the lane mask, everything else with LLVM's own compress operation, which
+is one instruction on AVX-512.
+
+All of it stands in one file because numba's disk cache follows the file of the compiled function.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import llvmlite.binding
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+FLOAT = ir.FloatType()
+INT8 = ir.IntType(8)
+INT32 = ir.IntType(32)
+INT64 = ir.IntType(64)
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+DOUBLE = ir.DoubleType()
+SUMS = 6
+"""Sums of a tile: signed, unsent magnitudes, unsent squares, sent magnitudes, sent squares, then
+the largest magnitude. The number of non-finite elements follows them."""
+TOTALS = SUMS + 1
+
+
+def host_features() -> dict[str, bool]:
+    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
+        return {}
+    return dict(llvmlite.binding.get_host_cpu_features())
+
+
+def choose_lanes(features: dict[str, bool]) -> int:
+    return 16 if features.get("avx512f") else 8
+
+
+HAS_PERMUTE = host_features().get("avx2", False) and not host_features().get("avx512f", False)
+LANES = choose_lanes(host_features())
+BLOCK = 4 * LANES
+"""Elements an iteration; tiles are multiples of it."""
+TILE = 4096
+"""Elements that are summed in float32 before the sums go on in float64; fits the L1 cache."""
+PADDING = BLOCK
+"""Elements of room behind the survivors: the kernel writes whole vectors."""
+
+VECTOR = ir.VectorType(FLOAT, LANES)
+DOUBLES = ir.VectorType(DOUBLE, LANES)
+INDICES = ir.VectorType(INT32, LANES)
+MASK_BITS = ir.IntType(LANES)
+
+
+def constant(kind: ir.VectorType, value: float) -> ir.Constant:
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def broadcast(builder: ir.IRBuilder, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, INT32(0))
+    lanes = constant(ir.VectorType(INT32, kind.count), 0)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
+    """Call an LLVM intrinsic by its full name; llvmlite knows no vector suffixes."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, args)
+
+
+def load(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.Type) -> ir.Value:
+    address = builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
+    return builder.load(address, align=4)
+
+
+def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+    address = builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())
+    builder.store(value, address, align=4)
+
+
+def permutations() -> list[list[int]]:
+    """For each mask of 8 lanes, the lanes that are set, in order, then zeros."""
+    rows = []
+    for mask in range(256):
+        lanes = [lane for lane in range(8) if mask >> lane & 1]
+        rows.append(lanes + [0] * (8 - len(lanes)))
+    return rows
+
+
+def permutation_table(builder: ir.IRBuilder) -> ir.Value:
+    row = ir.VectorType(INT8, 8)
+    table = ir.Constant(ir.ArrayType(row, 256), [ir.Constant(row, r) for r in permutations()])
+    return cgutils.global_constant(builder, "gradsieve_permutations", table)
+
+
+def pack(builder: ir.IRBuilder, values: ir.Value, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Move the masked lanes to the front: their values and their lane numbers."""
+    if HAS_PERMUTE:
+        bits = builder.zext(builder.bitcast(mask, MASK_BITS), INT32)
+        row = builder.gep(permutation_table(builder), [INT32(0), bits], inbounds=True)
+        lanes = builder.zext(builder.load(row), INDICES)
+        packed = call(
+            builder, "llvm.x86.avx2.permd", INDICES, [builder.bitcast(values, INDICES), lanes]
+        )
+        return builder.bitcast(packed, VECTOR), lanes
+    numbers = ir.Constant(INDICES, list(range(LANES)))
+    name = f"llvm.experimental.vector.compress.v{LANES}"
+    undefined = ir.Constant(VECTOR, ir.Undefined), ir.Constant(INDICES, ir.Undefined)
+    return (
+        call(builder, name + "f32", VECTOR, [values, mask, undefined[0]]),
+        call(builder, name + "i32", INDICES, [numbers, mask, undefined[1]]),
+    )
+
+
+class TileLoop:
+    """Emits the loop over one tile; an instance lives while one intrinsic is compiled."""
+
+    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], *, scaled: bool) -> None:
+        gradient, residual, scale, self.length, threshold, indices, values, self.first, sums = args
+        self.builder = builder
+        floats, ints = FLOAT.as_pointer(), INT32.as_pointer()
+        self.gradient = builder.inttoptr(gradient, floats)
+        self.residual = builder.inttoptr(residual, floats)
+        self.scale = builder.inttoptr(scale, floats) if scaled else None
+        self.indices = builder.inttoptr(indices, ints)
+        self.values = builder.inttoptr(values, floats)
+        self.totals = builder.inttoptr(sums, DOUBLE.as_pointer())
+        self.zero = constant(VECTOR, 0.0)
+        self.limit = constant(VECTOR, LARGEST_FLOAT)
+        self.threshold = broadcast(builder, threshold, VECTOR)
+        if not scaled:
+            self.threshold = self.at_most_finite(self.threshold)
+        self.survivors = cgutils.alloca_once_value(builder, INT64(0))
+        self.nonfinite = cgutils.alloca_once_value(builder, constant(INDICES, 0))
+        self.sums = [cgutils.alloca_once_value(builder, self.zero) for _ in range(SUMS)]
+
+    def emit(self, *, sparse: bool) -> ir.Value:
+        """Emit the loop; ``sparse`` skips packing where no lane of a vector passed."""
+        builder = self.builder
+        vectors = 1 if sparse else BLOCK // LANES
+        step = INT64(vectors * LANES)
+        with cgutils.for_range_slice(builder, INT64(0), self.length, step, inc=True) as (at, _):
+            for vector in range(vectors):
+                self.emit_vector(builder.add(at, INT64(vector * LANES)), sparse=sparse)
+        self.add_totals()
+        return builder.load(self.survivors)
+
+    def emit_vector(self, offset: ir.Value, *, sparse: bool) -> None:
+        builder = self.builder
+        before = load(builder, self.residual, offset, VECTOR)
+        accumulated = builder.fadd(load(builder, self.gradient, offset, VECTOR), before)
+        scale = load(builder, self.scale, offset, VECTOR) if self.scale else None
+        limit = self.threshold
+        if scale is not None:
+            limit = self.at_most_finite(builder.fmul(limit, scale))
+        passed = builder.fcmp_unordered(">", self.magnitude(accumulated), limit)
+        if not sparse:
+            self.emit_survivors(offset, accumulated, before, passed, scale)
+            return
+        bits = builder.bitcast(passed, MASK_BITS)
+        any_passed = builder.icmp_unsigned("!=", bits, MASK_BITS(0))
+        with builder.if_else(any_passed, likely=False) as (some, none):
+            with some:
+                self.emit_survivors(offset, accumulated, before, passed, scale)
+            with none:
+                store(builder, accumulated, self.residual, offset)
+                unsent = self.in_units_of(scale, accumulated)
+                self.add_any(unsent)
+                self.add_unsent(unsent)
+
+    def emit_survivors(
+        self,
+        offset: ir.Value,
+        accumulated: ir.Value,
+        before: ir.Value,
+        passed: ir.Value,
+        scale: ir.Value | None,
+    ) -> None:
+        builder = self.builder
+        finite = builder.fcmp_ordered("<=", self.magnitude(accumulated), self.limit)
+        # What is not finite goes out, so that the training loop sees it, and leaves the residual.
+        kept = builder.select(finite, accumulated, before)
+        sent = builder.and_(passed, finite)
+        store(builder, builder.select(sent, self.zero, kept), self.residual, offset)
+        self.write_survivors(offset, accumulated, passed)
+        infinite = builder.zext(builder.not_(finite), INDICES)
+        builder.store(builder.add(builder.load(self.nonfinite), infinite), self.nonfinite)
+        kept = self.in_units_of(scale, kept)
+        self.add_any(kept)
+        self.add_unsent(builder.select(sent, self.zero, kept))
+        self.add_sent(builder.select(sent, kept, self.zero))
+
+    def write_survivors(self, offset: ir.Value, accumulated: ir.Value, passed: ir.Value) -> None:
+        builder = self.builder
+        values, lanes = pack(builder, accumulated, passed)
+        at = builder.load(self.survivors)
+        store(builder, values, self.values, at)
+        base = builder.trunc(builder.add(self.first, offset), INT32)
+        store(builder, builder.add(lanes, broadcast(builder, base, INDICES)), self.indices, at)
+        bits = builder.bitcast(passed, MASK_BITS)
+        count = call(builder, f"llvm.ctpop.i{LANES}", MASK_BITS, [bits])
+        builder.store(builder.add(at, builder.zext(count, INT64)), self.survivors)
+
+    def magnitude(self, value: ir.Value) -> ir.Value:
+        return call(self.builder, f"llvm.fabs.v{LANES}f32", VECTOR, [value])
+
+    def at_most_finite(self, value: ir.Value) -> ir.Value:
+        """At a limit of infinity (or NaN, from infinity times 0) non-finite elements must pass."""
+        below = self.builder.fcmp_ordered("<", value, self.limit)
+        return self.builder.select(below, value, self.limit)
+
+    def in_units_of(self, scale: ir.Value | None, value: ir.Value) -> ir.Value:
+        if scale is None:
+            return value
+        positive = self.builder.fcmp_ordered(">", scale, self.zero)
+        return self.builder.select(positive, self.builder.fdiv(value, scale), self.zero)
+
+    def add_any(self, value: ir.Value) -> None:
+        builder = self.builder
+        signed, *_, largest = self.sums
+        self.add(signed, value)
+        magnitude, before = self.magnitude(value), builder.load(largest)
+        larger = builder.fcmp_ordered(">", magnitude, before)
+        builder.store(builder.select(larger, magnitude, before), largest)
+
+    def add_magnitude(self, value: ir.Value, magnitudes: ir.Value, squares: ir.Value) -> None:
+        builder = self.builder
+        self.add(magnitudes, self.magnitude(value))
+        square = [value, value, builder.load(squares)]
+        builder.store(call(builder, f"llvm.fma.v{LANES}f32", VECTOR, square), squares)
+
+    def add_unsent(self, value: ir.Value) -> None:
+        self.add_magnitude(value, self.sums[1], self.sums[2])
+
+    def add_sent(self, value: ir.Value) -> None:
+        self.add_magnitude(value, self.sums[3], self.sums[4])
+
+    def add(self, accumulator: ir.Value, value: ir.Value) -> None:
+        self.builder.store(self.builder.fadd(self.builder.load(accumulator), value), accumulator)
+
+    def add_totals(self) -> None:
+        """Add the tile's float32 sums to the caller's float64 ones."""
+        builder = self.builder
+        for row, accumulator in enumerate(self.sums):
+            lanes = builder.fpext(builder.load(accumulator), DOUBLES)
+            total = builder.gep(self.totals, [INT64(row)])
+            before = builder.load(total)
+            if row == SUMS - 1:
+                largest = call(builder, f"llvm.vector.reduce.fmax.v{LANES}f64", DOUBLE, [lanes])
+                larger = builder.fcmp_ordered(">", largest, before)
+                builder.store(builder.select(larger, largest, before), total)
+            else:
+                name = f"llvm.vector.reduce.fadd.v{LANES}f64"
+                builder.store(call(builder, name, DOUBLE, [before, lanes]), total)
+        total = builder.gep(self.totals, [INT64(SUMS)])
+        name = f"llvm.vector.reduce.add.v{LANES}i32"
+        nonfinite = call(builder, name, INT32, [builder.load(self.nonfinite)])
+        nonfinite = builder.uitofp(nonfinite, DOUBLE)
+        builder.store(builder.fadd(builder.load(total), nonfinite), total)
+
+
+def tile_intrinsic(*, sparse: bool) -> Any:
+    """Make the function that sieves one tile.
+
+    It takes the addresses of gradient, residual and scale (or None) at the tile's first element,
+    the tile's length (a multiple of BLOCK), the threshold (float32), the addresses where indices
+    (int32) and values (float32) go, with room for the tile and one vector more, the index of the
+    tile's first element and the address of SUMS + 1 float64 totals. It returns the number of
+    survivors.
+    """
+
+    @intrinsic
+    def tile(typing, gradient, residual, scale, length, threshold, indices, values, first, sums):  # type: ignore[no-untyped-def]  # noqa: E501
+        scaled = not isinstance(scale, types.NoneType)
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return TileLoop(builder, args, scaled=scaled).emit(sparse=sparse)
+
+        address = types.int64
+        signature = types.int64(
+            address,
+            address,
+            address if scaled else types.none,
+            types.int64,
+            types.float32,
+            address,
+            address,
+            types.int64,
+            address,
+        )
+        return signature, codegen
+
+    return tile
+
+
+tile_sparse = tile_intrinsic(sparse=True)
+tile_dense = tile_intrinsic(sparse=False)
+
+
+@njit(nogil=True, cache=True)
+def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, first, totals):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Sieve `length` elements, a multiple of BLOCK; returns the number of survivors.
+
+    gradient, residual, indices, values, totals: addresses of float32, float32, int32, float32 and
+    float64; scale: address of float32, or None; threshold: float32, not negative; first: the index
+    of the first element. The residual is updated in place, up to PADDING elements behind the
+    survivors are overwritten, `totals` (SUMS, then the non-finite count) is added to.
+    """
+    survivors = 0
+    dense = False
+    for start in range(0, length, TILE):
+        size = min(TILE, length - start)
+        at = start * 4
+        tile = (
+            gradient + at,
+            residual + at,
+            None if scale is None else scale + at,
+            size,
+            threshold,
+            indices + survivors * 4,
+            values + survivors * 4,
+            first + start,
+            totals,
+        )
+        count = tile_dense(*tile) if dense else tile_sparse(*tile)
+        survivors += count
+        # Where one vector in five holds a survivor, a mispredicted branch for each costs more
+        # than packing them all.
+        dense = count * 40 > size
+    return survivors
+
+
+@njit(nogil=True, cache=True)
+def measure_blocks(gradient, residual, scale, length, totals):  # type: ignore[no-untyped-def]
+    """Add to `totals` what `sieve_blocks` would at threshold infinity, and change nothing else.
+
+    gradient, scale, totals: addresses as for `sieve_blocks`; residual: float32 [length] or None.
+    """
+    scratch = np.zeros(TILE, np.float32)
+    indices = np.empty(PADDING + TILE, np.int32)
+    values = np.empty(PADDING + TILE, np.float32)
+    for start in range(0, length, TILE):
+        size = min(TILE, length - start)
+        if residual is None:
+            scratch[:size] = 0
+        else:
+            scratch[:size] = residual[start : start + size]
+        tile_sparse(
+            gradient + start * 4,
+            scratch.ctypes.data,
+            None if scale is None else scale + start * 4,
+            size,
+            np.float32(np.inf),
+            indices.ctypes.data,
+            values.ctypes.data,
+            start,
+            totals,
+        )

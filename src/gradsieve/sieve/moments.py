@@ -1,0 +1,55 @@
+"""What one pass over a parameter yields for its next threshold."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Sums over the accumulated gradient of one parameter, split by what was sent.
+
+    With a per-element scale every magnitude is in units of that element's scale; elements whose
+    scale is not positive enter the counts only. A non-finite element counts as a survivor and as
+    non-finite; in the sums the residual that it leaves behind stands for it.
+    """
+
+    numel: int
+    """Elements of the parameter."""
+    survivors: int
+    """Elements that were sent."""
+    nonfinite: int
+    """Survivors that are NaN or infinite."""
+    sum: float
+    """Signed sum of the accumulated gradient."""
+    unsent_sum: float
+    """Sum of the magnitudes that were not sent."""
+    unsent_square_sum: float
+    """Sum of the squares that were not sent: the squared norm of the new residual."""
+    survivor_sum: float
+    """Sum of the finite magnitudes that were sent."""
+    survivor_square_sum: float
+    """Sum of the finite squares that were sent."""
+    largest: float
+    """Largest finite magnitude."""
+
+    @property
+    def density(self) -> float:
+        return self.survivors / self.numel if self.numel else 0.0
+
+    @property
+    def mean_magnitude(self) -> float:
+        return (self.unsent_sum + self.survivor_sum) / self.numel if self.numel else 0.0
+
+    @property
+    def unsent_mean(self) -> float:
+        unsent = self.numel - self.survivors
+        return self.unsent_sum / unsent if unsent else 0.0
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation of the accumulated gradient."""
+        if not self.numel:
+            return 0.0
+        mean = self.sum / self.numel
+        mean_square = (self.unsent_square_sum + self.survivor_square_sum) / self.numel
+        return math.sqrt(max(0.0, mean_square - mean * mean))
