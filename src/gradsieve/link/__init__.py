@@ -1,0 +1,28 @@
+"""Emulated links: N ranks on one machine, each behind an interface of a chosen rate.
+
+`open_link` gives a `ShapedLink` where the machine allows network namespaces, else a `Loopback`
+that says why it is not shaped. `read_counters` tells how many bytes crossed an interface.
+"""
+
+from gradsieve.link.counters import Counters, read_counters
+from gradsieve.link.shape import (
+    Link,
+    LinkError,
+    Loopback,
+    ShapedLink,
+    format_rate,
+    open_link,
+    parse_rate,
+)
+
+__all__ = [
+    "Counters",
+    "Link",
+    "LinkError",
+    "Loopback",
+    "ShapedLink",
+    "format_rate",
+    "open_link",
+    "parse_rate",
+    "read_counters",
+]

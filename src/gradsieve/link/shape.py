@@ -1,0 +1,274 @@
+"""Links between ranks on one machine: shaped ones in network namespaces, or loopback.
+
+with open_link(ranks=2, rate="1gbit") as link:
+    for rank in range(2):
+        subprocess.Popen(link.command(rank, ["python", "train.py"]))
+"""
+
+import importlib.util
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+MAX_RANKS = 200
+MIN_RATE = 10_000
+MAX_RATE = 30_000_000_000
+STARTUP_SECONDS = 10.0
+TEARDOWN_SECONDS = 5.0
+
+_UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
+
+
+class LinkError(RuntimeError):
+    """A shaped link could not be made; the message says what was found and what to do."""
+
+
+def parse_rate(text: str) -> int:
+    """Return the rate in bits per second: "20mbit", "1gbit", "2.5gbit", "64kbit", "1000000".
+
+    Units are decimal (1 kbit is 1000 bits) and may be written in any case.
+
+    Raises:
+        ValueError: `text` is no rate; the message says which forms are accepted.
+    """
+    match = _RATE.fullmatch(text.strip().lower())
+    if match is None or match[2] not in _UNITS or (rate := _bits(match[1], match[2])) < 1:
+        raise ValueError(
+            f"not a rate: {text!r}; give bits per second as a positive number, "
+            'or with kbit, mbit or gbit, as in "20mbit" or "2.5gbit"'
+        )
+    return rate
+
+
+def _bits(number: str, unit: str) -> int:
+    return round(float(number) * _UNITS[unit])
+
+
+def format_rate(rate: int) -> str:
+    """Return `rate` (bits/s) in words: "1 Gbit/s", "2.5 Mbit/s"."""
+    for unit, size in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
+        if rate >= size:
+            return f"{rate / size:.10g} {unit}"
+    return f"{rate} bit/s"
+
+
+class ShapedLink:
+    """A link of its own for every rank, joined by a bridge and shaped to `rate` each way.
+
+    Every rank gets a network namespace with one interface, MTU 1500. Works as root and, without
+    any rights, where the kernel allows unprivileged user namespaces; there the ranks see
+    themselves as root. A link emulates the rate only: no delay, jitter or loss.
+
+    The link is up when the constructor returns. It ends at `close`, at the end of the `with`
+    block, or when this process ends in whatever way; **processes still inside are then killed**.
+
+    Args:
+        ranks: number of ranks, 1 to 200.
+        rate: bits per second, or text as for `parse_rate`; 10 kbit to 30 gbit.
+
+    Raises:
+        ValueError: `ranks` or `rate` is out of range.
+        LinkError: this machine does not let us make the link.
+    """
+
+    interface: str = "eth0"
+    shaped = True
+
+    def __init__(self, ranks: int, rate: str | int) -> None:
+        _check_ranks(ranks)
+        self.ranks = ranks
+        self.rate = _check_rate(rate)
+        self.description = f"{ranks} ranks, {format_rate(self.rate)} each way (tbf)"
+        self._hub = _start_hub(ranks, self.rate)
+        try:
+            report = _read_report(self._hub, self.description)
+        except BaseException:
+            self._hub.kill()
+            self.close()
+            raise
+        self.pid: int = report["pid"]
+        self._namespaces: list[str] = report["namespaces"]
+        self._addresses: list[str] = report["addresses"]
+
+    def command(self, rank: int, argv: Sequence[str]) -> list[str]:
+        """Return the command line that runs `argv` in the namespace of `rank`.
+
+        It becomes `argv` in place: pid, streams, signals and exit status are those of `argv`.
+        """
+        # Isolated and without site-packages: a quick start, and no settings of the caller's.
+        python = [sys.executable, "-I", "-S", str(Path(__file__).with_name("enter.py"))]
+        return [*python, str(self.pid), self._namespaces[self._checked(rank)], "--", *argv]
+
+    def address(self, rank: int) -> str:
+        """Return the IPv4 address of `rank`, which only the ranks of this link can reach."""
+        return self._addresses[self._checked(rank)]
+
+    def close(self) -> None:
+        """Take the link down and kill what still runs in it. Closing again does nothing."""
+        if self._hub.returncode is not None:
+            return
+        try:
+            self._hub.communicate(timeout=TEARDOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._hub.kill()
+            self._hub.communicate()
+
+    def _checked(self, rank: int) -> int:
+        return _check_rank(rank, self.ranks)
+
+    def __enter__(self) -> "ShapedLink":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Loopback:
+    """All ranks on the loopback interface: the same use as `ShapedLink`, and no shaping.
+
+    Args:
+        ranks: number of ranks, 1 to 200.
+        reason: why the link is not shaped, for the description.
+
+    Raises:
+        ValueError: `ranks` is out of range.
+    """
+
+    interface: str = "lo"
+    shaped = False
+    rate: int | None = None
+
+    def __init__(self, ranks: int, reason: str) -> None:
+        _check_ranks(ranks)
+        self.ranks = ranks
+        self.reason = reason
+        self.description = f"loopback, not shaped: {reason}"
+
+    def command(self, rank: int, argv: Sequence[str]) -> list[str]:
+        """Return `argv` as it is."""
+        _check_rank(rank, self.ranks)
+        return list(argv)
+
+    def address(self, rank: int) -> str:
+        """Return 127.0.0.1, which all ranks share."""
+        _check_rank(rank, self.ranks)
+        return "127.0.0.1"
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to take down."""
+
+    def __enter__(self) -> "Loopback":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+Link: TypeAlias = ShapedLink | Loopback
+
+
+def open_link(ranks: int, rate: str | int | None) -> Link:
+    """Return a `ShapedLink` where the machine allows one, else a `Loopback` that says why not.
+
+    Args:
+        ranks: number of ranks, 1 to 200.
+        rate: bits per second, or text as for `parse_rate`; None asks for loopback.
+
+    Raises:
+        ValueError: `ranks` or `rate` is out of range.
+    """
+    if rate is None:
+        return Loopback(ranks, "no rate asked for")
+    try:
+        return ShapedLink(ranks, rate)
+    except LinkError as error:
+        return Loopback(ranks, str(error))
+
+
+def _check_ranks(ranks: int) -> None:
+    if not 1 <= ranks <= MAX_RANKS:
+        raise ValueError(f"a link joins 1 to {MAX_RANKS} ranks, not {ranks}")
+
+
+def _check_rank(rank: int, ranks: int) -> int:
+    if not 0 <= rank < ranks:
+        raise ValueError(f"no rank {rank} on this link; ranks are 0 to {ranks - 1}")
+    return rank
+
+
+def _check_rate(rate: str | int) -> int:
+    bits = parse_rate(rate) if isinstance(rate, str) else rate
+    if not MIN_RATE <= bits <= MAX_RATE:
+        raise ValueError(
+            f"a link is shaped to {format_rate(MIN_RATE)} up to {format_rate(MAX_RATE)}, "
+            f"not {format_rate(bits)}"
+        )
+    return bits
+
+
+def _start_hub(ranks: int, rate: int) -> subprocess.Popen[str]:
+    command = _hub_command(ranks, rate)
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Ctrl-C reaches the whole process group; the link has to outlast the ranks' ending.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LinkError(f"cannot run this Python, {command[0]!r}: {error.strerror}") from error
+
+
+def _hub_command(ranks: int, rate: int) -> list[str]:
+    if importlib.util.find_spec("pyroute2") is None:
+        raise LinkError(
+            "a shaped link needs pyroute2, which is not installed: pip install 'gradsieve[demo]'"
+        )
+    hub = str(Path(__file__).with_name("hub.py"))
+    arguments = ["--ranks", str(ranks), "--rate", str(rate), "--owner", str(os.getpid())]
+    return [sys.executable, hub, *arguments]
+
+
+def _read_report(hub: subprocess.Popen[str], asked: str) -> dict[str, Any]:
+    assert hub.stdout is not None
+    ended_or_ready, _, _ = select.select([hub.stdout], [], [], STARTUP_SECONDS)
+    line = hub.stdout.readline() if ended_or_ready else ""
+    if line:
+        report: dict[str, Any] = json.loads(line)
+        return report
+    hub.kill()
+    _, errors = hub.communicate()
+    answer = errors.strip() or "nothing"
+    if not ended_or_ready:
+        answer = f"nothing within {STARTUP_SECONDS:g} s, but on standard error: {answer}"
+    raise LinkError(_refusal(asked, answer))
+
+
+def _refusal(asked: str, answer: str) -> str:
+    return (
+        f"asked for {asked}; the system answered: {answer}. "
+        "Run as root, or allow unprivileged user namespaces (sysctl user.max_user_namespaces, "
+        "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns; "
+        "in a container, the capability CAP_SYS_ADMIN)"
+    )
