@@ -1,1 +1,32 @@
 """Threshold-pruned gradients for PyTorch data-parallel training over slow links."""
+
+from gradsieve.codec import FrameError, decode, encode
+from gradsieve.errors import SieveError
+from gradsieve.exchange import ExchangeError
+from gradsieve.hook import attach, sieve_hook
+from gradsieve.sieve import Moments, Workspace, measure, select
+from gradsieve.state import SieveState
+from gradsieve.telemetry import JsonLines, StepRecord
+from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
+
+__all__ = [
+    "Density",
+    "ExchangeError",
+    "Fixed",
+    "FrameError",
+    "JsonLines",
+    "Moments",
+    "SieveError",
+    "SieveState",
+    "Sigma",
+    "StepRecord",
+    "Threshold",
+    "UnsentMean",
+    "Workspace",
+    "attach",
+    "decode",
+    "encode",
+    "measure",
+    "select",
+    "sieve_hook",
+]

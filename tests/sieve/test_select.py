@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gradsieve.sieve import Workspace, measure, room_for, select
+from gradsieve.sieve import Workspace, measure, select
 from gradsieve.sieve.device import measure_on_device, sieve_on_device
 from gradsieve.sieve.kernel import BLOCK, TILE
 from gradsieve.sieve.reference import sieve_reference
@@ -206,13 +206,22 @@ def test_measure_is_select_at_infinity_and_changes_nothing(size, with_residual):
 def test_a_workspace_holds_several_parameters_side_by_side():
     workspace = Workspace()
     gradients = [torch.from_numpy(normal(size, size)) for size in (5000, 77, 3000)]
-    workspace.clear(sum(room_for(g.numel()) for g in gradients))
-    found = [select(g, torch.zeros(g.numel()), 1.0, out=workspace) for g in gradients]
-    for gradient, (indices, values, _) in zip(gradients, found, strict=True):
-        assert torch.equal(indices.long(), (gradient.abs() > 1).nonzero().squeeze(1))
-        assert torch.equal(values, gradient[gradient.abs() > 1])
-    with pytest.raises(ValueError, match="room"):
-        select(torch.zeros(20000), torch.zeros(20000), 1.0, out=workspace)
+    for _ in range(3):
+        found = [select(g, torch.zeros(g.numel()), 1.0, out=workspace) for g in gradients]
+        for gradient, (indices, values, _) in zip(gradients, found, strict=True):
+            assert torch.equal(indices.long(), (gradient.abs() > 1).nonzero().squeeze(1))
+            assert torch.equal(values, gradient[gradient.abs() > 1])
+        workspace.clear()
+
+
+def test_a_workspace_asks_for_no_new_memory_from_the_third_step_on():
+    workspace, gradient, addresses = Workspace(), torch.from_numpy(normal(5000)), []
+    for _ in range(4):
+        for _ in range(3):
+            _, values, _ = select(gradient, torch.zeros(5000), 1.0, out=workspace)
+        addresses.append(values.data_ptr())
+        workspace.clear()
+    assert addresses[1] == addresses[2] == addresses[3]
 
 
 @pytest.mark.parametrize(

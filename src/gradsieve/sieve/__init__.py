@@ -1,7 +1,15 @@
 """The first stage of a bucket's way: which gradients go out, and what stays."""
 
+from gradsieve.sieve.magnitudes import Magnitudes, sample_magnitudes
 from gradsieve.sieve.moments import Moments
 from gradsieve.sieve.select import measure, select
-from gradsieve.sieve.workspace import Workspace, room_for
+from gradsieve.sieve.workspace import Workspace
 
-__all__ = ["Moments", "Workspace", "measure", "room_for", "select"]
+__all__ = [
+    "Magnitudes",
+    "Moments",
+    "Workspace",
+    "measure",
+    "sample_magnitudes",
+    "select",
+]

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradsieve.sieve.kernel import BLOCK, TILE, TOTALS, measure_blocks, sieve_blocks
+from gradsieve.sieve.kernel import BLOCK, PADDING, TILE, TOTALS, measure_blocks, sieve_blocks
 from gradsieve.sieve.moments import Moments
-from gradsieve.sieve.workspace import Workspace, room_for
+from gradsieve.sieve.workspace import Workspace
 
 Floats = NDArray[np.float32]
 
@@ -36,13 +36,13 @@ def sieve_on_cpu(
     """Sieve flat float32 arrays; the survivors lie in `out`, the residual is updated in place."""
     numel = gradient.size
     bounds = chunk_bounds(numel, torch.get_num_threads())
-    indices, values = out.free(room_for(numel, len(bounds)))
+    indices, values = out.free(numel + len(bounds) * PADDING)
     limit = np.float32(threshold)
     totals = np.zeros((len(bounds), TOTALS))
 
     def sieve(chunk: int) -> int:
         start, stop = bounds[chunk]
-        at = start + chunk * BLOCK
+        at = start + chunk * PADDING
         return sieve_range(
             gradient, residual, scale, limit, start, stop, indices[at:], values[at:], totals[chunk]
         )
@@ -157,7 +157,7 @@ def close_gaps(
     """Move the chunks' survivors together; returns their number."""
     end = counts[0]
     for chunk in range(1, len(bounds)):
-        at, count = bounds[chunk][0] + chunk * BLOCK, counts[chunk]
+        at, count = bounds[chunk][0] + chunk * PADDING, counts[chunk]
         indices[end : end + count] = indices[at : at + count]
         values[end : end + count] = values[at : at + count]
         end += count

@@ -33,7 +33,8 @@ TOTALS = SUMS + 1
 
 
 def host_features() -> dict[str, bool]:
-    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
+    settings: Any = numba.config
+    if settings.CPU_NAME or settings.CPU_FEATURES:
         return {}
     return dict(llvmlite.binding.get_host_cpu_features())
 
@@ -276,7 +277,7 @@ def tile_intrinsic(*, sparse: bool) -> Any:
     """
 
     @intrinsic
-    def tile(typing, gradient, residual, scale, length, threshold, indices, values, first, sums):  # type: ignore[no-untyped-def]  # noqa: E501
+    def tile(typing, gradient, residual, scale, length, threshold, indices, values, first, sums):  # type: ignore[no-untyped-def]
         scaled = not isinstance(scale, types.NoneType)
 
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -304,7 +305,7 @@ tile_dense = tile_intrinsic(sparse=False)
 
 
 @njit(nogil=True, cache=True)
-def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, first, totals):  # type: ignore[no-untyped-def]  # noqa: E501
+def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, first, totals):  # type: ignore[no-untyped-def]
     """Sieve `length` elements, a multiple of BLOCK; returns the number of survivors.
 
     gradient, residual, indices, values, totals: addresses of float32, float32, int32, float32 and

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from gradsieve.sieve.magnitudes import Magnitudes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
@@ -31,6 +33,8 @@ class Moments:
     """Sum of the finite squares that were sent."""
     largest: float
     """Largest finite magnitude."""
+    magnitudes: Magnitudes | None = None
+    """Histogram of the accumulated magnitudes before the selection, where it was asked for."""
 
     @property
     def density(self) -> float:

@@ -6,7 +6,7 @@ from torch import Tensor
 from gradsieve.sieve.cpu import measure_on_cpu, sieve_on_cpu
 from gradsieve.sieve.device import measure_on_device, sieve_on_device
 from gradsieve.sieve.moments import Moments
-from gradsieve.sieve.workspace import Workspace, room_for
+from gradsieve.sieve.workspace import Workspace
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_NUMEL = 2**31 - 1
@@ -33,7 +33,7 @@ def select(
         threshold: not negative; infinity keeps everything.
         scale: optional, float32, as many elements as the gradient.
         out: memory to reuse; the returned tensors are then views into it that hold until it is
-            cleared. It must have been cleared with room enough. Used on the CPU only.
+            cleared. Used on the CPU only.
 
     Returns:
         indices (int32 [survivors], ascending, into the flattened parameter), values (float32
@@ -49,10 +49,7 @@ def select(
     flat, left, unit = flatten(gradient), residual.view(-1), flatten_scale(scale)
     if flat.device.type != "cpu":
         return sieve_on_device(flat, left, threshold, unit)
-    workspace = out
-    if workspace is None:
-        workspace = Workspace()
-        workspace.clear(room_for(flat.numel(), torch.get_num_threads()))
+    workspace = Workspace() if out is None else out
     indices, values, moments = sieve_on_cpu(
         flat.numpy(), left.numpy(), threshold, None if unit is None else unit.numpy(), workspace
     )

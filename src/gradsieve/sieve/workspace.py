@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsieve.sieve.kernel import PADDING
-
 
 class Workspace:
     """Room for the survivors of several parameters, side by side.
@@ -17,29 +15,28 @@ class Workspace:
         self._indices = np.empty(0, np.int32)
         self._values = np.empty(0, np.float32)
         self._used = 0
+        self._asked = 0
 
-    def clear(self, room: int) -> None:
-        """Forget what was written and make room for `room` elements in all."""
-        self._used = 0
-        if room > self._indices.size:
-            self._indices = np.empty(room, np.int32)
-            self._values = np.empty(room, np.float32)
+    def clear(self) -> None:
+        """Forget what was written; from now on there is room for as much as was asked for."""
+        if self._asked > self._indices.size:
+            self._make(self._asked)
+        self._used = self._asked = 0
 
     def free(self, room: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Arrays of `room` elements behind what is in use."""
+        self._asked += room
+        if self._used + room > self._indices.size:
+            # The arrays before stay alive through the views that were handed out.
+            self._make(room)
         stop = self._used + room
-        if stop > self._indices.size:
-            raise ValueError(
-                f"the workspace has room for {self._indices.size} elements, {self._used} are in "
-                f"use and {room} more were asked for; clear it with more room first"
-            )
         return self._indices[self._used : stop], self._values[self._used : stop]
 
     def keep(self, count: int) -> None:
         """Put `count` elements of the last free arrays in use."""
         self._used += count
 
-
-def room_for(numel: int, chunks: int = 1) -> int:
-    """Elements of room that the survivors of one parameter may need."""
-    return numel + chunks * PADDING
+    def _make(self, room: int) -> None:
+        self._indices = np.empty(room, np.int32)
+        self._values = np.empty(room, np.float32)
+        self._used = 0

@@ -1,0 +1,107 @@
+"""What the sieve keeps for each parameter, and how parameters get their names."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from gradsieve.errors import SieveError
+from gradsieve.sieve import Moments
+
+SavedParameter = dict[str, object]
+
+
+class ParameterState:
+    """Residual, threshold and last moments of one parameter on this rank."""
+
+    def __init__(self, name: str, parameter: Tensor, *, whole: bool) -> None:
+        self.name = name
+        self.numel = parameter.numel()
+        self.whole = whole
+        """The parameter is too small to prune and travels whole; it has no residual."""
+        self.threshold: float | None = None
+        self.moments: Moments | None = None
+        self.residual: Tensor | None = None
+        if not whole:
+            self.residual = torch.zeros_like(
+                parameter, dtype=torch.float32, requires_grad=False
+            ).detach()
+
+    def flat_residual(self, gradient: Tensor) -> Tensor:
+        """The residual in the order in which the gradient lies in memory."""
+        if self.residual is None:
+            raise SieveError(f"parameter {self.name} travels whole and has no residual")
+        if self.residual.stride() != gradient.stride():
+            moved = torch.empty_strided(
+                gradient.shape, gradient.stride(), dtype=torch.float32, device=gradient.device
+            )
+            self.residual = moved.copy_(self.residual)
+        return self.residual.as_strided((self.numel,), (1,))
+
+    def put_back(self, indices: Tensor, values: Tensor) -> None:
+        """Return survivors that never reached the optimizer to the residual.
+
+        A non-finite value has no place there; what it was added to never left the residual.
+        """
+        if self.residual is None:
+            return
+        flat = self.residual.as_strided((self.numel,), (1,))
+        flat.index_add_(0, indices.long(), torch.where(values.isfinite(), values, 0.0))
+
+    def save(self) -> SavedParameter:
+        moments = None
+        if self.moments is not None:
+            fields = Moments.__dataclass_fields__
+            moments = {n: getattr(self.moments, n) for n in fields if n != "magnitudes"}
+        residual = None if self.residual is None else self.residual.contiguous().clone()
+        return {"threshold": self.threshold, "moments": moments, "residual": residual}
+
+    def load(self, saved: Mapping[str, object]) -> None:
+        residual = saved["residual"]
+        if (residual is None) != self.whole:
+            raise ValueError(
+                f"parameter {self.name}: the saved state has {'no' if residual is None else 'a'} "
+                "residual, this one has the opposite; min_numel must be what it was when saving"
+            )
+        if self.residual is not None and isinstance(residual, Tensor):
+            if residual.shape != self.residual.shape:
+                raise ValueError(
+                    f"parameter {self.name}: the saved residual is {list(residual.shape)}, the "
+                    f"parameter {list(self.residual.shape)}"
+                )
+            self.residual.copy_(residual)
+        threshold, moments = saved["threshold"], saved["moments"]
+        self.threshold = float(threshold) if isinstance(threshold, float | int) else None
+        self.moments = Moments(**moments) if isinstance(moments, dict) else None
+
+
+class Residuals(Mapping[str, Tensor]):
+    """Read-only view: parameter name → residual, float32, of the parameter's shape."""
+
+    def __init__(self, parameters: Mapping[str, ParameterState]) -> None:
+        self._parameters = parameters
+
+    def __getitem__(self, name: str) -> Tensor:
+        residual = self._parameters[name].residual
+        if residual is None:
+            raise KeyError(f"{name} travels whole and has no residual (see min_numel)")
+        return residual.clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, state in self._parameters.items() if not state.whole)
+
+    def __len__(self) -> int:
+        return sum(not state.whole for state in self._parameters.values())
+
+
+def numbers_for(
+    buckets: Sequence[Sequence[Tensor]], total: int | None = None
+) -> list[tuple[str, Tensor]]:
+    """Names of parameters that no model has named: their place in `model.parameters()`.
+
+    DDP's first buckets hold the parameters from the last to the first, in order within a bucket.
+    With fewer buckets than all, the number of parameters must be given.
+    """
+    ordered = [parameter for bucket in reversed(buckets) for parameter in bucket]
+    first = 0 if total is None else total - len(ordered)
+    return [(str(first + place), parameter) for place, parameter in enumerate(ordered)]

@@ -1,0 +1,338 @@
+"""The state behind the hook: settings, what each parameter keeps, the account of each step."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
+from torch.nn.parallel import DistributedDataParallel
+
+from gradsieve.agreement import Description, digest, require_agreement
+from gradsieve.errors import SieveError
+from gradsieve.exchange import Gather
+from gradsieve.parameters import ParameterState, Residuals, numbers_for
+from gradsieve.sieve import Workspace, measure, sample_magnitudes
+from gradsieve.tally import Tally
+from gradsieve.telemetry import StepRecord
+from gradsieve.thresholds import Threshold, UnsentMean
+
+OLDEST_TORCH = (2, 6)
+STATE_VERSION = 1
+
+
+class SieveState:
+    """Settings and memory of the sieve on one rank; one state serves one model.
+
+    Args:
+        threshold: the policy that sets each parameter's threshold.
+        error_feedback: keep what is pruned in a residual and add it to the next gradient; without
+            it what is pruned is dropped.
+        min_numel: parameters with fewer elements (biases, norms) travel whole.
+        start_step: plain all-reduce before this step.
+        ramp_steps: over so many steps from `start_step` on the threshold rises from 0 to the
+            policy's, so that the density falls to the policy's.
+        process_group: the ranks that exchange; the default group if None.
+
+    Raises:
+        SieveError: torch is older than 2.6.
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        threshold: Threshold | None = None,
+        *,
+        error_feedback: bool = True,
+        min_numel: int = 2048,
+        start_step: int = 0,
+        ramp_steps: int = 0,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        require_torch()
+        counts = {"min_numel": min_numel, "start_step": start_step, "ramp_steps": ramp_steps}
+        for name, count in counts.items():
+            if count < 0:
+                raise ValueError(f"{name} must be 0 or more, got {count}")
+        # Settings.
+        self.threshold: Threshold = UnsentMean() if threshold is None else threshold
+        self.error_feedback = error_feedback
+        self.min_numel = min_numel
+        self.start_step = start_step
+        self.ramp_steps = ramp_steps
+        # For the user to read and set.
+        self.step = 0
+        self.last: StepRecord | None = None
+        self.on_step: Callable[[StepRecord], None] | None = None
+        # Internal.
+        self.workspace = Workspace()
+        self.tally = Tally()
+        self.sent: list[tuple[ParameterState, Tensor, Tensor]] = []
+        self._group = process_group
+        self._exchange: Gather | None = None
+        self._model: nn.Module | None = None
+        self._may_be_unused = True
+        self._parameters: dict[str, ParameterState] = {}
+        self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
+        self._first_buckets: list[list[Tensor]] = []
+        self._loaded: dict[str, Any] | None = None
+        self._layouts: dict[tuple[int, ...], int] = {}
+
+    # Names.
+
+    def bind(self, model: nn.Module) -> None:
+        """Name the parameters as the model does. `attach` calls it.
+
+        Raises:
+            SieveError: the state belongs to another model, or has numbered its parameters already.
+        """
+        if self._model is model:
+            return
+        if self._model is not None:
+            raise SieveError(
+                "this state is bound to another model already; make one SieveState a model"
+            )
+        if self._by_id or self._first_buckets:
+            raise SieveError("bind the state before the first training step, not after it")
+        self._model = model
+        inner = model
+        if isinstance(model, DistributedDataParallel):
+            inner = model.module
+            self._may_be_unused = model.find_unused_parameters or model.static_graph
+        ignored: set[str] = getattr(model, "parameters_to_ignore", set())
+        self._keep(
+            [
+                (name, parameter)
+                for name, parameter in inner.named_parameters()
+                if parameter.requires_grad and name not in ignored
+            ]
+        )
+
+    def _keep(self, named: list[tuple[str, Tensor]]) -> None:
+        for name, parameter in named:
+            whole = parameter.numel() < self.min_numel
+            state = ParameterState(name, parameter, whole=whole)
+            self._parameters[name] = state
+            self._by_id[id(parameter)] = (parameter, state)
+        if self._loaded is not None:
+            for name, _ in named:
+                self._parameters[name].load(self._loaded[name])
+
+    @property
+    def residuals(self) -> Mapping[str, Tensor]:
+        """Parameter name → a copy of its residual (float32, the parameter's shape)."""
+        return Residuals(self._parameters)
+
+    # A step.
+
+    @property
+    def exchange(self) -> Gather:
+        if self._exchange is None:
+            group = self._group if self._group is not None else dist.group.WORLD
+            if group is None:
+                raise SieveError("call torch.distributed.init_process_group before training")
+            self._exchange = Gather(group)
+        return self._exchange
+
+    @property
+    def plain(self) -> bool:
+        """This step is a plain all-reduce: before `start_step`, or while names are unknown."""
+        return self.step < self.start_step or bool(self._first_buckets)
+
+    def begin(self, bucket: GradBucket) -> list[ParameterState]:
+        """What the state keeps for the bucket's parameters, in the bucket's order.
+
+        Raises:
+            SieveError: on every rank, where the ranks differ (at the first bucket) or the bucket
+                cannot be handled.
+        """
+        if bucket.index() == 0:
+            # A backward pass that an error cut short has left its survivors behind.
+            self.put_back_survivors()
+            self.workspace.clear()
+            self.tally = Tally()
+        parameters = bucket.parameters()
+        if self._exchange is None:
+            self._compare_ranks(parameters)
+        self._require_dense(bucket)
+        if not self._by_id or self._first_buckets or self._model is None:
+            self._number(parameters, last=bucket.is_last())
+        if self._first_buckets:
+            return []
+        return [self._state_of(parameter) for parameter in parameters]
+
+    def _compare_ranks(self, parameters: list[Tensor]) -> None:
+        known = self._parameters.items()
+        described = [(n, self._by_name(n)) for n, _ in known] or list(
+            numbers_for([parameters], None)
+        )
+        mine = Description(
+            settings=(
+                f"threshold={self.threshold}",
+                f"error_feedback={self.error_feedback}",
+                f"min_numel={self.min_numel}",
+                f"start_step={self.start_step}",
+                f"ramp_steps={self.ramp_steps}",
+                f"step={self.step}",
+                f"state loaded={self._loaded is not None}",
+            ),
+            parameters=tuple(f"{n} {list(p.shape)} {p.dtype}" for n, p in described),
+        )
+        require_agreement(mine, self.exchange.group)
+
+    def _by_name(self, name: str) -> Tensor:
+        wanted = self._parameters[name]
+        return next(p for p, state in self._by_id.values() if state is wanted)
+
+    def _require_dense(self, bucket: GradBucket) -> None:
+        buffer = bucket.buffer()
+        if buffer.layout is not torch.strided:
+            raise SieveError(
+                "a parameter of shape "
+                f"{list(bucket.parameters()[0].shape)} has a sparse gradient, which the sieve "
+                "cannot prune; make it dense (torch.nn.Embedding(..., sparse=False))"
+            )
+        if buffer.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise SieveError(
+                f"a bucket of gradients is {buffer.dtype}; the sieve takes float32, float16 and "
+                "bfloat16 (model.float() converts the parameters)"
+            )
+
+    def _number(self, parameters: list[Tensor], *, last: bool) -> None:
+        """Number the parameters of a state that no model was bound to.
+
+        DDP shows them bucket by bucket; the numbers are known when the last bucket has come, or
+        at once where a loaded state says how many parameters there are.
+        """
+        if all(id(parameter) in self._by_id for parameter in parameters):
+            return
+        if self._by_id and self._loaded is None:
+            raise SieveError(
+                "this state has met a parameter that is not of its model; make one SieveState a "
+                "model"
+            )
+        self._first_buckets.append(parameters)
+        if self._loaded is not None:
+            known = len(self._by_id)
+            self._keep(numbers_for([parameters], len(self._loaded) - known))
+            self._first_buckets = []
+        elif last:
+            self._keep(numbers_for(self._first_buckets))
+
+    def _state_of(self, parameter: Tensor) -> ParameterState:
+        found = self._by_id.get(id(parameter))
+        if found is None:
+            raise SieveError(
+                f"a parameter of shape {list(parameter.shape)} is not of the model that this "
+                "state is bound to; make one SieveState a model"
+            )
+        return found[1]
+
+    def next_threshold(self, parameter: ParameterState, gradient: Tensor, left: Tensor) -> float:
+        """Ask the policy, with the moments that it reads."""
+        ramp = self._ramp()
+        moments = parameter.moments
+        if self.threshold.measured == "gradient":
+            moments = measure(gradient)
+        elif moments is None or ramp < 1 or self.threshold.measured == "accumulated":
+            # In a ramp the last moments are those of a lower threshold, which would draw it down.
+            moments = measure(gradient, left)
+        if self.threshold.measured == "magnitudes":
+            sample = sample_magnitudes(gradient, left, None, self.step)
+            moments = replace(moments, magnitudes=sample)
+        threshold = self.threshold.next(moments, parameter.threshold)
+        # An all-zero parameter teaches nothing; its first threshold is still to come.
+        parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
+        return min(ramp * threshold, math.inf)
+
+    def _ramp(self) -> float:
+        done = self.step - self.start_step + 1
+        return min(1.0, done / (self.ramp_steps + 1))
+
+    def holds(self, gradient: Tensor) -> bool:
+        """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
+
+        A gradient that is zero throughout may be such a one.
+        """
+        if not self._may_be_unused or bool(gradient[:64].any()):
+            return False
+        return not bool(gradient.any())
+
+    def layout(self, parameters: list[ParameterState], gradients: list[Tensor]) -> int:
+        """Digest of what both sides of a frame must share."""
+        key = tuple(id(parameter) for parameter in parameters)
+        if key not in self._layouts:
+            self._layouts[key] = digest(
+                f"{p.name} {list(g.shape)} {g.stride()} {p.whole}"
+                for p, g in zip(parameters, gradients, strict=True)
+            )
+        return self._layouts[key]
+
+    def put_back_survivors(self) -> None:
+        """Return what this step has sent so far to the residuals."""
+        if self.error_feedback:
+            for parameter, indices, values in self.sent:
+                parameter.put_back(indices, values)
+        self.sent = []
+
+    def end_step(self) -> None:
+        """Close the account of a step after its last bucket."""
+        if self.tally.nonfinite_anywhere:
+            # Whoever scales the loss skips this step on every rank: the survivors stay ours.
+            self.put_back_survivors()
+        self.sent = []
+        self._first_buckets = []
+        self.last = self.tally.record(self.step, self._parameters.values())
+        self.step += 1
+        if self.on_step is not None:
+            self.on_step(self.last)
+
+    # Checkpoints.
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank must save to go on exactly; loads under ``weights_only=True``.
+
+        Every rank saves its own: residuals differ from rank to rank.
+        """
+        return {
+            "version": STATE_VERSION,
+            "step": self.step,
+            "parameters": {name: state.save() for name, state in self._parameters.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` saved on the same rank of a run with the same model.
+
+        Raises:
+            ValueError: it is no such state, or one of another model.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"expected a gradsieve state of version {STATE_VERSION}, found version "
+                f"{state.get('version')!r}"
+            )
+        saved = state["parameters"]
+        if self._parameters and set(saved) != set(self._parameters):
+            missing = sorted(set(self._parameters) - set(saved))
+            extra = sorted(set(saved) - set(self._parameters))
+            raise ValueError(
+                f"the saved state is of another model: it lacks {missing} and has {extra} besides"
+            )
+        for name, parameter in self._parameters.items():
+            parameter.load(saved[name])
+        self._loaded = dict(saved)
+        self.step = int(state["step"])
+        self.sent = []
+
+
+def require_torch(version: str | None = None) -> None:
+    found = torch.__version__ if version is None else version
+    major, minor = (int(part) for part in found.split(".")[:2])
+    if (major, minor) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise SieveError(
+            f"gradsieve needs torch {oldest} or later, found {found}: pip install -U torch"
+        )

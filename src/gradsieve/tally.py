@@ -1,0 +1,55 @@
+"""The running account of one step on one rank."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from gradsieve.parameters import ParameterState
+from gradsieve.sieve import Moments
+from gradsieve.telemetry import StepRecord
+
+Stage = Literal["select", "encode", "exchange", "decode"]
+
+
+class Tally:
+    def __init__(self) -> None:
+        self.seconds: dict[Stage, float] = dict.fromkeys(
+            ("select", "encode", "exchange", "decode"), 0.0
+        )
+        self.elements = 0
+        self.sent_elements = 0
+        self.frame_bytes = 0
+        self.nonfinite = 0
+        self.nonfinite_anywhere = False
+        self.plain = False
+        self.thresholds: dict[str, float] = {}
+        self.moments: dict[str, Moments] = {}
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def record(self, step: int, parameters: Iterable[ParameterState]) -> StepRecord:
+        squares = sum(p.moments.unsent_square_sum for p in parameters if p.moments)
+        return StepRecord(
+            step=step,
+            thresholds=dict(self.thresholds),
+            densities={name: moments.density for name, moments in self.moments.items()},
+            density=self.sent_elements / self.elements if self.elements else 0.0,
+            frame_bytes=self.frame_bytes,
+            bits_per_parameter=8 * self.frame_bytes / self.elements if self.elements else 0.0,
+            select_seconds=self.seconds["select"],
+            encode_seconds=self.seconds["encode"],
+            exchange_seconds=self.seconds["exchange"],
+            decode_seconds=self.seconds["decode"],
+            exposed_seconds=None if self.plain else sum(self.seconds.values()),
+            residual_norm=math.sqrt(squares),
+            plain=self.plain,
+            nonfinite=self.nonfinite,
+        )

@@ -1,0 +1,64 @@
+"""What happened in each step, and where it can be written."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One rank's account of one step; times in seconds, sizes in bytes."""
+
+    step: int
+    thresholds: dict[str, float]
+    """Per parameter; parameters that travel whole are left out."""
+    densities: dict[str, float]
+    """Survivors / elements, per parameter as above."""
+    density: float
+    """Elements sent / elements, over all parameters."""
+    frame_bytes: int
+    """Of this rank's frames; plain steps count the bucket's bytes."""
+    bits_per_parameter: float
+    """8 · frame_bytes / elements."""
+    select_seconds: float
+    encode_seconds: float
+    exchange_seconds: float
+    decode_seconds: float
+    exposed_seconds: float | None
+    """What the backward pass waited for: all four together; None for a plain step."""
+    residual_norm: float
+    """Euclidean norm of the residuals of all parameters."""
+    plain: bool
+    """Nothing was pruned: a step before `start_step`."""
+    nonfinite: int
+    """Elements of this rank's gradient that were NaN or infinite."""
+
+
+class JsonLines:
+    """A sink that appends one line a record; pass the instance as `state.on_step`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file: TextIO = Path(path).open("a", encoding="utf-8")  # noqa: SIM115
+
+    def __call__(self, record: StepRecord) -> None:
+        self.write(asdict(record))
+
+    def write(self, line: dict[str, object]) -> None:
+        """Append any mapping; NaN and infinities become null."""
+        self._file.write(json.dumps(finite(line)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def finite(value: object) -> object:
+    """JSON has no word for NaN and infinities."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
