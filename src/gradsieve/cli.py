@@ -1,3 +1,111 @@
-import typer
+"""The gradsieve command."""
 
-app = typer.Typer()
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Threshold-pruned gradients for PyTorch data-parallel training over slow links.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+console = Console()
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as JSON.")]
+
+
+@app.command()
+def demo(
+    steps: Annotated[int, typer.Option(min=20, help="Training steps of each method.")] = 250,
+    ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train together.")] = 2,
+    link: Annotated[
+        str, typer.Option(help='Rate of the emulated link, as "1gbit"; "none": bare loopback.')
+    ] = "1gbit",
+    out: Annotated[Path, typer.Option(help="Directory for records, plots and the page.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of weights, data order and dropout.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Train the MNIST network over a slow link: plain DDP, the limit, and two sieves."""
+    from gradsieve.demo.demo import DemoError, run_demo
+
+    try:
+        rows = run_demo(
+            steps=steps,
+            ranks=ranks,
+            rate=None if link == "none" else link,
+            out=out,
+            seed=seed,
+            console=console,
+        )
+    except DemoError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the link is taken down, what was recorded stays", status=130)
+    write_json(json_file, [row.to_json() for row in rows])
+
+
+@bench.command("select")
+def bench_select_command(
+    numel: Annotated[int, typer.Option(min=4096, help="Elements of the arrays.")] = 2**24,
+    repeats: Annotated[int, typer.Option(min=3, help="Timings a median is taken of.")] = 21,
+    json_file: Json = None,
+) -> None:
+    """Elements a second of `select` beside `tensor.add_` on the same arrays in the same run."""
+    from rich.table import Table
+
+    from gradsieve.bench.select import bench_first_call, bench_select
+
+    table = Table(
+        title=f"select, {numel:,} float32, {len(os.sched_getaffinity(0))} cores",
+        title_justify="left",
+    )
+    for heading in ("threads", "density", "select, G/s", "add_, G/s", "ratio"):
+        table.add_column(heading, justify="right")
+    rows: list[dict[str, Any]] = []
+    with console.status("measuring ..."):
+        for row in bench_select(numel, repeats):
+            rows.append(asdict(row))
+            table.add_row(
+                str(row.threads),
+                f"{row.density:.1%}",
+                f"{row.select_rate / 1e9:.2f}",
+                f"{row.add_rate / 1e9:.2f}",
+                f"{row.ratio:.2f}",
+            )
+        empty, cached = bench_first_call()
+    console.print(table)
+    console.print(
+        f"First call in a process: {empty:.2f} s with an empty compiler cache, "
+        f"{cached:.2f} s from the cache on disk."
+    )
+    startup = {"first_call_seconds": empty, "first_call_cached_seconds": cached}
+    write_json(json_file, {"rows": rows, **startup})
+
+
+def write_json(path: Path | None, content: object) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror}; give --json a file that can be written")
+
+
+def fail(message: str, status: int = 1) -> None:
+    """End with a message on standard error."""
+    Console(stderr=True).print(f"gradsieve: {message}", markup=False, highlight=False)
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,105 @@
+"""Run the methods in turn, then write the table, the plots and the page."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from gradsieve.demo.progress import RunProgress
+from gradsieve.demo.table import Row, rich_table
+from gradsieve.link import Link, open_link
+from gradsieve.runs.config import RunConfig, RunResult, read_records
+from gradsieve.runs.launch import RunError, launch
+from gradsieve.runs.methods import LIMIT, METHODS
+
+ORDER = ("ddp", "lock-step", "sigma-2", "unsent-mean")
+
+
+class DemoError(RuntimeError):
+    """The demo cannot run here; the message says what to do."""
+
+
+def run_demo(
+    *, steps: int, ranks: int, rate: str | None, out: Path, seed: int, console: Console
+) -> list[Row]:
+    """Train by each method in ORDER; returns a row each.
+
+    Raises:
+        DemoError: a package of the demo extra is missing, an option is out of range, the output
+            directory cannot be written, or a run failed.
+    """
+    require_extra()
+    # After the check, since both need what the extra brings.
+    from gradsieve.demo.page import write_page
+    from gradsieve.demo.plots import write_plots
+
+    make_directory(out)
+    try:
+        with open_link(ranks, rate) as link:
+            tell_link(link, ranks, console)
+            results = run_all(link, steps=steps, ranks=ranks, out=out, seed=seed, console=console)
+    except (RunError, ValueError) as error:
+        raise DemoError(str(error)) from error
+    rows = compare(results, out)
+    console.print(rich_table(rows))
+    plots = write_plots(rows, out)
+    page = write_page(rows, plots, out)
+    console.print(f"Open [bold]{page}[/bold] for the curves; records and plots lie beside it.")
+    return rows
+
+
+def require_extra() -> None:
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise DemoError(
+            f"the demo draws plots and {error.name} is missing: pip install 'gradsieve[demo]'"
+        ) from error
+
+
+def make_directory(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".write-test").touch()
+        (out / ".write-test").unlink()
+    except OSError as error:
+        raise DemoError(
+            f"cannot write to {out}: {error.strerror}; give --out another directory"
+        ) from error
+
+
+def tell_link(link: Link, ranks: int, console: Console) -> None:
+    cores = len(os.sched_getaffinity(0))
+    console.print(f"MNIST network, 3.3 M parameters, on {cores} cores; {link.description}")
+    if cores < ranks:
+        console.print(f"[yellow]{ranks} ranks share {cores} cores: steps are slower than alone.")
+
+
+def run_all(
+    link: Link, *, steps: int, ranks: int, out: Path, seed: int, console: Console
+) -> list[RunResult]:
+    results = []
+    with RunProgress(console, steps) as progress:
+        for name in ORDER:
+            config = RunConfig(
+                method=name,
+                ranks=ranks,
+                steps=steps,
+                directory=str(out / name),
+                interface=link.interface,
+                link=link.description,
+                seed=seed,
+            )
+            progress.begin(METHODS[name].title, out / name)
+            results.append(launch(config, link, progress.update))
+            progress.end()
+    return results
+
+
+def compare(results: list[RunResult], out: Path) -> list[Row]:
+    limit = next(r.step_seconds for r in results if r.method == LIMIT.name)
+    return [
+        Row(METHODS[r.method], r, r.step_seconds / limit, read_records(out / r.method))
+        for r in results
+    ]

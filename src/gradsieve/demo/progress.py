@@ -1,0 +1,68 @@
+"""A progress bar a run, fed from the records that rank 0 writes."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gradsieve.runs.config import RECORDS
+
+
+class RunProgress:
+    def __init__(self, console: Console, steps: int) -> None:
+        self.steps = steps
+        self.bars = Progress(
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:>4.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = TaskID(0)
+        self.path = Path()
+        self.position = 0
+
+    def begin(self, title: str, directory: Path) -> None:
+        self.path, self.position = directory / RECORDS, 0
+        self.task = self.bars.add_task(title, total=self.steps, numbers="starting ranks ...")
+
+    def update(self) -> None:
+        record = self.newest_record()
+        if record is not None:
+            self.bars.update(self.task, completed=record["step"] + 1, numbers=in_words(record))
+
+    def end(self) -> None:
+        self.update()
+
+    def newest_record(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        with self.path.open("rb") as records:
+            records.seek(self.position)
+            whole, newline, _ = records.read().rpartition(b"\n")
+        if not newline:
+            return None
+        self.position += len(whole) + 1
+        record: dict[str, Any] = json.loads(whole.rpartition(b"\n")[2])
+        return record
+
+    def __enter__(self) -> "RunProgress":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bars.stop()
+
+
+def in_words(record: dict[str, Any]) -> str:
+    rate = 8 * record["sent_bytes"] / record["seconds"] / 1e6
+    return f"loss {record['loss']:5.2f}  density {record['density']:6.2%}  {rate:6.1f} Mbit/s"

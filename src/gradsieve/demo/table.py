@@ -1,0 +1,59 @@
+"""The comparison that a demo ends with."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from gradsieve.runs.config import RunResult
+from gradsieve.runs.methods import Method
+
+HEADINGS = (
+    "method",
+    "step, ms",
+    "× the limit",
+    "MB a step",
+    "bits a parameter",
+    "test accuracy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method's outcome."""
+
+    method: Method
+    result: RunResult
+    ratio: float
+    """Step time by that of lock-step in the same demo."""
+    records: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self.result) | {"ratio": self.ratio}
+
+
+def cells(row: Row) -> list[str]:
+    result = row.result
+    return [
+        row.method.title,
+        f"{result.step_seconds * 1000:.1f}",
+        f"{row.ratio:.2f}",
+        f"{result.bytes_per_step / 1e6:.3f}",
+        f"{result.bits_per_parameter:.2f}",
+        # Ranks in lock-step train apart: their accuracy compares with nothing.
+        f"{result.metric:.4f}" if row.method.exchanges else "–",
+    ]
+
+
+def rich_table(rows: list[Row]) -> Table:
+    first = rows[0].result
+    table = Table(
+        title=f"{first.steps} steps, {first.link}, {len(os.sched_getaffinity(0))} cores",
+        title_justify="left",
+    )
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in rows:
+        table.add_row(*cells(row))
+    return table

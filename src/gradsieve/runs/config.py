@@ -1,0 +1,73 @@
+"""What one run is: enough to repeat it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RECORDS = "records.jsonl"
+RESULT = "result.json"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    method: str
+    """A key of METHODS."""
+    ranks: int
+    steps: int
+    directory: str
+    """Where rank 0 writes records, and the result at the end."""
+    interface: str
+    """The network interface whose counters are read, "eth0" or "lo"."""
+    link: str
+    """The link in words."""
+    seed: int = 0
+    warmup_steps: int = 10
+    """Steps at the start that medians and byte counts leave out."""
+    workload: str = "mnist_cnn"
+
+    def save(self) -> Path:
+        path = Path(self.directory) / CONFIG
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        return path
+
+
+def read_config(path: Path) -> RunConfig:
+    return RunConfig(**json.loads(path.read_text()))
+
+
+def read_records(directory: Path) -> list[dict[str, Any]]:
+    """The records of a run so far; a last line that is still being written is left out."""
+    path = directory / RECORDS
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """A row of a comparison; the names are those of `gradsieve bench step`."""
+
+    workload: str
+    link: str
+    ranks: int
+    method: str
+    step_seconds: float
+    """Median over the steps after the warm-up, of rank 0."""
+    bytes_per_step: float
+    """Sent by a rank, by the interface's counter, headers included."""
+    bits_per_parameter: float
+    """8 · bytes of frames (or of gradients) / elements, mean of the steps after the warm-up."""
+    metric: float
+    metric_name: str
+    steps: int
+
+    def save(self, directory: Path) -> None:
+        (directory / RESULT).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_result(directory: Path) -> RunResult:
+    return RunResult(**json.loads((directory / RESULT).read_text()))

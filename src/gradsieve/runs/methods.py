@@ -1,0 +1,29 @@
+"""The ways of exchanging gradients that runs compare."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradsieve.thresholds import Sigma, Threshold, UnsentMean
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    name: str
+    title: str
+    """For tables and legends."""
+    threshold: Callable[[], Threshold] | None = None
+    """Makes the policy of a sieved run; None trains without gradsieve."""
+    exchanges: bool = True
+    """False: lock-step, where one 4-byte all-reduce a step is all that travels."""
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("ddp", "plain DDP"),
+        Method("lock-step", "lock-step (the limit)", exchanges=False),
+        Method("sigma-2", "sieve, 2 σ", lambda: Sigma(2.0)),
+        Method("unsent-mean", "sieve, mean of the unsent", UnsentMean),
+    )
+}
+LIMIT = METHODS["lock-step"]

@@ -1,0 +1,153 @@
+"""One rank of a run: ``torchrun -m gradsieve.runs.train CONFIG``."""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from gradsieve.hook import attach
+from gradsieve.link import read_counters
+from gradsieve.runs.config import RECORDS, RunConfig, RunResult, read_config
+from gradsieve.runs.methods import METHODS, Method
+from gradsieve.state import SieveState
+from gradsieve.telemetry import JsonLines
+from gradsieve.workloads.mnist import Split, load_mnist
+from gradsieve.workloads.mnist_cnn import MnistCnn, accuracy, batches, make_optimizer
+
+TIMEOUT = timedelta(seconds=120)
+
+
+class Run:
+    """A rank's model, data and account of a run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.method: Method = METHODS[config.method]
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        torch.manual_seed(config.seed)
+        self.model = DistributedDataParallel(MnistCnn())
+        self.optimizer = make_optimizer(self.model)
+        self.state: SieveState | None = None
+        if self.method.threshold is not None:
+            self.state = attach(self.model, threshold=self.method.threshold())
+        # Dropout must differ between ranks; the weights above must not.
+        torch.manual_seed(config.seed + 1 + self.rank)
+        self.seconds: list[float] = []
+        self.bits: list[float] = []
+
+    def train(self) -> float:
+        """Train; returns bytes sent a step, by the interface's counter."""
+        config = self.config
+        data = batches(load_mnist(train=True), self.rank, self.ranks, config.seed)
+        sink = JsonLines(Path(config.directory) / RECORDS) if self.rank == 0 else None
+        dist.barrier()
+        before = read_counters(config.interface)
+        start = before
+        for step in range(config.steps):
+            if step == config.warmup_steps:
+                start = before
+            record = self.step(step, data)
+            after = read_counters(config.interface)
+            record["sent_bytes"] = (after.sent_bytes - before.sent_bytes) / self.sharers
+            before = after
+            if step >= config.warmup_steps:
+                self.seconds.append(float(record["seconds"]))
+                self.bits.append(float(record["bits_per_parameter"]))
+            if sink is not None:
+                sink.write(dict(record))
+        counted = config.steps - config.warmup_steps
+        return (before.sent_bytes - start.sent_bytes) / self.sharers / counted
+
+    @property
+    def sharers(self) -> int:
+        """Ranks whose traffic one counter counts: all of them on loopback."""
+        return self.ranks if self.config.interface == "lo" else 1
+
+    def step(self, number: int, data: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        images, labels = next(data)
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        with nullcontext() if self.method.exchanges else self.model.no_sync():
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+        if not self.method.exchanges:
+            dist.all_reduce(torch.zeros(1))
+        self.optimizer.step()
+        seconds = time.perf_counter() - start
+        record = {
+            "step": number,
+            "seconds": seconds,
+            "loss": loss.item(),
+            "accuracy": (logits.argmax(1) == labels).float().mean().item(),
+        }
+        return record | self.exchanged()
+
+    def exchanged(self) -> dict[str, float]:
+        """What the method says of its own exchange in the last step."""
+        if self.state is not None and self.state.last is not None:
+            own = asdict(self.state.last)
+            del own["step"]
+            return own
+        sent = 1.0 if self.method.exchanges else 0.0
+        return {"density": sent, "bits_per_parameter": 32 * sent}
+
+    def test_accuracy(self) -> float:
+        """Accuracy on the whole test set, each rank on its share of the images."""
+        images, labels = load_mnist(train=False)
+        mine = Split(images[self.rank :: self.ranks], labels[self.rank :: self.ranks])
+        right = accuracy(self.model.module, mine) * len(mine.labels)
+        total = torch.tensor([right, len(mine.labels)], dtype=torch.float64)
+        dist.all_reduce(total)
+        return float(total[0] / total[1])
+
+
+def pin_to_a_core(rank: int, ranks: int) -> None:
+    """A core a rank where there are enough: ranks stand for machines, which share none."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) >= ranks:
+        own = len(cores) // ranks
+        os.sched_setaffinity(0, cores[rank * own : (rank + 1) * own])
+        torch.set_num_threads(own)
+    else:
+        torch.set_num_threads(1)
+
+
+def main(path: str) -> None:
+    config = read_config(Path(path))
+    pin_to_a_core(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    try:
+        run = Run(config)
+        bytes_per_step = run.train()
+        metric = run.test_accuracy()
+        if run.rank == 0:
+            RunResult(
+                workload=config.workload,
+                link=config.link,
+                ranks=run.ranks,
+                method=config.method,
+                step_seconds=statistics.median(run.seconds),
+                bytes_per_step=bytes_per_step,
+                bits_per_parameter=statistics.fmean(run.bits),
+                metric=metric,
+                metric_name="test accuracy",
+                steps=config.steps,
+            ).save(Path(config.directory))
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
