@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 
 from gradsieve.errors import SieveError
+from gradsieve.exchange.gather import unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,14 @@ def require_agreement(mine: Description, group: dist.ProcessGroup) -> None:
     """Compare with every rank through the group.
 
     Raises:
+        ExchangeError: a rank has died or stalled.
         SieveError: on every rank, naming the ranks and the first line that differs.
     """
     gathered: list[Description | None] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, mine, group=group)
+    try:
+        dist.all_gather_object(gathered, mine, group=group)
+    except RuntimeError as error:
+        raise unreachable(group, error) from error
     first = gathered[0]
     for rank, other in enumerate(gathered):
         if first is None or other is None or other == first:

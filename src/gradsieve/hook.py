@@ -84,28 +84,17 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     with tally.timed("select"):
         sections = select_bucket(state, parameters, bucket)
     with tally.timed("encode"):
-        layout = state.layout(parameters, bucket.gradients())
+        layout = state.layout(parameters)
         nonfinite = tally.nonfinite > 0
         frame = encode_frame(sections, layout=layout, step=state.step, nonfinite=nonfinite)
         tally.frame_bytes += frame.numel()
-    try:
-        with tally.timed("exchange"):
-            arrived = state.exchange.exchange(frame)
-        with tally.timed("decode"):
-            numels = [parameter.numel for parameter in parameters]
-            frames = [decode_frame(f, layout=layout, numels=numels) for f in arrived]
-            for other in frames:
-                step = state.step % 2**32
-                require(other.step == step, "step", f"{other.step}, this rank is at {step}")
-    except Exception:
-        state.put_back_survivors()
-        raise
-    with tally.timed("decode"):
-        average_into(bucket, frames)
-    tally.nonfinite_anywhere |= any(other.nonfinite for other in frames)
+    buffer = bucket.buffer()
+    future = future_on(buffer.device)
+    numels = [parameter.numel for parameter in parameters]
+    state.worker.submit(lambda: future.set_result(exchange(state, frame, layout, numels, buffer)))
     if bucket.is_last():
         state.end_step()
-    return completed(bucket.buffer())
+    return future
 
 
 def select_bucket(
@@ -113,26 +102,23 @@ def select_bucket(
 ) -> list[Section]:
     sections = []
     for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
-        flat = gradient.as_strided((gradient.numel(),), (1,)).float()
+        # As it lies in the bucket, whatever the parameter's memory format.
+        flat = gradient.view(-1).float()
         make = whole_section if parameter.whole else pruned_section
-        sections.append(make(state, parameter, gradient, flat))
+        sections.append(make(state, parameter, flat))
         state.tally.elements += parameter.numel
         state.tally.sent_elements += sections[-1].values.size
     return sections
 
 
-def whole_section(
-    state: SieveState, parameter: ParameterState, gradient: Tensor, flat: Tensor
-) -> Section:
+def whole_section(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
     values = flat.cpu().numpy()
     state.tally.nonfinite += int(np.count_nonzero(~np.isfinite(values)))
     return Section(parameter.numel, 0.0, values)
 
 
-def pruned_section(
-    state: SieveState, parameter: ParameterState, gradient: Tensor, flat: Tensor
-) -> Section:
-    left = parameter.flat_residual(gradient)
+def pruned_section(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
+    left = parameter.flat_residual()
     if state.holds(flat):
         return Section(parameter.numel, 0.0, np.empty(0, np.float32), np.empty(0, np.int32))
     threshold = state.next_threshold(parameter, flat, left)
@@ -147,9 +133,24 @@ def pruned_section(
     return Section(parameter.numel, threshold, values.cpu().numpy(), indices.cpu().numpy())
 
 
-def average_into(bucket: GradBucket, frames: list[Frame]) -> None:
+def exchange(
+    state: SieveState, frame: Tensor, layout: int, numels: list[int], buffer: Tensor
+) -> Tensor:
+    """In the communication thread: exchange and decode one bucket while others are computed."""
+    tally, step = state.tally, state.step % 2**32
+    with tally.timed("exchange"):
+        arrived = state.exchange.exchange(frame)
+    with tally.timed("decode"):
+        frames = [decode_frame(f, layout=layout, numels=numels) for f in arrived]
+        for other in frames:
+            require(other.step == step, "step", f"{other.step}, this rank is at {step}")
+        average_into(buffer, frames)
+    tally.nonfinite_anywhere |= any(other.nonfinite for other in frames)
+    return buffer
+
+
+def average_into(buffer: Tensor, frames: list[Frame]) -> None:
     """Add the frames in rank order, each value divided by their number."""
-    buffer = bucket.buffer()
     total = buffer if buffer.dtype is torch.float32 else torch.zeros_like(buffer).float()
     total.zero_()
     factor = 1.0 / len(frames)
@@ -179,13 +180,12 @@ def all_reduce(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     tally.elements += buffer.numel()
     tally.sent_elements += buffer.numel()
     tally.frame_bytes += buffer.numel() * buffer.element_size()
-    future = allreduce_hook(state.exchange.group, bucket)
+    future = allreduce_hook(state.group, bucket)
     if bucket.is_last():
         state.end_step()
     return future
 
 
-def completed(result: Tensor) -> torch.futures.Future[Tensor]:
-    future: torch.futures.Future[Tensor] = torch.futures.Future()
-    future.set_result(result)
-    return future
+def future_on(device: torch.device) -> torch.futures.Future[Tensor]:
+    """A future whose readers wait for the device's work as well."""
+    return torch.futures.Future(devices=None if device.type == "cpu" else [device])

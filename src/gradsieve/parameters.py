@@ -16,26 +16,26 @@ class ParameterState:
 
     def __init__(self, name: str, parameter: Tensor, *, whole: bool) -> None:
         self.name = name
+        self.shape = tuple(parameter.shape)
         self.numel = parameter.numel()
         self.whole = whole
         """The parameter is too small to prune and travels whole; it has no residual."""
         self.threshold: float | None = None
         self.moments: Moments | None = None
         self.residual: Tensor | None = None
+        residual = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False).detach()
+        if residual.stride() != parameter.stride():
+            # DDP lays out the gradients of parameters with gaps or overlaps like this.
+            residual = residual.contiguous()
+        self.stride = residual.stride()
+        """Of the parameter's gradient in its bucket."""
         if not whole:
-            self.residual = torch.zeros_like(
-                parameter, dtype=torch.float32, requires_grad=False
-            ).detach()
+            self.residual = residual
 
-    def flat_residual(self, gradient: Tensor) -> Tensor:
-        """The residual in the order in which the gradient lies in memory."""
+    def flat_residual(self) -> Tensor:
+        """The residual in the order in which the gradient lies in its bucket."""
         if self.residual is None:
             raise SieveError(f"parameter {self.name} travels whole and has no residual")
-        if self.residual.stride() != gradient.stride():
-            moved = torch.empty_strided(
-                gradient.shape, gradient.stride(), dtype=torch.float32, device=gradient.device
-            )
-            self.residual = moved.copy_(self.residual)
         return self.residual.as_strided((self.numel,), (1,))
 
     def put_back(self, indices: Tensor, values: Tensor) -> None:
@@ -43,10 +43,8 @@ class ParameterState:
 
         A non-finite value has no place there; what it was added to never left the residual.
         """
-        if self.residual is None:
-            return
-        flat = self.residual.as_strided((self.numel,), (1,))
-        flat.index_add_(0, indices.long(), torch.where(values.isfinite(), values, 0.0))
+        finite = torch.where(values.isfinite(), values, 0.0)
+        self.flat_residual().index_add_(0, indices.long(), finite)
 
     def save(self) -> SavedParameter:
         moments = None
@@ -56,19 +54,29 @@ class ParameterState:
         residual = None if self.residual is None else self.residual.contiguous().clone()
         return {"threshold": self.threshold, "moments": moments, "residual": residual}
 
-    def load(self, saved: Mapping[str, object]) -> None:
+    def require_fit(self, saved: Mapping[str, object]) -> None:
+        """Raise ValueError if `load` cannot take what was saved."""
+        if not {"residual", "threshold", "moments"} <= saved.keys():
+            raise ValueError(
+                f"parameter {self.name}: the saved state lacks its residual, threshold or moments"
+            )
         residual = saved["residual"]
         if (residual is None) != self.whole:
             raise ValueError(
                 f"parameter {self.name}: the saved state has {'no' if residual is None else 'a'} "
                 "residual, this one has the opposite; min_numel must be what it was when saving"
             )
+        shape = residual.shape if isinstance(residual, Tensor) else None
+        if self.residual is not None and shape != self.residual.shape:
+            raise ValueError(
+                f"parameter {self.name}: the saved residual is {shape}, the "
+                f"parameter {list(self.residual.shape)}"
+            )
+
+    def load(self, saved: Mapping[str, object]) -> None:
+        self.require_fit(saved)
+        residual = saved["residual"]
         if self.residual is not None and isinstance(residual, Tensor):
-            if residual.shape != self.residual.shape:
-                raise ValueError(
-                    f"parameter {self.name}: the saved residual is {list(residual.shape)}, the "
-                    f"parameter {list(self.residual.shape)}"
-                )
             self.residual.copy_(residual)
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None

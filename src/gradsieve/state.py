@@ -1,7 +1,7 @@
 """The state behind the hook: settings, what each parameter keeps, the account of each step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.errors import SieveError
-from gradsieve.exchange import Gather
+from gradsieve.exchange import ExchangeWorker, Gather, group_of_its_own
 from gradsieve.parameters import ParameterState, Residuals, numbers_for
 from gradsieve.sieve import Workspace, measure, sample_magnitudes
 from gradsieve.tally import Tally
@@ -22,6 +22,7 @@ from gradsieve.thresholds import Threshold, UnsentMean
 
 OLDEST_TORCH = (2, 6)
 STATE_VERSION = 1
+LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
 class SieveState:
@@ -71,6 +72,7 @@ class SieveState:
         self.workspace = Workspace()
         self.tally = Tally()
         self.sent: list[tuple[ParameterState, Tensor, Tensor]] = []
+        self.worker = ExchangeWorker()
         self._group = process_group
         self._exchange: Gather | None = None
         self._model: nn.Module | None = None
@@ -89,7 +91,9 @@ class SieveState:
         Raises:
             SieveError: the state belongs to another model, or has numbered its parameters already.
         """
-        if self._model is model:
+        # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        if self._model is inner:
             return
         if self._model is not None:
             raise SieveError(
@@ -97,10 +101,8 @@ class SieveState:
             )
         if self._by_id or self._first_buckets:
             raise SieveError("bind the state before the first training step, not after it")
-        self._model = model
-        inner = model
+        self._model = inner
         if isinstance(model, DistributedDataParallel):
-            inner = model.module
             self._may_be_unused = model.find_unused_parameters or model.static_graph
         ignored: set[str] = getattr(model, "parameters_to_ignore", set())
         self._keep(
@@ -111,7 +113,10 @@ class SieveState:
             ]
         )
 
-    def _keep(self, named: list[tuple[str, Tensor]]) -> None:
+    def _keep(self, named: list[tuple[str, Tensor]], *, complete: bool = True) -> None:
+        if self._loaded is not None:
+            mine = {*self._parameters, *(name for name, _ in named)}
+            require_same_model(self._loaded, mine if complete else mine.union(self._loaded))
         for name, parameter in named:
             whole = parameter.numel() < self.min_numel
             state = ParameterState(name, parameter, whole=whole)
@@ -129,12 +134,18 @@ class SieveState:
     # A step.
 
     @property
+    def group(self) -> dist.ProcessGroup:
+        """The ranks that train together."""
+        group = self._group if self._group is not None else dist.group.WORLD
+        if group is None:
+            raise SieveError("call torch.distributed.init_process_group before training")
+        return group
+
+    @property
     def exchange(self) -> Gather:
+        """All ranks must ask for it for the first time together."""
         if self._exchange is None:
-            group = self._group if self._group is not None else dist.group.WORLD
-            if group is None:
-                raise SieveError("call torch.distributed.init_process_group before training")
-            self._exchange = Gather(group)
+            self._exchange = Gather(group_of_its_own(self.group))
         return self._exchange
 
     @property
@@ -150,7 +161,8 @@ class SieveState:
                 cannot be handled.
         """
         if bucket.index() == 0:
-            # A backward pass that an error cut short has left its survivors behind.
+            # A backward pass that an error cut short has left jobs and survivors behind.
+            self.finish_exchanges()
             self.put_back_survivors()
             self.workspace.clear()
             self.tally = Tally()
@@ -181,7 +193,8 @@ class SieveState:
             ),
             parameters=tuple(f"{n} {list(p.shape)} {p.dtype}" for n, p in described),
         )
-        require_agreement(mine, self.exchange.group)
+        require_agreement(mine, self.group)
+        _ = self.exchange
 
     def _by_name(self, name: str) -> Tensor:
         wanted = self._parameters[name]
@@ -217,7 +230,8 @@ class SieveState:
         self._first_buckets.append(parameters)
         if self._loaded is not None:
             known = len(self._by_id)
-            self._keep(numbers_for([parameters], len(self._loaded) - known))
+            numbered = numbers_for([parameters], len(self._loaded) - known)
+            self._keep(numbered, complete=last)
             self._first_buckets = []
         elif last:
             self._keep(numbers_for(self._first_buckets))
@@ -237,7 +251,12 @@ class SieveState:
         moments = parameter.moments
         if self.threshold.measured == "gradient":
             moments = measure(gradient)
-        elif moments is None or ramp < 1 or self.threshold.measured == "accumulated":
+        elif (
+            moments is None
+            or parameter.threshold is None
+            or ramp < 1
+            or self.threshold.measured == "accumulated"
+        ):
             # In a ramp the last moments are those of a lower threshold, which would draw it down.
             moments = measure(gradient, left)
         if self.threshold.measured == "magnitudes":
@@ -246,7 +265,8 @@ class SieveState:
         threshold = self.threshold.next(moments, parameter.threshold)
         # An all-zero parameter teaches nothing; its first threshold is still to come.
         parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
-        return min(ramp * threshold, math.inf)
+        ramped = ramp * threshold
+        return ramped if ramped <= LARGEST_FLOAT else math.inf
 
     def _ramp(self) -> float:
         done = self.step - self.start_step + 1
@@ -261,13 +281,12 @@ class SieveState:
             return False
         return not bool(gradient.any())
 
-    def layout(self, parameters: list[ParameterState], gradients: list[Tensor]) -> int:
+    def layout(self, parameters: list[ParameterState]) -> int:
         """Digest of what both sides of a frame must share."""
         key = tuple(id(parameter) for parameter in parameters)
         if key not in self._layouts:
             self._layouts[key] = digest(
-                f"{p.name} {list(g.shape)} {g.stride()} {p.whole}"
-                for p, g in zip(parameters, gradients, strict=True)
+                f"{p.name} {p.shape} {p.stride} {p.whole}" for p in parameters
             )
         return self._layouts[key]
 
@@ -278,17 +297,40 @@ class SieveState:
                 parameter.put_back(indices, values)
         self.sent = []
 
+    def finish_exchanges(self) -> None:
+        """Wait for the communication thread; on an error nothing that was sent is lost."""
+        try:
+            with self.tally.waiting():
+                self.worker.finish()
+        except BaseException:
+            self.put_back_survivors()
+            raise
+
     def end_step(self) -> None:
-        """Close the account of a step after its last bucket."""
+        """Wait for the exchanges of a step and close its account, after its last bucket.
+
+        Here and not in DDP, which would wait next: an error raised here reaches the training loop
+        as it is.
+        """
+        self.finish_exchanges()
         if self.tally.nonfinite_anywhere:
             # Whoever scales the loss skips this step on every rank: the survivors stay ours.
             self.put_back_survivors()
         self.sent = []
         self._first_buckets = []
-        self.last = self.tally.record(self.step, self._parameters.values())
+        self.last = self.tally.record(self.step, self._residual_norm())
         self.step += 1
         if self.on_step is not None:
             self.on_step(self.last)
+
+    def _residual_norm(self) -> float:
+        kept = [
+            p for p in self._parameters.values() if self.error_feedback and p.residual is not None
+        ]
+        if self.tally.nonfinite_anywhere:
+            # The moments know nothing of the survivors that were put back.
+            return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
+        return math.sqrt(sum(p.moments.unsent_square_sum for p in kept if p.moments))
 
     # Checkpoints.
 
@@ -314,18 +356,26 @@ class SieveState:
                 f"expected a gradsieve state of version {STATE_VERSION}, found version "
                 f"{state.get('version')!r}"
             )
+        if not {"step", "parameters"} <= state.keys():
+            raise ValueError("a saved state has a step and parameters; this one lacks them")
         saved = state["parameters"]
-        if self._parameters and set(saved) != set(self._parameters):
-            missing = sorted(set(self._parameters) - set(saved))
-            extra = sorted(set(saved) - set(self._parameters))
-            raise ValueError(
-                f"the saved state is of another model: it lacks {missing} and has {extra} besides"
-            )
+        if self._parameters:
+            require_same_model(saved, self._parameters)
+        for name, parameter in self._parameters.items():
+            parameter.require_fit(saved[name])
         for name, parameter in self._parameters.items():
             parameter.load(saved[name])
         self._loaded = dict(saved)
         self.step = int(state["step"])
         self.sent = []
+
+
+def require_same_model(saved: Collection[str], mine: Collection[str]) -> None:
+    missing, extra = sorted(set(mine) - set(saved)), sorted(set(saved) - set(mine))
+    if missing or extra:
+        raise ValueError(
+            f"the saved state is of another model: it lacks {missing} and has {extra} besides"
+        )
 
 
 def require_torch(version: str | None = None) -> None:

@@ -1,12 +1,10 @@
 """The running account of one step on one rank."""
 
-import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from gradsieve.parameters import ParameterState
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
 
@@ -18,6 +16,7 @@ class Tally:
         self.seconds: dict[Stage, float] = dict.fromkeys(
             ("select", "encode", "exchange", "decode"), 0.0
         )
+        self.waited_seconds = 0.0
         self.elements = 0
         self.sent_elements = 0
         self.frame_bytes = 0
@@ -27,6 +26,10 @@ class Tally:
         self.thresholds: dict[str, float] = {}
         self.moments: dict[str, Moments] = {}
 
+    @property
+    def exposed_seconds(self) -> float:
+        return self.seconds["select"] + self.seconds["encode"] + self.waited_seconds
+
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
         start = time.perf_counter()
@@ -35,8 +38,15 @@ class Tally:
         finally:
             self.seconds[stage] += time.perf_counter() - start
 
-    def record(self, step: int, parameters: Iterable[ParameterState]) -> StepRecord:
-        squares = sum(p.moments.unsent_square_sum for p in parameters if p.moments)
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited_seconds += time.perf_counter() - start
+
+    def record(self, step: int, residual_norm: float) -> StepRecord:
         return StepRecord(
             step=step,
             thresholds=dict(self.thresholds),
@@ -48,8 +58,8 @@ class Tally:
             encode_seconds=self.seconds["encode"],
             exchange_seconds=self.seconds["exchange"],
             decode_seconds=self.seconds["decode"],
-            exposed_seconds=None if self.plain else sum(self.seconds.values()),
-            residual_norm=math.sqrt(squares),
+            exposed_seconds=None if self.plain else self.exposed_seconds,
+            residual_norm=residual_norm,
             plain=self.plain,
             nonfinite=self.nonfinite,
         )

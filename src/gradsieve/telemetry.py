@@ -26,7 +26,8 @@ class StepRecord:
     exchange_seconds: float
     decode_seconds: float
     exposed_seconds: float | None
-    """What the backward pass waited for: all four together; None for a plain step."""
+    """What the exchange adds to the step: select, encode, and the wait for what the backward pass
+    did not hide; None for a plain step."""
     residual_norm: float
     """Euclidean norm of the residuals of all parameters."""
     plain: bool

@@ -5,6 +5,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
+import gradsieve as gs
+
 
 class Net(nn.Module):
     """Two pruned matrices, biases that travel whole."""
@@ -48,3 +50,92 @@ def same_on_all_ranks(model):
     gathered = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, mine)
     return all(torch.equal(mine, other) for other in gathered)
+
+
+class Crossed(nn.Module):
+    """Layers that run in another order than they are defined in, so that DDP rebuilds its buckets
+    in another order than the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(30, 5)
+        self.first = nn.Linear(20, 40)
+        self.middle = nn.Linear(40, 30)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x).relu()).relu())
+
+
+def on_every_rank(found):
+    """Whether `found` holds on all ranks; also a barrier."""
+    everywhere = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, bool(found))
+    return all(everywhere)
+
+
+class Ledger:
+    """The sieve behind a hook that keeps what went in, to check that nothing is lost.
+
+    `step` is a whole step; `open`, a backward pass of the caller's and `check` are its parts.
+    """
+
+    def __init__(self, model, *, state=None, **settings):
+        self.model = model
+        self.state = state
+        if state is None:
+            self.state = gs.SieveState(**settings)
+            self.state.bind(model)
+        self.buckets = buckets = []
+        self.gradients = gradients = {}
+        names = {id(p): name for name, p in model.module.named_parameters()}
+
+        # DDP keeps the hook for ever: with the ledger in it, it would keep the model too.
+        def hook(
+            state: gs.SieveState, bucket: dist.GradBucket
+        ) -> torch.futures.Future[torch.Tensor]:
+            parameters = bucket.parameters()
+            buckets.append([names[id(p)] for p in parameters])
+            for parameter, flat in zip(parameters, bucket.gradients(), strict=True):
+                # The bucket holds a gradient in its parameter's order in memory.
+                gradient = flat.as_strided(parameter.shape, parameter.stride())
+                gradients[names[id(parameter)]] = gradient.float().clone()
+            return gs.sieve_hook(state, bucket)
+
+        model.register_comm_hook(self.state, hook)
+
+    def step(self, optimizer, *inputs, rtol=1e-5):
+        self.open()
+        optimizer.zero_grad()
+        self.model(*inputs).square().mean().backward()
+        self.check(rtol)
+        optimizer.step()
+
+    def open(self):
+        self.before = dict(self.state.residuals)
+        self.buckets.clear()
+        self.gradients.clear()
+
+    def check(self, rtol=1e-5):
+        """What was averaged is what the ranks have sent, and the rest is in the residuals."""
+        after = dict(self.state.residuals)
+        for name, parameter in self.model.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            gradient = self.gradients[name]
+            sent = gradient
+            if name in after:
+                accumulated = self.before[name] + gradient
+                sent = torch.where(after[name] == 0, accumulated, 0.0)
+                kept = torch.where(after[name] == 0, 0.0, accumulated)
+                assert torch.equal(after[name], kept), name
+            total = sent.clone()
+            dist.all_reduce(total)
+            averaged = torch.zeros(()) if parameter.grad is None else parameter.grad.float()
+            largest = float(total.abs().max())
+            torch.testing.assert_close(
+                averaged.expand_as(total) * dist.get_world_size(),
+                total,
+                rtol=rtol,
+                atol=rtol * largest,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )

@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,20 @@ import torch.distributed as dist
 
 SECONDS = 60
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["gradsieve", "gradsieve.sieve.cpu"])
+context.set_forkserver_preload(["warm"])
+
+
+def start_server() -> None:
+    """Start the server, if it is not running, where it finds its preload."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 class RankFailed(AssertionError):
@@ -33,6 +47,7 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]
 
     The function must be importable. Raises RankFailed, or TimeoutError after SECONDS.
     """
+    start_server()
     with tempfile.TemporaryDirectory() as directory:
         store = str(Path(directory) / "store")
         pipes, processes = [], []

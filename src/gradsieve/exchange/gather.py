@@ -18,8 +18,6 @@ class Gather:
         self.group = group
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
-        # NCCL moves device memory only; frames are made and checked on the host.
-        self.device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
 
     def exchange(self, frame: Tensor) -> list[Tensor]:
         """All ranks' frames (uint8, on the CPU) in rank order; this rank's own is `frame` itself.
@@ -33,27 +31,31 @@ class Gather:
             sizes = self.gather_sizes(frame.numel())
             return self.gather_frames(frame, sizes)
         except RuntimeError as error:
-            raise ExchangeError(
-                f"rank {self.rank} could not exchange gradients with the other "
-                f"{self.world_size - 1} ranks: {first_line(error)}. A rank has died or stalled; "
-                "its own output says why. Start again from the last checkpoint."
-            ) from error
+            raise unreachable(self.group, error) from error
 
     def gather_sizes(self, size: int) -> list[int]:
-        mine = torch.tensor([size], dtype=torch.int64, device=self.device)
-        sizes = torch.empty(self.world_size, dtype=torch.int64, device=self.device)
-        dist.all_gather_into_tensor(sizes, mine, group=self.group)
-        return cast(list[int], sizes.tolist())
+        mine = torch.tensor([size], dtype=torch.int64)
+        sizes = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(sizes, mine, group=self.group)
+        return cast(list[int], torch.cat(sizes).tolist())
 
     def gather_frames(self, frame: Tensor, sizes: list[int]) -> list[Tensor]:
         arriving = [0 if rank == self.rank else size for rank, size in enumerate(sizes)]
         leaving = [0 if rank == self.rank else frame.numel() for rank in range(self.world_size)]
-        received = torch.empty(sum(arriving), dtype=torch.uint8, device=self.device)
-        sent = frame.to(self.device).repeat(self.world_size - 1)
+        received = torch.empty(sum(arriving), dtype=torch.uint8)
+        sent = frame.repeat(self.world_size - 1)
         dist.all_to_all_single(received, sent, arriving, leaving, group=self.group)
-        frames = list(torch.split(received.cpu(), arriving))
+        frames = list(torch.split(received, arriving))
         frames[self.rank] = frame
         return frames
+
+
+def unreachable(group: dist.ProcessGroup, error: RuntimeError) -> ExchangeError:
+    return ExchangeError(
+        f"rank {dist.get_rank(group)} could not exchange gradients with the other "
+        f"{dist.get_world_size(group) - 1} ranks: {first_line(error)}. A rank has died or stalled; "
+        "its own output says why. Start again from the last checkpoint."
+    )
 
 
 def first_line(error: BaseException) -> str:

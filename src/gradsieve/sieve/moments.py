@@ -46,7 +46,8 @@ class Moments:
 
     @property
     def unsent_mean(self) -> float:
-        unsent = self.numel - self.survivors
+        # A non-finite survivor has left its residual behind, which is in the sum.
+        unsent = self.numel - self.survivors + self.nonfinite
         return self.unsent_sum / unsent if unsent else 0.0
 
     @property

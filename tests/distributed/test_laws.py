@@ -1,0 +1,131 @@
+"""The laws of the design: nothing is lost, replicas agree, threshold 0 is DDP."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import Crossed, Ledger, Net, batch, build, same_on_all_ranks, train, weights
+from ranks import run_ranks
+
+import gradsieve as gs
+from gradsieve.codec import Section, decode_frame, encode_frame
+from gradsieve.hook import average_into
+
+POLICIES = [
+    gs.Fixed(0.0),
+    gs.Fixed(0.01),
+    gs.Sigma(2.0),
+    gs.Sigma(2.0, of="accumulated"),
+    gs.UnsentMean(1.0),
+    gs.UnsentMean(4.0),
+    gs.Density(0.05),
+]
+
+
+def threshold_zero_and_every_policy():
+    plain = build()
+    train(plain, 5)
+    sieved = build()
+    state = gs.attach(sieved, threshold=gs.Fixed(0.0), min_numel=100)
+    train(sieved, 5)
+    assert state.step == 5
+    assert all(not residual.any() for residual in state.residuals.values())
+    torch.testing.assert_close(weights(sieved), weights(plain), rtol=1e-5, atol=1e-6)
+
+    for policy in POLICIES:
+        for error_feedback in (True, False):
+            model = build()
+            gs.attach(model, threshold=policy, min_numel=100, error_feedback=error_feedback)
+            train(model, 5)
+            assert same_on_all_ranks(model), policy
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_threshold_zero_is_ddp_and_replicas_agree(count):
+    run_ranks(count, threshold_zero_and_every_policy)
+
+
+def nothing_is_lost():
+    for policy in POLICIES:
+        model = build(Crossed)
+        ledger = Ledger(model, threshold=policy, min_numel=100)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(5):
+            ledger.step(optimizer, batch(step))
+
+
+def test_nothing_is_lost_across_ranks():
+    run_ranks(3, nothing_is_lost)
+
+
+def one_rank_alone():
+    model = build(Net)
+    state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100)
+    plain = copy.deepcopy(model.module)
+    train(model, 3)
+    assert 0 < state.last.density < 0.2
+    assert any(residual.any() for residual in state.residuals.values())
+    assert not torch.equal(weights(model), weights(plain))
+
+
+def test_a_world_of_one_rank():
+    run_ranks(1, one_rank_alone)
+
+
+def two_groups_of_two():
+    rank = dist.get_rank()
+    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    mine = groups[rank // 2]
+    model = build(process_group=mine)
+    state = gs.attach(model, threshold=gs.Density(0.1), min_numel=100)
+    train(model, 3)
+    gathered = [None] * 2
+    dist.all_gather_object(gathered, weights(model), group=mine)
+    assert torch.equal(*gathered)
+    return state.last.density
+
+
+def test_the_ranks_of_the_models_group_exchange():
+    assert all(density > 0 for density in run_ranks(4, two_groups_of_two))
+
+
+magnitudes = st.floats(-(2.0**20), 2.0**20, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_nothing_is_lost_whatever_the_gradients(data):
+    """Ranks in one process, several steps, a bucket of two pruned and one whole parameter."""
+    ranks = data.draw(st.integers(1, 4), label="ranks")
+    numels = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=2), label="numels")
+    total_numel = sum(numels) + 3
+    residuals = [[torch.zeros(numel) for numel in numels] for _ in range(ranks)]
+    for step in range(3):
+        frames, sent = [], np.zeros(total_numel)
+        for rank in range(ranks):
+            sections, expected = [], []
+            for residual in residuals[rank]:
+                numbers = data.draw(
+                    st.lists(magnitudes, min_size=len(residual), max_size=len(residual))
+                )
+                threshold = data.draw(st.floats(0, 2.0**20, width=32))
+                gradient = torch.tensor(numbers)
+                accumulated = residual + gradient
+                indices, values, _ = gs.select(gradient, residual, threshold)
+                mine = torch.zeros(len(residual)).index_add_(0, indices, values)
+                assert torch.equal(mine + residual, accumulated)
+                expected.append(mine)
+                sections.append(Section(len(residual), threshold, values.numpy(), indices.numpy()))
+            whole = torch.tensor(data.draw(st.lists(magnitudes, min_size=3, max_size=3)))
+            sections.append(Section(3, 0.0, whole.numpy()))
+            sent += torch.cat([*expected, whole]).double().numpy()
+            frames.append(decode_frame(encode_frame(sections, step=step), numels=[*numels, 3]))
+        buffer = torch.full((total_numel,), 7.0)
+        average_into(buffer, frames)
+        np.testing.assert_allclose(
+            buffer.numpy() * ranks, sent, rtol=1e-5, atol=1e-6 * np.abs(sent).max()
+        )

@@ -1,0 +1,73 @@
+"""Infinities as a loss scaler meets them: the step is skipped, and nothing is lost or poisoned."""
+
+import math
+
+import torch
+import torch.distributed as dist
+from models import Ledger, batch, build, same_on_all_ranks
+from ranks import run_ranks
+
+import gradsieve as gs
+
+
+def overflow_on_rank_one(elements):
+    """Multiply some elements of rank 1's gradient by infinity in step 2."""
+    rank, now = dist.get_rank(), {"step": 0}
+
+    def poison(gradient):
+        if rank == 1 and now["step"] == 2:
+            gradient = gradient.clone()
+            gradient.view(-1)[elements] = math.inf
+        return gradient
+
+    return poison, now
+
+
+def train_through_overflow(where, elements, policy):
+    model = build()
+    poison, now = overflow_on_rank_one(elements)
+    model.module.get_parameter(where).register_hook(poison)
+    ledger = Ledger(model, threshold=policy, min_numel=100)
+    state = ledger.state
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # Powers of two scale exactly.
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=1000)
+    for step in range(6):
+        now["step"] = step
+        ledger.open()
+        optimizer.zero_grad()
+        scaler.scale(model(batch(step)).square().mean()).backward()
+        if step != 2:
+            ledger.check()
+            assert state.last.nonfinite == 0
+        else:
+            # On every rank, whichever it came from.
+            assert not model.module.get_parameter(where).grad.isfinite().all()
+            mine = ledger.gradients[where]
+            assert state.last.nonfinite == int((~mine.isfinite()).sum())
+            assert (state.last.nonfinite > 0) == (dist.get_rank() == 1)
+            for name, residual in state.residuals.items():
+                gradient = ledger.gradients[name]
+                gradient = torch.where(gradient.isfinite(), gradient, 0.0)
+                assert torch.equal(residual, ledger.before[name] + gradient), name
+            norm = math.hypot(*(float(r.norm()) for r in state.residuals.values()))
+            assert math.isclose(state.last.residual_norm, norm, rel_tol=1e-4)
+        scaler.step(optimizer)
+        scaler.update()
+        assert all(residual.isfinite().all() for residual in state.residuals.values())
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert same_on_all_ranks(model)
+        assert scaler.get_scale() == (2.0**7 if step >= 2 else 2.0**8)
+        assert step < 2 or state.last.density < 0.9
+
+
+def overflows():
+    for policy in (gs.Density(0.05), gs.UnsentMean(4.0), gs.Sigma(2.0)):
+        train_through_overflow("two.weight", slice(3, 5), policy)
+        train_through_overflow("one.weight", slice(None), policy)
+        # A parameter that travels whole.
+        train_through_overflow("three.bias", slice(0, 1), policy)
+
+
+def test_an_overflow_on_one_rank_skips_the_step_on_all_and_loses_nothing():
+    run_ranks(3, overflows)

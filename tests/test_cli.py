@@ -1,0 +1,131 @@
+"""The commands as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradsieve.link import LinkError, ShapedLink
+
+COMMAND = [str(Path(sys.executable).with_name("gradsieve"))]
+METHODS = ["ddp", "lock-step", "sigma-2", "unsent-mean"]
+
+
+def gradsieve(*arguments, timeout=200, **environment):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"COLUMNS": "120"} | environment,
+        check=False,
+    )
+
+
+def link_can_be_shaped():
+    try:
+        ShapedLink(2, "1gbit").close()
+    except LinkError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    ran = gradsieve("demo", "--steps", 24, "--out", out, "--json", out / "rows.json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return out, ran.stdout
+
+
+def test_help_names_every_command():
+    ran = gradsieve("--help")
+    assert ran.returncode == 0
+    assert "demo" in ran.stdout
+    assert "bench" in ran.stdout
+
+
+def test_demo_ends_with_a_table_of_all_methods(demo):
+    _, printed = demo
+    for title in ("plain DDP", "lock-step (the limit)", "sieve, 2 σ", "sieve, mean of the unsent"):
+        assert title in printed
+    assert ("1 Gbit/s each way" if link_can_be_shaped() else "not shaped") in printed
+
+
+def test_demo_measures_what_travelled(demo):
+    rows = {row["method"]: row for row in json.loads((demo[0] / "rows.json").read_text())}
+    assert list(rows) == METHODS
+    dense, limit, sieve = rows["ddp"], rows["lock-step"], rows["sigma-2"]
+    assert limit["ratio"] == 1
+    # 3,274,634 float32 gradients, once each way at two ranks, and their headers.
+    assert 13.0e6 < dense["bytes_per_step"] < 14.5e6
+    assert limit["bytes_per_step"] < 5000
+    assert sieve["bytes_per_step"] < dense["bytes_per_step"] / 3
+    frames = sieve["bits_per_parameter"] / 8 * 3_274_634
+    assert frames == pytest.approx(sieve["bytes_per_step"], rel=0.1)
+    assert all(0 <= row["metric"] <= 1 for row in rows.values())
+    assert all(row["metric_name"] == "test accuracy" for row in rows.values())
+
+
+def test_demo_writes_records_plots_and_a_page(demo):
+    out, _ = demo
+    for method in METHODS:
+        lines = (out / method / "records.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(24))
+    sieved = json.loads((out / "sigma-2" / "records.jsonl").read_text().splitlines()[-1])
+    assert set(sieved["thresholds"]) == {"conv2.weight", "dense1.weight", "dense2.weight"}
+    for plot in ("threshold", "density", "accuracy", "time"):
+        assert (out / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "index.html").read_text()
+    assert page.count("<svg") == 4
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
+    ran = gradsieve(
+        "demo", "--steps", 20, "--out", tmp_path / "out", GRADSIEVE_DATA=str(tmp_path / "nowhere")
+    )
+    assert ran.returncode == 1
+    assert "nowhere" in ran.stderr
+    assert "rank" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--link", "fast"], "not a rate"),
+        (["demo", "--out", "/proc/nowhere"], "cannot write"),
+        (["demo", "--steps", "3"], "20"),
+        (["bench", "select", "--numel", "7"], "4096"),
+        (["bench", "nothing"], "nothing"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    ran = gradsieve(*arguments)
+    assert ran.returncode != 0
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_bench_select_prints_and_writes_its_rows(tmp_path):
+    target = tmp_path / "rows.json"
+    ran = gradsieve("bench", "select", "--numel", 65536, "--repeats", 3, "--json", target)
+    assert ran.returncode == 0, ran.stderr
+    assert "ratio" in ran.stdout
+    written = json.loads(target.read_text())
+    assert {row["density"] for row in written["rows"]} == {0.001, 0.01, 0.05, 0.30}
+    for row in written["rows"]:
+        assert row["ratio"] == pytest.approx(row["select_rate"] / row["add_rate"])
+    assert written["first_call_seconds"] > written["first_call_cached_seconds"] > 0
+
+
+def test_json_that_cannot_be_written_is_said(tmp_path):
+    ran = gradsieve(
+        "bench", "select", "--numel", 4096, "--repeats", 3, "--json", tmp_path / "no" / "rows.json"
+    )
+    assert ran.returncode == 1
+    assert "cannot write" in ran.stderr

@@ -1,0 +1,67 @@
+"""The README's script, plain and with the diff, under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
+
+
+def torchrun(script, directory):
+    return subprocess.run(
+        [TORCHRUN, "--standalone", "--nproc-per-node", "2", str(script)],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+        check=False,
+    )
+
+
+def added_lines():
+    lines = (EXAMPLES / "gradsieve.diff").read_text().splitlines()
+    return [line for line in lines if line.startswith("+") and not line.startswith("+++")]
+
+
+@pytest.fixture
+def patched(tmp_path):
+    (tmp_path / "examples").mkdir()
+    script = tmp_path / "examples" / "train.py"
+    script.write_text((EXAMPLES / "train.py").read_text())
+    subprocess.run(
+        ["git", "apply", str(EXAMPLES / "gradsieve.diff")], cwd=tmp_path, check=True, env=os.environ
+    )
+    return script
+
+
+def test_the_plain_script_runs(tmp_path):
+    ran = torchrun(EXAMPLES / "train.py", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "test accuracy 0." in ran.stdout
+
+
+def test_the_diff_is_five_lines_and_the_script_trains_with_it(patched, tmp_path):
+    assert len(added_lines()) == 5
+    ran = torchrun(patched, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout.split("test accuracy")[1]) > 0.5
+    assert "bits a parameter" in ran.stdout
+    for rank in range(2):
+        state = torch.load(tmp_path / f"sieve-rank{rank}.pt", weights_only=True)
+        assert state["step"] == 50
+        records = (tmp_path / f"sieve-rank{rank}.jsonl").read_text().splitlines()
+        assert len(records) == 50
+        assert 0 < json.loads(records[-1])["density"] < 1
+
+
+def test_the_readme_shows_the_lines_of_the_diff():
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    for line in added_lines():
+        assert line[1:].strip() in readme
