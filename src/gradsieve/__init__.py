@@ -4,10 +4,10 @@ from gradsieve.codec import FrameError, decode, encode
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
-from gradsieve.sieve import Moments, Workspace, measure, select
+from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
 from gradsieve.telemetry import JsonLines, StepRecord
-from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
+from gradsieve.thresholds import Density, Fixed, Measured, Sigma, Threshold, UnsentMean
 
 __all__ = [
     "Density",
@@ -15,6 +15,8 @@ __all__ = [
     "Fixed",
     "FrameError",
     "JsonLines",
+    "Magnitudes",
+    "Measured",
     "Moments",
     "SieveError",
     "SieveState",

@@ -24,7 +24,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to thi
 
 @app.command()
 def demo(
-    steps: Annotated[int, typer.Option(min=20, help="Training steps of each method.")] = 250,
+    steps: Annotated[int, typer.Option(min=20, help="Training steps of each method.")] = 200,
     ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train together.")] = 2,
     link: Annotated[
         str, typer.Option(help='Rate of the emulated link, as "1gbit"; "none": bare loopback.')
@@ -32,6 +32,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory for records, plots and the page.")] = Path(
         "demo"
     ),
+    learning_rate: Annotated[
+        float, typer.Option("--lr", min=0, help="Adam's; 1e-4 is the original study's.")
+    ] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, data order and dropout.")] = 0,
     json_file: Json = None,
 ) -> None:
@@ -43,6 +46,7 @@ def demo(
             steps=steps,
             ranks=ranks,
             rate=None if link == "none" else link,
+            learning_rate=learning_rate,
             out=out,
             seed=seed,
             console=console,
@@ -51,7 +55,7 @@ def demo(
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted; the link is taken down, what was recorded stays", status=130)
-    write_json(json_file, [row.to_json() for row in rows])
+    write_json(json_file, [asdict(row.result) for row in rows])
 
 
 @bench.command("select")

@@ -141,7 +141,10 @@ def exchange(
     with tally.timed("exchange"):
         arrived = state.exchange.exchange(frame)
     with tally.timed("decode"):
-        frames = [decode_frame(f, layout=layout, numels=numels) for f in arrived]
+        frames = [
+            decode_frame(other, layout=layout, numels=numels, own=other is frame)
+            for other in arrived
+        ]
         for other in frames:
             require(other.step == step, "step", f"{other.step}, this rank is at {step}")
         average_into(buffer, frames)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 from gradsieve.sieve import Moments
+from gradsieve.sieve.magnitudes import below
 
 Measured = Literal["sent", "gradient", "accumulated", "magnitudes"]
 
@@ -102,7 +103,7 @@ class UnsentMean:
             return threshold or 0.0
         if moments.survivors == 0:
             # Magnitudes that are all alike lie below any multiple of their mean for ever.
-            return min(self.scale * moments.unsent_mean, moments.largest)
+            return min(self.scale * moments.unsent_mean, below(moments.largest))
         if moments.unsent_sum == 0 and self.scale > self.LARGEST_COLLAPSING_SCALE:
             return self.scale * moments.mean_magnitude
         return self.scale * moments.unsent_mean

@@ -1,5 +1,7 @@
 """Frames come back as they went in, or raise."""
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 import gradsieve as gs
 from gradsieve.codec import FrameError, Section, decode_frame, encode_frame
+from gradsieve.codec.frame import CHECKED_FROM, HEADER, SECTION
 
 
 def survivors(numel, count, seed=0):
@@ -79,10 +82,6 @@ def test_a_mutated_frame_raises(data):
 
 def forged(change):
     """A frame with a valid CRC whose content was changed before."""
-    import zlib
-
-    from gradsieve.codec.frame import CHECKED_FROM, HEADER, SECTION
-
     _, frame = bucket_frame()
     raw = frame.numpy().copy()
     header = raw[: HEADER.itemsize].view(HEADER)

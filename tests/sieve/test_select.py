@@ -1,6 +1,9 @@
 """The kernel and the device version against the numpy reference."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -248,3 +251,17 @@ def test_bad_input_is_named(change, error, words):
     }
     with pytest.raises(error, match=words):
         select(**(arguments | change))
+
+
+def test_processors_without_avx2_get_the_same_bits():
+    """The other way of packing, which AVX-512 and every other processor take."""
+    chosen = f"{__file__}::test_every_size_and_threshold"
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chosen],
+        env=os.environ | {"NUMBA_CPU_NAME": "generic"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout

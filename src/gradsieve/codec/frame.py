@@ -97,7 +97,11 @@ def put(frame: NDArray[np.uint8], start: int, array: NDArray[np.generic], dtype:
 
 
 def decode_frame(
-    frame: Tensor, *, layout: int | None = None, numels: Sequence[int] | None = None
+    frame: Tensor,
+    *,
+    layout: int | None = None,
+    numels: Sequence[int] | None = None,
+    own: bool = False,
 ) -> Frame:
     """Check a frame in full, then return views into it.
 
@@ -105,12 +109,13 @@ def decode_frame(
         frame: uint8, one dimension, contiguous, on the CPU.
         layout: the digest that the frame must carry; None accepts any.
         numels: elements of each parameter that the frame must be for; None accepts any.
+        own: this process has just made the frame; its CRC is not computed again.
 
     Raises:
         FrameError: anything in it is not as it must be.
     """
     data = frame_bytes(frame)
-    header = checked_header(data, layout)
+    header = checked_header(data, layout, own=own)
     stop = HEADER.itemsize + int(header["sections"]) * SECTION.itemsize
     require(stop <= data.size, "sections", f"{header['sections']} do not fit {data.size} bytes")
     table = data[HEADER.itemsize : stop].view(SECTION)
@@ -136,7 +141,7 @@ def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
     return data if data.ctypes.data % 4 == 0 else data.copy()
 
 
-def checked_header(data: NDArray[np.uint8], layout: int | None) -> np.void:
+def checked_header(data: NDArray[np.uint8], layout: int | None, *, own: bool) -> np.void:
     require(
         data.size >= HEADER.itemsize,
         "bytes",
@@ -149,12 +154,13 @@ def checked_header(data: NDArray[np.uint8], layout: int | None) -> np.void:
         "bytes",
         f"the header says {header['bytes']}, there are {data.size}",
     )
-    crc = zlib.crc32(data[CHECKED_FROM:].data)
-    require(
-        header["crc32"] == crc,
-        "crc32",
-        f"the header says {int(header['crc32']):#010x}, the bytes give {crc:#010x}",
-    )
+    if not own:
+        crc = zlib.crc32(data[CHECKED_FROM:].data)
+        require(
+            header["crc32"] == crc,
+            "crc32",
+            f"the header says {int(header['crc32']):#010x}, the bytes give {crc:#010x}",
+        )
     require(header["flags"] in (0, NONFINITE), "flags", f"{header['flags']} is unknown")
     if layout is not None:
         require(

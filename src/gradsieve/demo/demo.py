@@ -10,7 +10,7 @@ from gradsieve.demo.table import Row, rich_table
 from gradsieve.link import Link, open_link
 from gradsieve.runs.config import RunConfig, RunResult, read_records
 from gradsieve.runs.launch import RunError, launch
-from gradsieve.runs.methods import LIMIT, METHODS
+from gradsieve.runs.methods import METHODS
 
 ORDER = ("ddp", "lock-step", "sigma-2", "unsent-mean")
 
@@ -20,7 +20,14 @@ class DemoError(RuntimeError):
 
 
 def run_demo(
-    *, steps: int, ranks: int, rate: str | None, out: Path, seed: int, console: Console
+    *,
+    steps: int,
+    ranks: int,
+    rate: str | None,
+    learning_rate: float,
+    out: Path,
+    seed: int,
+    console: Console,
 ) -> list[Row]:
     """Train by each method in ORDER; returns a row each.
 
@@ -37,10 +44,18 @@ def run_demo(
     try:
         with open_link(ranks, rate) as link:
             tell_link(link, ranks, console)
-            results = run_all(link, steps=steps, ranks=ranks, out=out, seed=seed, console=console)
+            results = run_all(
+                link,
+                steps=steps,
+                ranks=ranks,
+                learning_rate=learning_rate,
+                out=out,
+                seed=seed,
+                console=console,
+            )
     except (RunError, ValueError) as error:
         raise DemoError(str(error)) from error
-    rows = compare(results, out)
+    rows = [Row(METHODS[r.method], r, read_records(out / r.method)) for r in results]
     console.print(rich_table(rows))
     plots = write_plots(rows, out)
     page = write_page(rows, plots, out)
@@ -77,7 +92,14 @@ def tell_link(link: Link, ranks: int, console: Console) -> None:
 
 
 def run_all(
-    link: Link, *, steps: int, ranks: int, out: Path, seed: int, console: Console
+    link: Link,
+    *,
+    steps: int,
+    ranks: int,
+    learning_rate: float,
+    out: Path,
+    seed: int,
+    console: Console,
 ) -> list[RunResult]:
     results = []
     with RunProgress(console, steps) as progress:
@@ -89,17 +111,10 @@ def run_all(
                 directory=str(out / name),
                 interface=link.interface,
                 link=link.description,
+                learning_rate=learning_rate,
                 seed=seed,
             )
             progress.begin(METHODS[name].title, out / name)
             results.append(launch(config, link, progress.update))
             progress.end()
     return results
-
-
-def compare(results: list[RunResult], out: Path) -> list[Row]:
-    limit = next(r.step_seconds for r in results if r.method == LIMIT.name)
-    return [
-        Row(METHODS[r.method], r, r.step_seconds / limit, read_records(out / r.method))
-        for r in results
-    ]

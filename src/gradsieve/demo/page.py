@@ -13,9 +13,9 @@ CAPTIONS = {
     ),
     "time": (
         "Where a step goes",
-        "Compute is what a step costs without any exchange; the rest is what the network adds. "
-        "For plain DDP the exchange is the step beyond lock-step, since it runs inside the "
-        "backward pass.",
+        "Compute is what a step costs without any exchange, measured in the same run. The rest "
+        "is what the method adds: select and encode by the clock, exchange and decode as what "
+        "remains, since they run beside the backward pass.",
     ),
     "density": (
         "What is sent",
@@ -66,7 +66,8 @@ def write_page(rows: list[Row], plots: dict[str, str], out: Path) -> Path:
 {html.escape(where)}. {html.escape(summary(rows))}</p>
 <div class="scroll">{html_table(rows)}</div>
 <p>The limit is lock-step: no gradient travels, one 4-byte all-reduce a step keeps the ranks
-together. Bytes are those of the network interface's counter, headers included.</p>
+together. It is measured in every run, in a step after every fifth of the method's own. Bytes are
+those of the network interface's counter, headers included.</p>
 {figures}
 </body>
 </html>
@@ -95,14 +96,15 @@ def html_table(rows: list[Row]) -> str:
 def summary(rows: list[Row]) -> str:
     """Sentences written from the figures."""
     plain = next(r for r in rows if r.method.exchanges and r.method.threshold is None)
-    sentences = [f"Plain DDP takes {plain.ratio:.2f} times the limit's step."]
+    sentences = [f"Plain DDP takes {plain.result.ratio:.2f} times the limit's step."]
     for row in rows:
         if row.method.threshold is None:
             continue
         fewer = plain.result.bytes_per_step / row.result.bytes_per_step
-        points = 100 * (row.result.metric - plain.result.metric)
+        gain = 100 * ((row.result.metric or 0.0) - (plain.result.metric or 0.0))
         sentences.append(
-            f"{row.method.title[0].upper()}{row.method.title[1:]}: {row.ratio:.2f} times the "
-            f"limit, {fewer:.0f} times fewer bytes, {points:+.1f} points of test accuracy."
+            f"{row.method.title[0].upper()}{row.method.title[1:]}: "
+            f"{row.result.ratio:.2f} times the limit, {fewer:.0f} times fewer bytes, "
+            f"{gain:+.1f} points of test accuracy."
         )
     return " ".join(sentences)

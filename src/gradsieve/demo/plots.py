@@ -16,7 +16,7 @@ COLOURS = {
     "sigma-2": "#0072B2",
     "unsent-mean": "#D55E00",
 }
-STAGES = ("compute", "select, encode, decode", "exchange")
+STAGES = ("compute", "select and encode", "exchange and decode")
 STAGE_COLOURS = ("#009E73", "#E69F00", "#CC79A7")
 WIDTH, HEIGHT = 520, 240
 SMOOTHING = 10
@@ -143,7 +143,7 @@ def time_chart(rows: list[Row]) -> Any:
             "milliseconds": 1000 * seconds,
         }
         for row in rows
-        for place, (stage, seconds) in enumerate(stage_seconds(row, rows).items())
+        for place, (stage, seconds) in enumerate(stage_seconds(row).items())
     ]
     return (
         alt.Chart(alt.Data(values=bars))
@@ -163,19 +163,16 @@ def time_chart(rows: list[Row]) -> Any:
     )
 
 
-def stage_seconds(row: Row, rows: list[Row]) -> dict[str, float]:
-    """Median seconds of a step by stage.
+def stage_seconds(row: Row) -> dict[str, float]:
+    """Median seconds of a step by stage: compute is the limit, the rest is what the method adds.
 
-    A plain exchange runs inside the backward pass; what it adds is the step beyond lock-step.
+    An exchange runs beside the backward pass, so that only what it adds can be told.
     """
-    step = row.result.step_seconds
+    step, limit = row.result.step_seconds, row.result.limit_seconds
+    added = max(0.0, step - limit) if row.method.exchanges else 0.0
     if row.method.threshold is None:
-        limit = min(other.result.step_seconds for other in rows if not other.method.exchanges)
-        exchange = max(0.0, step - limit) if row.method.exchanges else 0.0
-        return dict(zip(STAGES, (step - exchange, 0.0, exchange), strict=True))
+        return dict(zip(STAGES, (step - added, 0.0, added), strict=True))
     records = row.records[len(row.records) // 10 :]
-    own = statistics.median(
-        r["select_seconds"] + r["encode_seconds"] + r["decode_seconds"] for r in records
-    )
-    exchange = statistics.median(r["exchange_seconds"] for r in records)
-    return dict(zip(STAGES, (max(0.0, step - own - exchange), own, exchange), strict=True))
+    select = statistics.median(r["select_seconds"] + r["encode_seconds"] for r in records)
+    select = min(select, added)
+    return dict(zip(STAGES, (step - added, select, added - select), strict=True))

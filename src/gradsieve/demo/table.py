@@ -1,7 +1,7 @@
 """The comparison that a demo ends with."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
@@ -25,12 +25,7 @@ class Row:
 
     method: Method
     result: RunResult
-    ratio: float
-    """Step time by that of lock-step in the same demo."""
     records: list[dict[str, Any]]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self.result) | {"ratio": self.ratio}
 
 
 def cells(row: Row) -> list[str]:
@@ -38,11 +33,10 @@ def cells(row: Row) -> list[str]:
     return [
         row.method.title,
         f"{result.step_seconds * 1000:.1f}",
-        f"{row.ratio:.2f}",
+        f"{result.ratio:.2f}",
         f"{result.bytes_per_step / 1e6:.3f}",
         f"{result.bits_per_parameter:.2f}",
-        # Ranks in lock-step train apart: their accuracy compares with nothing.
-        f"{result.metric:.4f}" if row.method.exchanges else "–",
+        "–" if result.metric is None else f"{result.metric:.4f}",
     ]
 
 

@@ -22,6 +22,7 @@ class RunConfig:
     """The network interface whose counters are read, "eth0" or "lo"."""
     link: str
     """The link in words."""
+    learning_rate: float
     seed: int = 0
     warmup_steps: int = 10
     """Steps at the start that medians and byte counts leave out."""
@@ -57,11 +58,16 @@ class RunResult:
     method: str
     step_seconds: float
     """Median over the steps after the warm-up, of rank 0."""
+    limit_seconds: float
+    """Median of the lock-step steps that were made between them, in the same processes."""
+    ratio: float
+    """step_seconds / limit_seconds."""
     bytes_per_step: float
     """Sent by a rank, by the interface's counter, headers included."""
     bits_per_parameter: float
     """8 · bytes of frames (or of gradients) / elements, mean of the steps after the warm-up."""
-    metric: float
+    metric: float | None
+    """None where the method trains no common model."""
     metric_name: str
     steps: int
 

@@ -13,6 +13,7 @@ class Method:
     """For tables and legends."""
     threshold: Callable[[], Threshold] | None = None
     """Makes the policy of a sieved run; None trains without gradsieve."""
+    ramp_steps: int = 0
     exchanges: bool = True
     """False: lock-step, where one 4-byte all-reduce a step is all that travels."""
 
@@ -23,7 +24,7 @@ METHODS = {
         Method("ddp", "plain DDP"),
         Method("lock-step", "lock-step (the limit)", exchanges=False),
         Method("sigma-2", "sieve, 2 σ", lambda: Sigma(2.0)),
-        Method("unsent-mean", "sieve, mean of the unsent", UnsentMean),
+        # Without a ramp its first steps send too little for the network to find its way.
+        Method("unsent-mean", "sieve, mean of the unsent", UnsentMean, ramp_steps=50),
     )
 }
-LIMIT = METHODS["lock-step"]

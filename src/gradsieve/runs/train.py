@@ -5,7 +5,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +25,29 @@ from gradsieve.workloads.mnist import Split, load_mnist
 from gradsieve.workloads.mnist_cnn import MnistCnn, accuracy, batches, make_optimizer
 
 TIMEOUT = timedelta(seconds=120)
+LIMIT_EVERY = 5
+"""Steps between two lock-step steps: machines drift, so that the limit must be measured beside."""
+
+
+class LockStep:
+    """The limit of synchronous training: nothing travels but one 4-byte all-reduce a step.
+
+    It trains a model of its own on each rank, apart from the others.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.model = MnistCnn()
+        self.optimizer = make_optimizer(self.model, config.learning_rate)
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits and loss."""
+        self.optimizer.zero_grad()
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        dist.all_reduce(torch.zeros(1))
+        self.optimizer.step()
+        return logits, loss
 
 
 class Run:
@@ -36,14 +58,20 @@ class Run:
         self.method: Method = METHODS[config.method]
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(config.seed)
+        self.limit = LockStep(config)
         self.model = DistributedDataParallel(MnistCnn())
-        self.optimizer = make_optimizer(self.model)
+        self.optimizer = make_optimizer(self.model, config.learning_rate)
         self.state: SieveState | None = None
         if self.method.threshold is not None:
-            self.state = attach(self.model, threshold=self.method.threshold())
+            self.state = attach(
+                self.model,
+                threshold=self.method.threshold(),
+                ramp_steps=self.method.ramp_steps,
+            )
         # Dropout must differ between ranks; the weights above must not.
         torch.manual_seed(config.seed + 1 + self.rank)
         self.seconds: list[float] = []
+        self.limit_seconds: list[float] = []
         self.bits: list[float] = []
 
     def train(self) -> float:
@@ -53,21 +81,22 @@ class Run:
         sink = JsonLines(Path(config.directory) / RECORDS) if self.rank == 0 else None
         dist.barrier()
         before = read_counters(config.interface)
-        start = before
+        sent = 0.0
         for step in range(config.steps):
-            if step == config.warmup_steps:
-                start = before
             record = self.step(step, data)
             after = read_counters(config.interface)
             record["sent_bytes"] = (after.sent_bytes - before.sent_bytes) / self.sharers
             before = after
             if step >= config.warmup_steps:
+                sent += record["sent_bytes"]
                 self.seconds.append(float(record["seconds"]))
                 self.bits.append(float(record["bits_per_parameter"]))
+                if step % LIMIT_EVERY == 0:
+                    self.limit_seconds.append(self.time_limit(next(data)))
+                    before = read_counters(config.interface)
             if sink is not None:
                 sink.write(dict(record))
-        counted = config.steps - config.warmup_steps
-        return (before.sent_bytes - start.sent_bytes) / self.sharers / counted
+        return sent / (config.steps - config.warmup_steps)
 
     @property
     def sharers(self) -> int:
@@ -77,14 +106,8 @@ class Run:
     def step(self, number: int, data: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         images, labels = next(data)
         start = time.perf_counter()
-        self.optimizer.zero_grad()
-        with nullcontext() if self.method.exchanges else self.model.no_sync():
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-        if not self.method.exchanges:
-            dist.all_reduce(torch.zeros(1))
-        self.optimizer.step()
+        make = self.synchronous_step if self.method.exchanges else self.limit.step
+        logits, loss = make(images, labels)
         seconds = time.perf_counter() - start
         record = {
             "step": number,
@@ -93,6 +116,19 @@ class Run:
             "accuracy": (logits.argmax(1) == labels).float().mean().item(),
         }
         return record | self.exchanged()
+
+    def synchronous_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad()
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        self.optimizer.step()
+        return logits, loss
+
+    def time_limit(self, batch: tuple[Tensor, Tensor]) -> float:
+        start = time.perf_counter()
+        self.limit.step(*batch)
+        return time.perf_counter() - start
 
     def exchanged(self) -> dict[str, float]:
         """What the method says of its own exchange in the last step."""
@@ -103,8 +139,13 @@ class Run:
         sent = 1.0 if self.method.exchanges else 0.0
         return {"density": sent, "bits_per_parameter": 32 * sent}
 
-    def test_accuracy(self) -> float:
-        """Accuracy on the whole test set, each rank on its share of the images."""
+    def test_accuracy(self) -> float | None:
+        """Accuracy on the whole test set, each rank on its share of the images.
+
+        None in lock-step: ranks that train apart have no common model.
+        """
+        if not self.method.exchanges:
+            return None
         images, labels = load_mnist(train=False)
         mine = Split(images[self.rank :: self.ranks], labels[self.rank :: self.ranks])
         right = accuracy(self.model.module, mine) * len(mine.labels)
@@ -133,12 +174,16 @@ def main(path: str) -> None:
         bytes_per_step = run.train()
         metric = run.test_accuracy()
         if run.rank == 0:
+            step_seconds = statistics.median(run.seconds)
+            limit_seconds = statistics.median(run.limit_seconds)
             RunResult(
                 workload=config.workload,
                 link=config.link,
                 ranks=run.ranks,
                 method=config.method,
-                step_seconds=statistics.median(run.seconds),
+                step_seconds=step_seconds,
+                limit_seconds=limit_seconds,
+                ratio=step_seconds / limit_seconds,
                 bytes_per_step=bytes_per_step,
                 bits_per_parameter=statistics.fmean(run.bits),
                 metric=metric,
