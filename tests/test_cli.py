@@ -50,7 +50,7 @@ def test_help_names_every_command():
 
 def test_demo_ends_with_a_table_of_all_methods(demo):
     _, printed = demo
-    for title in ("plain DDP", "lock-step (the limit)", "sieve, 2 σ", "sieve, mean of the unsent"):
+    for title in ("plain DDP", "lock-step (the limit)", "sieve, 2 σ", "sieve, unsent mean"):
         assert title in printed
     assert ("1 Gbit/s each way" if link_can_be_shaped() else "not shaped") in printed
 

@@ -41,7 +41,7 @@ th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(
 th:first-child, td:first-child { text-align: left; }
 figure { margin: .5rem 0; } figcaption { max-width: 44rem; }
 figure div { background: var(--panel); padding: .5rem; border-radius: .4rem; }
-svg { max-width: 100%; height: auto; display: block; }
+svg { max-width: 100%; height: auto; display: block; overflow: visible; }
 """
 
 

@@ -34,7 +34,8 @@ def write_plots(rows: list[Row], out: Path) -> dict[str, str]:
 
 
 def write_chart(chart: Any, name: str, out: Path) -> str:
-    specification = chart.configure_view(stroke=None).to_json()
+    styled = chart.configure_view(stroke=None).configure_legend(orient="top", labelLimit=0)
+    specification = styled.to_json()
     (out / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
     svg: str = vl_convert.vegalite_to_svg(specification)
     (out / f"{name}.svg").write_text(svg)

@@ -25,6 +25,6 @@ METHODS = {
         Method("lock-step", "lock-step (the limit)", exchanges=False),
         Method("sigma-2", "sieve, 2 σ", lambda: Sigma(2.0)),
         # Without a ramp its first steps send too little for the network to find its way.
-        Method("unsent-mean", "sieve, mean of the unsent", UnsentMean, ramp_steps=50),
+        Method("unsent-mean", "sieve, unsent mean", UnsentMean, ramp_steps=50),
     )
 }
