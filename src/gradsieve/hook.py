@@ -148,7 +148,9 @@ def exchange(
         for other in frames:
             require(other.step == step, "step", f"{other.step}, this rank is at {step}")
         average_into(buffer, frames)
-    tally.nonfinite_anywhere |= any(other.nonfinite for other in frames)
+    # A sum of finite float32 may leave float16's range, on all ranks alike.
+    overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
+    tally.nonfinite_anywhere |= overflowed or any(other.nonfinite for other in frames)
     return buffer
 
 
@@ -169,7 +171,8 @@ def average_into(buffer: Tensor, frames: list[Frame]) -> None:
 def add_section(total: Tensor, section: Section, factor: float) -> None:
     values = torch.from_numpy(section.values)
     if section.indices is None:
-        total.add_(values.to(total.device), alpha=factor)
+        # Not add_'s alpha: whether it rounds once or twice depends on the processor.
+        total.add_(values.mul(factor).to(total.device))
     elif total.device.type == "cpu":
         add_at(total.numpy(), section.indices, section.values, np.float32(factor))
     else:

@@ -93,6 +93,8 @@ class SieveState:
         """
         # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
         inner = model.module if isinstance(model, DistributedDataParallel) else model
+        if self._model is None or self._model is inner:
+            self._take_settings(model)
         if self._model is inner:
             return
         if self._model is not None:
@@ -102,8 +104,6 @@ class SieveState:
         if self._by_id or self._first_buckets:
             raise SieveError("bind the state before the first training step, not after it")
         self._model = inner
-        if isinstance(model, DistributedDataParallel):
-            self._may_be_unused = model.find_unused_parameters or model.static_graph
         ignored: set[str] = getattr(model, "parameters_to_ignore", set())
         self._keep(
             [
@@ -112,6 +112,18 @@ class SieveState:
                 if parameter.requires_grad and name not in ignored
             ]
         )
+
+    def _take_settings(self, model: nn.Module) -> None:
+        if not isinstance(model, DistributedDataParallel):
+            return
+        if getattr(model, "skip_all_reduce_unused_params", False):
+            raise SieveError(
+                "DDP(skip_all_reduce_unused_params=True) leaves buckets out, which the sieve must "
+                "see in every step; use find_unused_parameters=True alone"
+            )
+        self._may_be_unused = model.find_unused_parameters or model.static_graph
+        if self._group is None:
+            self._group = model.process_group
 
     def _keep(self, named: list[tuple[str, Tensor]], *, complete: bool = True) -> None:
         if self._loaded is not None:
@@ -161,9 +173,7 @@ class SieveState:
                 cannot be handled.
         """
         if bucket.index() == 0:
-            # A backward pass that an error cut short has left jobs and survivors behind.
-            self.finish_exchanges()
-            self.put_back_survivors()
+            self._settle()
             self.workspace.clear()
             self.tally = Tally()
         parameters = bucket.parameters()
@@ -263,6 +273,11 @@ class SieveState:
             sample = sample_magnitudes(gradient, left, None, self.step)
             moments = replace(moments, magnitudes=sample)
         threshold = self.threshold.next(moments, parameter.threshold)
+        if not threshold >= 0:
+            raise SieveError(
+                f"{self.threshold} gave the threshold {threshold} for {parameter.name}; a policy "
+                "must give 0 or more"
+            )
         # An all-zero parameter teaches nothing; its first threshold is still to come.
         parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
         ramped = ramp * threshold
@@ -296,6 +311,12 @@ class SieveState:
             for parameter, indices, values in self.sent:
                 parameter.put_back(indices, values)
         self.sent = []
+
+    def _settle(self) -> None:
+        """Clear up what a backward pass that was cut short has left: jobs, survivors, names."""
+        self.finish_exchanges()
+        self.put_back_survivors()
+        self._first_buckets = []
 
     def finish_exchanges(self) -> None:
         """Wait for the communication thread; on an error nothing that was sent is lost."""
@@ -339,6 +360,7 @@ class SieveState:
 
         Every rank saves its own: residuals differ from rank to rank.
         """
+        self._settle()
         return {
             "version": STATE_VERSION,
             "step": self.step,
@@ -358,6 +380,7 @@ class SieveState:
             )
         if not {"step", "parameters"} <= state.keys():
             raise ValueError("a saved state has a step and parameters; this one lacks them")
+        self._settle()
         saved = state["parameters"]
         if self._parameters:
             require_same_model(saved, self._parameters)
@@ -367,7 +390,6 @@ class SieveState:
             parameter.load(saved[name])
         self._loaded = dict(saved)
         self.step = int(state["step"])
-        self.sent = []
 
 
 def require_same_model(saved: Collection[str], mine: Collection[str]) -> None:

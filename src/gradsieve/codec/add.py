@@ -1,9 +1,9 @@
 """Adding what frames carry into the averaged bucket."""
 
-from numba import njit
+from gradsieve.compiled import compiled
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_at(total, indices, values, factor):  # type: ignore[no-untyped-def]
     """total[indices] += factor · values; the indices were checked when the frame was decoded."""
     for i in range(indices.size):

@@ -60,7 +60,7 @@ class Section:
 @dataclass(frozen=True, slots=True)
 class Frame:
     layout: int
-    """Digest of the parameters and settings that both sides must share; 64 bits."""
+    """Digest of the names, shapes and strides that both sides must share; 64 bits."""
     step: int
     nonfinite: bool
     """Some value is NaN or infinite."""

@@ -51,4 +51,7 @@ class ExchangeWorker:
                     job()
                 except BaseException as error:
                     self._error = error
+            # While the thread waits, the last job would keep everything that it names alive.
+            del job
             done.set_result(None)
+            del done

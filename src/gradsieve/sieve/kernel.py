@@ -16,9 +16,11 @@ import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from gradsieve.compiled import compiled
 
 FLOAT = ir.FloatType()
 INT8 = ir.IntType(8)
@@ -320,7 +322,7 @@ tile_sparse = tile_intrinsic(sparse=True)
 tile_dense = tile_intrinsic(sparse=False)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, first, totals):  # type: ignore[no-untyped-def]
     """Sieve `length` elements, a multiple of BLOCK; returns the number of survivors.
 
@@ -353,7 +355,7 @@ def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, 
     return survivors
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def measure_blocks(gradient, residual, scale, length, totals):  # type: ignore[no-untyped-def]
     """Add to `totals` what `sieve_blocks` would at threshold infinity, and change nothing else.
 

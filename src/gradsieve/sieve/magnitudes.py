@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+
+from gradsieve.compiled import compiled
 
 SAMPLE = 256 * 1024
 """Elements that are looked at, at most."""
@@ -100,7 +101,7 @@ def count_on_device(accumulated: Tensor) -> NDArray[np.int64]:
     return counts
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_magnitudes(gradient, residual, scale, first, every, counts):  # type: ignore[no-untyped-def]
     accumulated = np.empty(1, np.float32)
     pattern = accumulated.view(np.int32)

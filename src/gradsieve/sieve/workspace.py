@@ -8,7 +8,8 @@ class Workspace:
     """Room for the survivors of several parameters, side by side.
 
     What was written stays valid until `clear`. Memory that was never written to is never committed
-    by the operating system, so that room for every element costs what the survivors need.
+    by the operating system: room for every element costs what the survivors of the fullest step
+    need.
     """
 
     def __init__(self) -> None:
