@@ -80,7 +80,9 @@ class SieveState:
         self._parameters: dict[str, ParameterState] = {}
         self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
         self._first_buckets: list[list[Tensor]] = []
+        # A loaded state whose parameters are not all known yet.
         self._loaded: dict[str, Any] | None = None
+        self._was_loaded = False
         self._layouts: dict[tuple[int, ...], int] = {}
 
     # Names.
@@ -137,6 +139,8 @@ class SieveState:
         if self._loaded is not None:
             for name, _ in named:
                 self._parameters[name].load(self._loaded[name])
+            if complete:
+                self._loaded = None
 
     @property
     def residuals(self) -> Mapping[str, Tensor]:
@@ -199,7 +203,7 @@ class SieveState:
                 f"start_step={self.start_step}",
                 f"ramp_steps={self.ramp_steps}",
                 f"step={self.step}",
-                f"state loaded={self._loaded is not None}",
+                f"state loaded={self._was_loaded}",
             ),
             parameters=tuple(f"{n} {list(p.shape)} {p.dtype}" for n, p in described),
         )
@@ -388,7 +392,8 @@ class SieveState:
             parameter.require_fit(saved[name])
         for name, parameter in self._parameters.items():
             parameter.load(saved[name])
-        self._loaded = dict(saved)
+        self._was_loaded = True
+        self._loaded = None if self._parameters else dict(saved)
         self.step = int(state["step"])
 
 

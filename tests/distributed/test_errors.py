@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import threading
 import time
 import weakref
 
@@ -288,6 +289,11 @@ def stopped_in_mid_step():
         name: residual + ledger.gradients.get(name, 0) for name, residual in ledger.before.items()
     }
 
+    # A checkpoint written now, by an error handler, has everything.
+    saved = ledger.state.state_dict()["parameters"]
+    for name, residual in expected.items():
+        torch.testing.assert_close(saved[name]["residual"], residual)
+
     # DDP cannot go on after that; another one around the same network can, with the same state.
     module, state = model.module, ledger.state
     del model, ledger, handle
@@ -307,12 +313,21 @@ def test_a_backward_pass_that_fails_half_way_leaves_nothing_behind():
 
 def make_and_forget():
     model = build()
-    gs.attach(model, **POLICY)
+    state = gs.attach(model, **POLICY)
     train(model, 2)
-    alive = weakref.ref(model)
-    del model
+    assert "gradsieve-exchange" in thread_names()
+    alive = [weakref.ref(thing) for thing in (model, model.module, state)]
+    del model, state
     gc.collect()
-    assert alive() is None
+    assert [ref() for ref in alive] == [None] * 3
+    deadline = time.monotonic() + 5
+    while "gradsieve-exchange" in thread_names() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "gradsieve-exchange" not in thread_names()
+
+
+def thread_names():
+    return [thread.name for thread in threading.enumerate()]
 
 
 def test_a_model_that_is_no_longer_used_is_freed():

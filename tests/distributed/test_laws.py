@@ -76,21 +76,30 @@ def test_a_world_of_one_rank():
     run_ranks(1, one_rank_alone)
 
 
-def two_groups_of_two():
+def two_groups_of_two(by_hand):
     rank = dist.get_rank()
     groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     mine = groups[rank // 2]
     model = build(process_group=mine)
-    state = gs.attach(model, threshold=gs.Density(0.1), min_numel=100)
+    if by_hand:
+        state = gs.SieveState(gs.Density(0.1), min_numel=100)
+        model.register_comm_hook(state, gs.sieve_hook)
+        state.bind(model)
+    else:
+        state = gs.attach(model, threshold=gs.Density(0.1), min_numel=100)
     train(model, 3)
+    other = [None] * 4
+    dist.all_gather_object(other, weights(model))
+    assert not torch.equal(other[0], other[2])
     gathered = [None] * 2
     dist.all_gather_object(gathered, weights(model), group=mine)
     assert torch.equal(*gathered)
     return state.last.density
 
 
-def test_the_ranks_of_the_models_group_exchange():
-    assert all(density > 0 for density in run_ranks(4, two_groups_of_two))
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_ranks_of_the_models_group_exchange(by_hand):
+    assert all(density > 0 for density in run_ranks(4, two_groups_of_two, by_hand))
 
 
 magnitudes = st.floats(-(2.0**20), 2.0**20, width=32)

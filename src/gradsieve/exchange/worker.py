@@ -5,53 +5,70 @@ Every rank must issue its collectives in the same order, so that all of them go 
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 
-Job = tuple[Callable[[], None], "Future[None]"]
+
+@dataclass(slots=True)
+class Job:
+    run: Callable[[], None]
+    errors: list[BaseException]
+    """Shared by the jobs of a step: after the first error the others are not run."""
+    done: "Future[None]"
+
+
+Jobs = queue.SimpleQueue[Job | None]
 
 
 class ExchangeWorker:
     """Runs jobs in the order in which they came, while the backward pass goes on."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: Jobs = queue.SimpleQueue()
         self._pending: list[Future[None]] = []
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._errors: list[BaseException] = []
+        self._started = False
 
-    def submit(self, job: Callable[[], None]) -> None:
-        if self._thread is None:
-            # A daemon: a collective that waits for a dead peer must not keep the process alive.
-            self._thread = threading.Thread(
-                target=self._work, name="gradsieve-exchange", daemon=True
-            )
-            self._thread.start()
+    def submit(self, run: Callable[[], None]) -> None:
+        self._start()
         done: Future[None] = Future()
         self._pending.append(done)
-        self._jobs.put((job, done))
+        self._jobs.put(Job(run, self._errors, done))
 
     def finish(self) -> None:
-        """Wait for the jobs so far; raise the first error of theirs, as it was raised.
-
-        Jobs behind the one that failed were not run.
-        """
+        """Wait for the jobs so far; raise the first error of theirs, as it was raised."""
         for done in self._pending:
             done.result()
-        self._pending = []
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        errors, self._errors, self._pending = self._errors, [], []
+        if errors:
+            raise errors[0]
 
-    def _work(self) -> None:
-        while True:
-            job, done = self._jobs.get()
-            if self._error is None:
-                try:
-                    job()
-                except BaseException as error:
-                    self._error = error
-            # While the thread waits, the last job would keep everything that it names alive.
-            del job
-            done.set_result(None)
-            del done
+    def _start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        # A daemon: a collective that waits for a dead peer must not keep the process alive.
+        thread = threading.Thread(
+            target=work, args=(self._jobs,), name="gradsieve-exchange", daemon=True
+        )
+        thread.start()
+        weakref.finalize(self, self._jobs.put, None)
+
+
+def work(jobs: Jobs) -> None:
+    """The thread, until the worker is gone; it must not keep alive what it serves."""
+    while True:
+        job = jobs.get()
+        if job is None:
+            return
+        if not job.errors:
+            try:
+                job.run()
+            except BaseException as error:
+                job.errors.append(error)
+        done = job.done
+        del job
+        done.set_result(None)
+        del done
