@@ -1,11 +1,15 @@
 """What goes wrong is said in words, on every rank, and nothing hangs."""
 
 import gc
+import inspect
+import math
 import os
 import signal
 import threading
 import time
 import weakref
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -94,6 +98,14 @@ def different_ranks():
     raises_everywhere(gs.SieveError, ["the ranks have different"], bound_and_unbound)
 
 
+@dataclass(frozen=True)
+class NoNumber:
+    measured: ClassVar[gs.Measured] = "sent"
+
+    def next(self, moments, threshold):
+        return math.nan
+
+
 def misuse():
     def attached_twice():
         model = build()
@@ -151,6 +163,18 @@ def misuse():
         model(batch(0).double()).sum().backward()
 
     raises_everywhere(gs.SieveError, ["float64", "float32"], double)
+
+    skipping = "skip_all_reduce_unused_params"
+    if skipping in inspect.signature(DDP.__init__).parameters:
+        option = {skipping: True, "find_unused_parameters": True}
+        raises_everywhere(gs.SieveError, [skipping], lambda: gs.attach(build(**option)))
+
+    def bad_policy():
+        model = build()
+        gs.attach(model, threshold=NoNumber(), min_numel=100)
+        train(model, 1)
+
+    raises_everywhere(gs.SieveError, ["NoNumber", "nan", "0 or more"], bad_policy)
 
     # The process group is as good as new for the next model.
     model = build()

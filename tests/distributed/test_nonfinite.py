@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from models import Ledger, batch, build, same_on_all_ranks
 from ranks import run_ranks
+from torch import nn
 
 import gradsieve as gs
 
@@ -71,3 +72,30 @@ def overflows():
 
 def test_an_overflow_on_one_rank_skips_the_step_on_all_and_loses_nothing():
     run_ranks(3, overflows)
+
+
+class Scaled(nn.Module):
+    """Every element has the gradient 60,000: in float16, but not twice that."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3000, dtype=torch.float16))
+
+    def forward(self):
+        return (self.weight * torch.tensor(6e4, dtype=torch.float16)).sum()
+
+
+def accumulate_beyond_float16():
+    model = build(Scaled)
+    state = gs.attach(model, threshold=gs.Fixed(1e5))
+    model().backward()
+    assert state.residuals["weight"].max() == 6e4
+    model.zero_grad()
+    model().backward()
+    assert model.module.weight.grad.isinf().all()
+    # Whoever skips this step must find in the residual what did not fit.
+    assert state.residuals["weight"].min() == 12e4
+
+
+def test_a_sum_beyond_float16_stays_in_the_residual():
+    run_ranks(2, accumulate_beyond_float16)

@@ -85,7 +85,7 @@ class Run:
         for step in range(config.steps):
             record = self.step(step, data)
             after = read_counters(config.interface)
-            record["sent_bytes"] = (after.sent_bytes - before.sent_bytes) / self.sharers
+            record["sent_bytes"] = (after - before).sent_bytes / self.sharers
             before = after
             if step >= config.warmup_steps:
                 sent += record["sent_bytes"]
