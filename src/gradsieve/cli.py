@@ -24,7 +24,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to thi
 
 @app.command()
 def demo(
-    steps: Annotated[int, typer.Option(min=20, help="Training steps of each method.")] = 200,
+    steps: Annotated[int, typer.Option(min=20, help="Training steps of each method.")] = 180,
     ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train together.")] = 2,
     link: Annotated[
         str, typer.Option(help='Rate of the emulated link, as "1gbit"; "none": bare loopback.')
