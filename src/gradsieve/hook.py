@@ -156,7 +156,9 @@ def exchange(
 
 def average_into(buffer: Tensor, frames: list[Frame]) -> None:
     """Add the frames in rank order, each value divided by their number."""
-    total = buffer if buffer.dtype is torch.float32 else torch.zeros_like(buffer).float()
+    total = (
+        buffer if buffer.dtype is torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
+    )
     total.zero_()
     factor = 1.0 / len(frames)
     for frame in frames:

@@ -15,7 +15,7 @@ from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, Gather, group_of_its_own
 from gradsieve.parameters import ParameterState, Residuals, numbers_for
-from gradsieve.sieve import Workspace, measure, sample_magnitudes
+from gradsieve.sieve import DTYPES, Workspace, measure, sample_magnitudes
 from gradsieve.tally import Tally
 from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Threshold, UnsentMean
@@ -191,10 +191,8 @@ class SieveState:
         return [self._state_of(parameter) for parameter in parameters]
 
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
-        known = self._parameters.items()
-        described = [(n, self._by_name(n)) for n, _ in known] or list(
-            numbers_for([parameters], None)
-        )
+        known = [(state.name, parameter) for parameter, state in self._by_id.values()]
+        described = known or numbers_for([parameters])
         mine = Description(
             settings=(
                 f"threshold={self.threshold}",
@@ -210,10 +208,6 @@ class SieveState:
         require_agreement(mine, self.group)
         _ = self.exchange
 
-    def _by_name(self, name: str) -> Tensor:
-        wanted = self._parameters[name]
-        return next(p for p, state in self._by_id.values() if state is wanted)
-
     def _require_dense(self, bucket: GradBucket) -> None:
         buffer = bucket.buffer()
         if buffer.layout is not torch.strided:
@@ -222,7 +216,7 @@ class SieveState:
                 f"{list(bucket.parameters()[0].shape)} has a sparse gradient, which the sieve "
                 "cannot prune; make it dense (torch.nn.Embedding(..., sparse=False))"
             )
-        if buffer.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        if buffer.dtype not in DTYPES:
             raise SieveError(
                 f"a bucket of gradients is {buffer.dtype}; the sieve takes float32, float16 and "
                 "bfloat16 (model.float() converts the parameters)"
@@ -325,7 +319,7 @@ class SieveState:
     def finish_exchanges(self) -> None:
         """Wait for the communication thread; on an error nothing that was sent is lost."""
         try:
-            with self.tally.waiting():
+            with self.tally.timed("wait"):
                 self.worker.finish()
         except BaseException:
             self.put_back_survivors()

@@ -3,20 +3,17 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
 
-Stage = Literal["select", "encode", "exchange", "decode"]
+Stage = Literal["select", "encode", "exchange", "decode", "wait"]
 
 
 class Tally:
     def __init__(self) -> None:
-        self.seconds: dict[Stage, float] = dict.fromkeys(
-            ("select", "encode", "exchange", "decode"), 0.0
-        )
-        self.waited_seconds = 0.0
+        self.seconds: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
         self.elements = 0
         self.sent_elements = 0
         self.frame_bytes = 0
@@ -28,7 +25,7 @@ class Tally:
 
     @property
     def exposed_seconds(self) -> float:
-        return self.seconds["select"] + self.seconds["encode"] + self.waited_seconds
+        return self.seconds["select"] + self.seconds["encode"] + self.seconds["wait"]
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -37,14 +34,6 @@ class Tally:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.waited_seconds += time.perf_counter() - start
 
     def record(self, step: int, residual_norm: float) -> StepRecord:
         return StepRecord(

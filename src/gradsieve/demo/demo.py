@@ -102,7 +102,8 @@ def run_all(
     console: Console,
 ) -> list[RunResult]:
     results = []
-    with RunProgress(console, steps) as progress:
+    progress = RunProgress(console, steps)
+    with progress.bars:
         for name in ORDER:
             config = RunConfig(
                 method=name,
@@ -116,5 +117,5 @@ def run_all(
             )
             progress.begin(METHODS[name].title, out / name)
             results.append(launch(config, link, progress.update))
-            progress.end()
+            progress.update()
     return results

@@ -73,7 +73,7 @@ def threshold_chart(rows: list[Row]) -> Any:
     )
 
 
-def colour(rows: list[Row], *, legend: bool = True) -> Any:
+def colour(rows: list[Row]) -> Any:
     return alt.Color(
         "method:N",
         title="method",
@@ -81,7 +81,6 @@ def colour(rows: list[Row], *, legend: bool = True) -> Any:
             domain=[row.method.title for row in rows],
             range=[COLOURS[row.method.name] for row in rows],
         ),
-        legend=alt.Legend() if legend else None,
     )
 
 

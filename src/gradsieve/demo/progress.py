@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -35,9 +34,6 @@ class RunProgress:
         if record is not None:
             self.bars.update(self.task, completed=record["step"] + 1, numbers=in_words(record))
 
-    def end(self) -> None:
-        self.update()
-
     def newest_record(self) -> dict[str, Any] | None:
         if not self.path.exists():
             return None
@@ -49,18 +45,6 @@ class RunProgress:
         self.position += len(whole) + 1
         record: dict[str, Any] = json.loads(whole.rpartition(b"\n")[2])
         return record
-
-    def __enter__(self) -> "RunProgress":
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bars.stop()
 
 
 def in_words(record: dict[str, Any]) -> str:

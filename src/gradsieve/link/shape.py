@@ -12,10 +12,11 @@ import re
 import select
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 MAX_RANKS = 200
 MIN_RATE = 10_000
@@ -25,6 +26,7 @@ TEARDOWN_SECONDS = 5.0
 
 _UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
+_Self = TypeVar("_Self")
 
 
 class LinkError(RuntimeError):
@@ -60,7 +62,25 @@ def format_rate(rate: int) -> str:
     return f"{rate} bit/s"
 
 
-class ShapedLink:
+class _Closing(ABC):
+    """A `with` block that ends in `close`."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ShapedLink(_Closing):
     """A link of its own for every rank, joined by a bridge and shaped to `rate` each way.
 
     Every rank gets a network namespace with one interface, MTU 1500. Works as root and, without
@@ -124,19 +144,8 @@ class ShapedLink:
     def _checked(self, rank: int) -> int:
         return _check_rank(rank, self.ranks)
 
-    def __enter__(self) -> "ShapedLink":
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Loopback:
+class Loopback(_Closing):
     """All ranks on the loopback interface: the same use as `ShapedLink`, and no shaping.
 
     Args:
@@ -169,17 +178,6 @@ class Loopback:
 
     def close(self) -> None:
         """Do nothing: there is nothing to take down."""
-
-    def __enter__(self) -> "Loopback":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 Link: TypeAlias = ShapedLink | Loopback

@@ -26,7 +26,6 @@ class RunConfig:
     seed: int = 0
     warmup_steps: int = 10
     """Steps at the start that medians and byte counts leave out."""
-    workload: str = "mnist_cnn"
 
     def save(self) -> Path:
         path = Path(self.directory) / CONFIG

@@ -2,10 +2,11 @@
 
 from gradsieve.sieve.magnitudes import Magnitudes, sample_magnitudes
 from gradsieve.sieve.moments import Moments
-from gradsieve.sieve.select import measure, select
+from gradsieve.sieve.select import DTYPES, measure, select
 from gradsieve.sieve.workspace import Workspace
 
 __all__ = [
+    "DTYPES",
     "Magnitudes",
     "Moments",
     "Workspace",

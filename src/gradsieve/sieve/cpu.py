@@ -7,7 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradsieve.sieve.kernel import BLOCK, PADDING, TILE, TOTALS, measure_blocks, sieve_blocks
+from gradsieve.sieve.kernel import (
+    BLOCK,
+    LARGEST,
+    PADDING,
+    TILE,
+    TOTALS,
+    measure_blocks,
+    sieve_blocks,
+)
 from gradsieve.sieve.moments import Moments
 from gradsieve.sieve.workspace import Workspace
 
@@ -18,16 +26,17 @@ SMALLEST_CHUNK = 256 * 1024
 SMALLEST_SQUARE_SUM = 1e-25
 """Below, the squares of a tile may have vanished in float32: they are summed again in float64."""
 
-_threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="gradsieve-select")
+_threads: ThreadPoolExecutor
 
 
-def _forget_threads() -> None:
+def _make_threads() -> None:
     global _threads
     _threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="gradsieve-select")
 
 
+_make_threads()
 # A forked child inherits the pool's bookkeeping, not its threads: it would wait for ever.
-os.register_at_fork(after_in_child=_forget_threads)
+os.register_at_fork(after_in_child=_make_threads)
 
 
 def sieve_on_cpu(
@@ -71,9 +80,7 @@ def measure_on_cpu(gradient: Floats, residual: Floats | None, scale: Floats | No
             totals.ctypes.data,
         )
     if whole < numel:
-        rest = filled_block(gradient[whole:], 0.0)
-        left = None if residual is None else filled_block(residual[whole:], 0.0)
-        unit = None if scale is None else filled_block(scale[whole:], 1.0)
+        rest, left, unit = filled_blocks(gradient, residual, scale, whole, numel)
         measure_blocks(
             rest.ctypes.data,
             left,
@@ -124,9 +131,8 @@ def sieve_range(
     )
     if whole < stop:
         # The last elements go through the same code, on copies filled up to a whole block.
-        rest = filled_block(gradient[whole:stop], 0.0)
-        left = filled_block(residual[whole:stop], 0.0)
-        unit = None if scale is None else filled_block(scale[whole:stop], 1.0)
+        rest, left, unit = filled_blocks(gradient, residual, scale, whole, stop)
+        assert left is not None
         survivors += sieve_blocks(
             rest.ctypes.data,
             left.ctypes.data,
@@ -142,10 +148,21 @@ def sieve_range(
     return int(survivors)
 
 
-def filled_block(part: Floats, fill: float) -> Floats:
-    block = np.full(BLOCK, fill, np.float32)
-    block[: part.size] = part
-    return block
+def filled_blocks(
+    gradient: Floats, residual: Floats | None, scale: Floats | None, start: int, stop: int
+) -> tuple[Floats, Floats | None, Floats | None]:
+    """Copies of `start` to `stop`, filled up to a block with elements that send nothing."""
+
+    def filled(array: Floats, fill: float) -> Floats:
+        block = np.full(BLOCK, fill, np.float32)
+        block[: stop - start] = array[start:stop]
+        return block
+
+    return (
+        filled(gradient, 0.0),
+        None if residual is None else filled(residual, 0.0),
+        None if scale is None else filled(scale, 1.0),
+    )
 
 
 def close_gaps(
@@ -165,18 +182,10 @@ def close_gaps(
 
 
 def moments_from(totals: NDArray[np.float64], numel: int, survivors: int) -> Moments:
-    signed, unsent, unsent_squares, sent, sent_squares, _, nonfinite = totals.sum(axis=0).tolist()
-    return Moments(
-        numel=numel,
-        survivors=survivors,
-        nonfinite=int(nonfinite),
-        sum=signed,
-        unsent_sum=unsent,
-        unsent_square_sum=unsent_squares,
-        survivor_sum=sent,
-        survivor_square_sum=sent_squares,
-        largest=float(totals[:, -2].max()),
-    )
+    """Join the chunks' totals: all are sums but the largest magnitude."""
+    joined = totals.sum(axis=0)
+    joined[LARGEST] = totals[:, LARGEST].max()
+    return Moments.from_totals(numel, survivors, joined.tolist())
 
 
 def vanished_or_overflowed(moments: Moments) -> bool:

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from gradsieve.sieve.moments import Moments
 
-LARGEST_FLOAT = torch.finfo(torch.float32).max
-
 
 def sieve_on_device(
     gradient: Tensor, residual: Tensor, threshold: float, scale: Tensor | None
@@ -58,15 +56,4 @@ def moments_on_device(
             (~finite).sum().double(),
         ]
     )
-    signed, unsent_sum, unsent_squares, sent_sum, sent_squares, most, nonfinite = totals.tolist()
-    return Moments(
-        numel=kept.numel(),
-        survivors=survivors,
-        nonfinite=int(nonfinite),
-        sum=signed,
-        unsent_sum=unsent_sum,
-        unsent_square_sum=unsent_squares,
-        survivor_sum=sent_sum,
-        survivor_square_sum=sent_squares,
-        largest=most,
-    )
+    return Moments.from_totals(kept.numel(), survivors, totals.tolist())

@@ -31,6 +31,7 @@ DOUBLE = ir.DoubleType()
 SUMS = 6
 """Sums of a tile: signed, unsent magnitudes, unsent squares, sent magnitudes, sent squares, then
 the largest magnitude. The number of non-finite elements follows them."""
+LARGEST = SUMS - 1
 TOTALS = SUMS + 1
 
 
@@ -270,7 +271,7 @@ class TileLoop:
             lanes = builder.fpext(builder.load(accumulator), DOUBLES)
             total = builder.gep(self.totals, [INT64(row)])
             before = builder.load(total)
-            if row == SUMS - 1:
+            if row == LARGEST:
                 largest = call(builder, f"llvm.vector.reduce.fmax.v{LANES}f64", DOUBLE, [lanes])
                 larger = builder.fcmp_ordered(">", largest, before)
                 builder.store(builder.select(larger, largest, before), total)

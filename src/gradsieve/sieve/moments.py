@@ -1,6 +1,7 @@
 """What one pass over a parameter yields for its next threshold."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradsieve.sieve.magnitudes import Magnitudes
@@ -35,6 +36,22 @@ class Moments:
     """Largest finite magnitude."""
     magnitudes: Magnitudes | None = None
     """Histogram of the accumulated magnitudes before the selection, where it was asked for."""
+
+    @classmethod
+    def from_totals(cls, numel: int, survivors: int, totals: Sequence[float]) -> "Moments":
+        """From the seven totals of a pass: sum, unsent and survivors' sums, largest, non-finite."""
+        signed, unsent, unsent_squares, sent, sent_squares, largest, nonfinite = totals
+        return cls(
+            numel=numel,
+            survivors=survivors,
+            nonfinite=int(nonfinite),
+            sum=signed,
+            unsent_sum=unsent,
+            unsent_square_sum=unsent_squares,
+            survivor_sum=sent,
+            survivor_square_sum=sent_squares,
+            largest=largest,
+        )
 
     @property
     def density(self) -> float:
