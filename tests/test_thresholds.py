@@ -12,8 +12,9 @@ import gradsieve as gs
 from gradsieve.parameters import ParameterState
 from gradsieve.sieve import sample_magnitudes
 from gradsieve.sieve.magnitudes import Magnitudes, count_on_device, every_nth_run
+from gradsieve.workloads.digits import batches
 from gradsieve.workloads.mnist import load_mnist
-from gradsieve.workloads.mnist_cnn import MnistCnn, batches, make_optimizer
+from gradsieve.workloads.mnist_cnn import MnistCnn, make_optimizer
 
 NUMEL = 200_000
 DRAWS = {

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gradsieve.workloads.digits import BATCH_SIZE, accuracy, batches
 from gradsieve.workloads.mnist import Split, load_mnist
-from gradsieve.workloads.mnist_cnn import BATCH_SIZE, MnistCnn, accuracy, batches, make_optimizer
+from gradsieve.workloads.mnist_cnn import MnistCnn, make_optimizer
 
 SHAPES = {
     "conv1.weight": (32, 1, 5, 5),

@@ -4,14 +4,14 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,10 +21,12 @@ from gradsieve.runs.config import RECORDS, RunConfig, RunResult, read_config
 from gradsieve.runs.methods import METHODS, Method
 from gradsieve.state import SieveState
 from gradsieve.telemetry import JsonLines
+from gradsieve.workloads.digits import accuracy, batches
 from gradsieve.workloads.mnist import Split, load_mnist
-from gradsieve.workloads.mnist_cnn import MnistCnn, accuracy, batches, make_optimizer
+from gradsieve.workloads.mnist_cnn import MnistCnn, make_optimizer
 
 TIMEOUT = timedelta(seconds=120)
+WORKLOAD = "mnist_cnn"
 LIMIT_EVERY = 5
 """Steps between two lock-step steps: machines drift, so that the limit must be measured beside."""
 
@@ -40,14 +42,26 @@ class LockStep:
         self.optimizer = make_optimizer(self.model, config.learning_rate)
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns logits and loss."""
-        self.optimizer.zero_grad()
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        dist.all_reduce(torch.zeros(1))
-        self.optimizer.step()
-        return logits, loss
+        return train_step(
+            self.model, self.optimizer, images, labels, meet=lambda: dist.all_reduce(torch.zeros(1))
+        )
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    meet: Callable[[], object] = lambda: None,
+) -> tuple[Tensor, Tensor]:
+    """Returns logits and loss; `meet` is called between the backward pass and the update."""
+    optimizer.zero_grad()
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    meet()
+    optimizer.step()
+    return logits, loss
 
 
 class Run:
@@ -106,8 +120,10 @@ class Run:
     def step(self, number: int, data: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
         images, labels = next(data)
         start = time.perf_counter()
-        make = self.synchronous_step if self.method.exchanges else self.limit.step
-        logits, loss = make(images, labels)
+        if self.method.exchanges:
+            logits, loss = train_step(self.model, self.optimizer, images, labels)
+        else:
+            logits, loss = self.limit.step(images, labels)
         seconds = time.perf_counter() - start
         record = {
             "step": number,
@@ -116,14 +132,6 @@ class Run:
             "accuracy": (logits.argmax(1) == labels).float().mean().item(),
         }
         return record | self.exchanged()
-
-    def synchronous_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        self.optimizer.zero_grad()
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        self.optimizer.step()
-        return logits, loss
 
     def time_limit(self, batch: tuple[Tensor, Tensor]) -> float:
         start = time.perf_counter()
@@ -177,7 +185,7 @@ def main(path: str) -> None:
             step_seconds = statistics.median(run.seconds)
             limit_seconds = statistics.median(run.limit_seconds)
             RunResult(
-                workload=config.workload,
+                workload=WORKLOAD,
                 link=config.link,
                 ranks=run.ranks,
                 method=config.method,

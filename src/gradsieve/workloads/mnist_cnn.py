@@ -4,16 +4,12 @@ It is the easy case: 98 % of its 3.27 M parameters lie in one matrix, `dense1`, 
 pruned gradient trains it. What holds here is a necessary condition, not evidence.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gradsieve.workloads.mnist import Split
-
-BATCH_SIZE = 50
-"""Images a rank and step."""
+from gradsieve.workloads.digits import batches_of_training_images, test_set_accuracy
+from gradsieve.workloads.workload import Workload
 
 STEPS = 1000
 """Steps of a whole run."""
@@ -56,63 +52,12 @@ def make_optimizer(model: nn.Module, lr: float = LEARNING_RATE) -> torch.optim.A
     return torch.optim.Adam(model.parameters(), lr=lr)
 
 
-def batches(
-    split: Split, rank: int, world_size: int, seed: int, batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches of one rank: images float32 [batch_size, 1, 28, 28], labels int64.
-
-    All ranks cut the same permutation, a new one each epoch, into batches of `world_size *
-    batch_size` images, and each takes its own part: within an epoch no image comes twice, and
-    what the ranks see together in a step depends on `world_size * batch_size` alone. Images left
-    over at the end of an epoch are skipped, so that all ranks take as many steps.
-
-    Raises:
-        ValueError: `rank` is not in 0 to `world_size - 1`, `batch_size` is not positive, or the
-            split has fewer images than one step takes.
-    """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be in 0 to {world_size - 1} (world size - 1), not {rank}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    if len(split.labels) < world_size * batch_size:
-        raise ValueError(
-            f"{world_size} ranks x {batch_size} images a step need {world_size * batch_size} "
-            f"images; the split has {len(split.labels)}"
-        )
-    return _endless(split, rank, world_size, seed, batch_size)
-
-
-def _endless(
-    split: Split, rank: int, world_size: int, seed: int, batch_size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    images, labels = split
-    step_size = world_size * batch_size
-    while True:
-        order = torch.randperm(len(labels), generator=generator)
-        for step_start in range(0, len(order) - step_size + 1, step_size):
-            start = step_start + rank * batch_size
-            mine = order[start : start + batch_size]
-            yield images[mine], labels[mine]
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
-    """The share of `split` that `model` classifies correctly, 0 to 1, with dropout off.
-
-    The images are moved to the model's device `batch` at a time; the model's training flag is
-    afterwards as it was.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        correct = 0
-        for start in range(0, len(split.labels), batch):
-            images = split.images[start : start + batch]
-            labels = split.labels[start : start + batch]
-            predicted = model(images.to(device)).argmax(dim=1)
-            correct += int((predicted == labels.to(device)).sum())
-    finally:
-        model.train(was_training)
-    return correct / len(split.labels)
+MNIST_CNN = Workload(
+    name="mnist_cnn",
+    make_model=MnistCnn,
+    make_optimizer=make_optimizer,
+    learning_rate=LEARNING_RATE,
+    batches=batches_of_training_images,
+    metric=test_set_accuracy,
+    metric_name="test accuracy",
+)

@@ -1,0 +1,52 @@
+"""What every workload offers, and where each is found."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+WORKLOADS = {
+    "mnist_cnn": "gradsieve.workloads.mnist_cnn:MNIST_CNN",
+    "mlp": "gradsieve.workloads.mlp:MLP",
+    "gpt": "gradsieve.workloads.gpt:GPT",
+    "gpt-small": "gradsieve.workloads.gpt:GPT_SMALL",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A model, its data and how it is judged."""
+
+    name: str
+    make_model: Callable[[], nn.Module]
+    """Weights are drawn from torch's global generator."""
+    make_optimizer: Callable[[nn.Module, float], Optimizer]
+    """With a learning rate; the gradients are left as they are (no clipping)."""
+    learning_rate: float
+    batches: Callable[[int, int, int], Iterator[tuple[Tensor, Tensor]]]
+    """Rank, world size and seed to endless inputs and targets (int64 classes)."""
+    metric: Callable[[nn.Module], float]
+    """Measured on data that no rank trains on."""
+    metric_name: str
+
+
+def load_workload(name: str) -> Workload:
+    """Import one workload and no other.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in WORKLOADS:
+        raise ValueError(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
+    module, _, attribute = WORKLOADS[name].partition(":")
+    return cast(Workload, getattr(import_module(module), attribute))
+
+
+def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The training loss of every workload, in nats a target: a scalar with its graph."""
+    logits: Tensor = model(inputs)
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
