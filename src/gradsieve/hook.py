@@ -8,9 +8,18 @@ from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.codec import Frame, Section, decode_frame, encode_frame
-from gradsieve.codec.add import add_at
-from gradsieve.codec.frame import require
+from gradsieve.codec import (
+    Frame,
+    Kind,
+    Section,
+    Values,
+    decode_frame,
+    empty_section,
+    encode_frame,
+    pruned_section,
+    whole_section,
+)
+from gradsieve.codec.errors import require
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
 from gradsieve.sieve import select
@@ -22,6 +31,7 @@ def attach(
     model: DistributedDataParallel,
     *,
     threshold: Threshold | None = None,
+    values: Values = "levels",
     error_feedback: bool = True,
     min_numel: int = 2048,
     start_step: int = 0,
@@ -48,6 +58,7 @@ def attach(
     require_no_hook(model)
     state = SieveState(
         threshold,
+        values=values,
         error_feedback=error_feedback,
         min_numel=min_numel,
         start_step=start_step,
@@ -81,8 +92,7 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     if state.plain:
         return all_reduce(state, bucket)
     tally = state.tally
-    with tally.timed("select"):
-        sections = select_bucket(state, parameters, bucket)
+    sections = sieve_bucket(state, parameters, bucket)
     with tally.timed("encode"):
         layout = state.layout(parameters)
         nonfinite = tally.nonfinite > 0
@@ -97,40 +107,65 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     return future
 
 
-def select_bucket(
+def sieve_bucket(
     state: SieveState, parameters: list[ParameterState], bucket: GradBucket
 ) -> list[Section]:
-    sections = []
+    sections: list[Section] = []
     for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
         # As it lies in the bucket, whatever the parameter's memory format.
         flat = gradient.view(-1).float()
-        make = whole_section if parameter.whole else pruned_section
+
+        make = send_whole if parameter.whole else send_survivors
         sections.append(make(state, parameter, flat))
         state.tally.elements += parameter.numel
-        state.tally.sent_elements += sections[-1].values.size
+        state.tally.sent_elements += sections[-1].count
     return sections
 
 
-def whole_section(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
-    values = flat.cpu().numpy()
-    state.tally.nonfinite += int(np.count_nonzero(~np.isfinite(values)))
-    return Section(parameter.numel, 0.0, values)
+def send_whole(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
+    with state.tally.timed("encode"):
+        values = flat.cpu().numpy()
+        state.tally.nonfinite += int(np.count_nonzero(~np.isfinite(values)))
+        return whole_section(values, state.values)
 
 
-def pruned_section(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
-    left = parameter.flat_residual()
+def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
+    tally, left = state.tally, parameter.flat_residual()
     if state.holds(flat):
-        return Section(parameter.numel, 0.0, np.empty(0, np.float32), np.empty(0, np.int32))
-    threshold = state.next_threshold(parameter, flat, left)
-    indices, values, moments = select(flat, left, threshold, out=state.workspace)
-    if not state.error_feedback:
-        left.zero_()
+        return empty_section(parameter.numel)
+    with tally.timed("select"):
+        threshold = state.next_threshold(parameter, flat, left)
+        indices, values, moments = select(flat, left, threshold, out=state.workspace)
+        if not state.error_feedback:
+            left.zero_()
+    with tally.timed("encode"):
+        section = pruned_section(
+            indices.cpu().numpy(),
+            values.cpu().numpy(),
+            parameter.numel,
+            threshold,
+            state.values,
+            row=parameter.row,
+            finite=moments.nonfinite == 0,
+            residual=left.numpy() if state.error_feedback and left.is_cpu else None,
+        )
+        if state.error_feedback and not left.is_cpu:
+            leave_remainder(left, indices, values, section)
     parameter.moments = moments
+    parameter.squared_remainder = section.squared_remainder
     state.sent.append((parameter, indices, values))
-    state.tally.thresholds[parameter.name] = threshold
-    state.tally.moments[parameter.name] = moments
-    state.tally.nonfinite += moments.nonfinite
-    return Section(parameter.numel, threshold, values.cpu().numpy(), indices.cpu().numpy())
+    tally.thresholds[parameter.name] = threshold
+    tally.moments[parameter.name] = moments
+    tally.nonfinite += moments.nonfinite
+    return section
+
+
+def leave_remainder(left: Tensor, indices: Tensor, values: Tensor, section: Section) -> None:
+    """On a device: what a section does not carry of finite values stays in the residual."""
+    if section.kind is Kind.FLOAT32:
+        return
+    _, sent = section.survivors()
+    left.index_copy_(0, indices.long(), values - torch.from_numpy(sent).to(left.device))
 
 
 def exchange(
@@ -163,23 +198,21 @@ def average_into(buffer: Tensor, frames: list[Frame]) -> None:
     factor = 1.0 / len(frames)
     for frame in frames:
         start = 0
-        for section in frame.sections:
-            add_section(total[start : start + section.numel], section, factor)
+        for number, section in enumerate(frame.sections):
+            add_section(total[start : start + section.numel], section, factor, number)
             start += section.numel
     if total is not buffer:
         buffer.copy_(total)
 
 
-def add_section(total: Tensor, section: Section, factor: float) -> None:
-    values = torch.from_numpy(section.values)
-    if section.indices is None:
-        # Not add_'s alpha: whether it rounds once or twice depends on the processor.
-        total.add_(values.mul(factor).to(total.device))
-    elif total.device.type == "cpu":
-        add_at(total.numpy(), section.indices, section.values, np.float32(factor))
-    else:
-        indices = torch.from_numpy(section.indices).to(total.device)
-        total.index_add_(0, indices, values.to(total.device), alpha=factor)
+def add_section(total: Tensor, section: Section, factor: float, number: int) -> None:
+    name = f"section {number}"
+    if total.is_cpu:
+        section.add_to(total.numpy(), factor, name)
+        return
+    indices, values = section.survivors(name)
+    added = torch.from_numpy(values).to(total.device)
+    total.index_add_(0, torch.from_numpy(indices).to(total.device), added, alpha=factor)
 
 
 def all_reduce(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

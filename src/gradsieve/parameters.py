@@ -31,6 +31,10 @@ class ParameterState:
         """Of the parameter's gradient in its bucket."""
         if not whole:
             self.residual = residual
+        self.row = self.numel // residual.shape[0] if residual.dim() > 1 else 0
+        """Elements of a row or filter, which lie together; 0 for a vector."""
+        self.squared_remainder = 0.0
+        """Of the last step: what its frame lacked of the survivors, squares summed."""
 
     def flat_residual(self) -> Tensor:
         """The residual in the order in which the gradient lies in its bucket."""
@@ -43,8 +47,8 @@ class ParameterState:
 
         A non-finite value has no place there; what it was added to never left the residual.
         """
-        finite = torch.where(values.isfinite(), values, 0.0)
-        self.flat_residual().index_add_(0, indices.long(), finite)
+        finite = values.isfinite()
+        self.flat_residual()[indices[finite].long()] = values[finite]
 
     def save(self) -> SavedParameter:
         moments = None

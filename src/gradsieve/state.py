@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.agreement import Description, digest, require_agreement
+from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, Gather, group_of_its_own
 from gradsieve.parameters import ParameterState, Residuals, numbers_for
@@ -30,6 +31,9 @@ class SieveState:
 
     Args:
         threshold: the policy that sets each parameter's threshold.
+        values: how survivors travel: "levels", quantized with a dead zone of the threshold;
+            "bfloat16", rounded; "float32", exact. What is not sent of a value stays in the
+            residual. Parameters that travel whole are float32 with "float32", else bfloat16.
         error_feedback: keep what is pruned in a residual and add it to the next gradient; without
             it what is pruned is dropped.
         min_numel: parameters with fewer elements (biases, norms) travel whole.
@@ -47,6 +51,7 @@ class SieveState:
         self,
         threshold: Threshold | None = None,
         *,
+        values: Values = "levels",
         error_feedback: bool = True,
         min_numel: int = 2048,
         start_step: int = 0,
@@ -59,7 +64,10 @@ class SieveState:
             if count < 0:
                 raise ValueError(f"{name} must be 0 or more, got {count}")
         # Settings.
+        if values not in VALUES:
+            raise ValueError(f"values must be one of {', '.join(VALUES)}, got {values!r}")
         self.threshold: Threshold = UnsentMean() if threshold is None else threshold
+        self.values: Values = values
         self.error_feedback = error_feedback
         self.min_numel = min_numel
         self.start_step = start_step
@@ -196,6 +204,7 @@ class SieveState:
         mine = Description(
             settings=(
                 f"threshold={self.threshold}",
+                f"values={self.values}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",
                 f"start_step={self.start_step}",
@@ -298,9 +307,8 @@ class SieveState:
         """Digest of what both sides of a frame must share."""
         key = tuple(id(parameter) for parameter in parameters)
         if key not in self._layouts:
-            self._layouts[key] = digest(
-                f"{p.name} {p.shape} {p.stride} {p.whole}" for p in parameters
-            )
+            lines = [f"{p.name} {p.shape} {p.stride} {p.whole}" for p in parameters]
+            self._layouts[key] = digest([f"values={self.values}", *lines])
         return self._layouts[key]
 
     def put_back_survivors(self) -> None:
@@ -349,7 +357,8 @@ class SieveState:
         if self.tally.nonfinite_anywhere:
             # The moments know nothing of the survivors that were put back.
             return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
-        return math.sqrt(sum(p.moments.unsent_square_sum for p in kept if p.moments))
+        squares = [p.moments.unsent_square_sum + p.squared_remainder for p in kept if p.moments]
+        return math.sqrt(sum(squares))
 
     # Checkpoints.
 

@@ -91,7 +91,7 @@ def accumulated():
     for sieved in (False, True):
         model = build()
         if sieved:
-            state = gs.attach(model, threshold=gs.Fixed(0.0), min_numel=100)
+            state = gs.attach(model, threshold=gs.Fixed(0.0), values="float32", min_numel=100)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for step in range(3):
             optimizer.zero_grad()

@@ -12,7 +12,7 @@ from models import Crossed, Ledger, Net, batch, build, same_on_all_ranks, train,
 from ranks import run_ranks
 
 import gradsieve as gs
-from gradsieve.codec import Section, decode_frame, encode_frame
+from gradsieve.codec import VALUES, decode_frame, encode_frame, pruned_section, whole_section
 from gradsieve.hook import average_into
 
 POLICIES = [
@@ -30,18 +30,25 @@ def threshold_zero_and_every_policy():
     plain = build()
     train(plain, 5)
     sieved = build()
-    state = gs.attach(sieved, threshold=gs.Fixed(0.0), min_numel=100)
+    state = gs.attach(sieved, threshold=gs.Fixed(0.0), values="float32", min_numel=100)
     train(sieved, 5)
     assert state.step == 5
     assert all(not residual.any() for residual in state.residuals.values())
     torch.testing.assert_close(weights(sieved), weights(plain), rtol=1e-5, atol=1e-6)
 
     for policy in POLICIES:
-        for error_feedback in (True, False):
-            model = build()
-            gs.attach(model, threshold=policy, min_numel=100, error_feedback=error_feedback)
-            train(model, 5)
-            assert same_on_all_ranks(model), policy
+        for values in ("levels", "bfloat16", "float32"):
+            for error_feedback in (True, False):
+                model = build()
+                gs.attach(
+                    model,
+                    threshold=policy,
+                    values=values,
+                    min_numel=100,
+                    error_feedback=error_feedback,
+                )
+                train(model, 3)
+                assert same_on_all_ranks(model), (policy, values)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -51,11 +58,12 @@ def test_threshold_zero_is_ddp_and_replicas_agree(count):
 
 def nothing_is_lost():
     for policy in POLICIES:
-        model = build(Crossed)
-        ledger = Ledger(model, threshold=policy, min_numel=100)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for step in range(5):
-            ledger.step(optimizer, batch(step))
+        for values in ("levels", "bfloat16", "float32"):
+            model = build(Crossed)
+            ledger = Ledger(model, threshold=policy, values=values, min_numel=100)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for step in range(4):
+                ledger.step(optimizer, batch(step))
 
 
 def test_nothing_is_lost_across_ranks():
@@ -110,6 +118,7 @@ magnitudes = st.floats(-(2.0**20), 2.0**20, width=32)
 def test_nothing_is_lost_whatever_the_gradients(data):
     """Ranks in one process, several steps, a bucket of two pruned and one whole parameter."""
     ranks = data.draw(st.integers(1, 4), label="ranks")
+    mode = data.draw(st.sampled_from(VALUES), label="mode")
     numels = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=2), label="numels")
     total_numel = sum(numels) + 3
     residuals = [[torch.zeros(numel) for numel in numels] for _ in range(ranks)]
@@ -125,12 +134,23 @@ def test_nothing_is_lost_whatever_the_gradients(data):
                 gradient = torch.tensor(numbers)
                 accumulated = residual + gradient
                 indices, values, _ = gs.select(gradient, residual, threshold)
-                mine = torch.zeros(len(residual)).index_add_(0, indices, values)
-                assert torch.equal(mine + residual, accumulated)
+                section = pruned_section(
+                    indices.numpy(),
+                    values.numpy(),
+                    len(residual),
+                    threshold,
+                    mode,
+                    residual=residual.numpy(),
+                )
+                places, arriving = section.survivors()
+                mine = torch.zeros(len(residual))
+                mine[torch.from_numpy(places).long()] = torch.from_numpy(arriving)
+                rounding = 2**-23 * (mine.abs() + accumulated.abs()) + 2**-126
+                assert ((mine + residual - accumulated).abs() <= rounding).all()
                 expected.append(mine)
-                sections.append(Section(len(residual), threshold, values.numpy(), indices.numpy()))
+                sections.append(section)
             whole = torch.tensor(data.draw(st.lists(magnitudes, min_size=3, max_size=3)))
-            sections.append(Section(3, 0.0, whole.numpy()))
+            sections.append(whole_section(whole.numpy(), "float32"))
             sent += torch.cat([*expected, whole]).double().numpy()
             frames.append(decode_frame(encode_frame(sections, step=step), numels=[*numels, 3]))
         buffer = torch.full((total_numel,), 7.0)

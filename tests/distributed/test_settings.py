@@ -20,7 +20,8 @@ def whole_and_pruned():
         assert list(state.last.thresholds) == ["two.weight"]
     assert state.residuals["two.weight"].any()
     small = sum(p.numel() for p in model.parameters()) - 1200
-    assert 4 * small < state.last.frame_bytes < 4 * small + 1000
+    # bfloat16, unless values travel exactly.
+    assert 2 * small < state.last.frame_bytes < 2 * small + 1000
 
 
 def without_error_feedback():

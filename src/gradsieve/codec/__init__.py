@@ -1,21 +1,30 @@
 """Frames: the bytes that one rank sends for one bucket. Nothing here knows torch.distributed."""
 
-from gradsieve.codec.frame import (
-    Frame,
-    FrameError,
+from gradsieve.codec.errors import FrameError
+from gradsieve.codec.frame import Frame, decode_frame, encode_frame
+from gradsieve.codec.section import (
+    VALUES,
+    Kind,
     Section,
-    decode,
-    decode_frame,
-    encode,
-    encode_frame,
+    Values,
+    empty_section,
+    pruned_section,
+    whole_section,
 )
+from gradsieve.codec.single import decode, encode
 
 __all__ = [
+    "VALUES",
     "Frame",
     "FrameError",
+    "Kind",
     "Section",
+    "Values",
     "decode",
     "decode_frame",
+    "empty_section",
     "encode",
     "encode_frame",
+    "pruned_section",
+    "whole_section",
 ]

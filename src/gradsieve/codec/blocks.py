@@ -1,0 +1,164 @@
+"""Sets of positions cut into blocks where that makes them shorter.
+
+Survivors cluster in rows and filters: with a count for each block of a row or a few, a crowded
+block pays few bits a survivor and an empty one nothing. The counts are themselves a set of
+positions, of one block: the running sums of (count + 1), less one.
+"""
+
+import math
+
+import numpy as np
+
+from gradsieve.codec.bits import bit_length
+from gradsieve.codec.positions import (
+    behind_last,
+    positions_room,
+    read_some,
+    start_reading,
+    write_positions,
+)
+from gradsieve.compiled import compiled
+
+UINT = np.uint64
+RICE_EXTRA = 1.47
+"""Bits of a Rice code over log₂(length / count), for small densities."""
+LOGARITHMS = np.log2(np.arange(4096).clip(1))
+FEWEST_IN_A_BLOCK = 2
+"""Survivors on average; shorter blocks are not tried."""
+DOUBLINGS = 6
+"""Block lengths that are tried, each twice the one before, beside one block."""
+
+
+@compiled
+def expected_bits(count, length, log_length):  # type: ignore[no-untyped-def]
+    """About what `count` positions among `length` take; for choosing, not for sizing."""
+    if count == 0:
+        return 0.0
+    log_count = LOGARITHMS[count] if count < LOGARITHMS.size else math.log2(count)
+    return min(count * (log_length - log_count + RICE_EXTRA), length)
+
+
+@compiled
+def blocks_of(universe, block):  # type: ignore[no-untyped-def]
+    return (universe + block - 1) // block
+
+
+@compiled
+def count_blocks(indices, universe, block):  # type: ignore[no-untyped-def]
+    counts = np.zeros((4, blocks_of(universe, block)), np.int32)
+    # Exact for 31-bit numbers (T. Granlund, P. Montgomery, Division by Invariant Integers using
+    # Multiplication, PLDI 1994, theorem 4.2).
+    shift = 31 + bit_length(np.int64(block) - 1)
+    factor = UINT((1 << shift) // block + 1)
+    quarter = indices.size // 4
+    # Four places apart, so that no count waits for the one before.
+    for i in range(quarter):
+        for part in range(4):
+            counts[part, (UINT(indices[part * quarter + i]) * factor) >> UINT(shift)] += 1
+    for i in range(4 * quarter, indices.size):
+        counts[0, (UINT(indices[i]) * factor) >> UINT(shift)] += 1
+    for part in range(1, 4):
+        for b in range(counts.shape[1]):
+            counts[0, b] += counts[part, b]
+    return counts[0].copy()
+
+
+@compiled
+def merge_pairs(counts):  # type: ignore[no-untyped-def]
+    merged = np.zeros((counts.size + 1) // 2, np.int32)
+    for b in range(counts.size):
+        merged[b >> 1] += counts[b]
+    return merged
+
+
+@compiled
+def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
+    """The block length that promises the fewest bits, and the counts of its blocks.
+
+    smallest: the shortest block to try, 0 for none. The length is `universe` where one block is
+    best.
+    """
+    count = indices.size
+    whole = np.full(1, count, np.int32)
+    if smallest == 0 or count == 0:
+        return max(universe, 1), whole
+    block = smallest
+    while block * count < FEWEST_IN_A_BLOCK * universe:
+        block *= 2
+    if 2 * block > universe:
+        return universe, whole
+    best_bits, best_block, best_counts = expected_total(whole, universe, universe), universe, whole
+    counts = count_blocks(indices, universe, block)
+    for _ in range(DOUBLINGS):
+        table = expected_bits(counts.size, count + counts.size, math.log2(count + counts.size))
+        bits = table + expected_total(counts, universe, block)
+        if bits < best_bits:
+            best_bits, best_block, best_counts = bits, block, counts
+        if counts.size <= 2:
+            break
+        counts, block = merge_pairs(counts), block * 2
+    return best_block, best_counts
+
+
+@compiled
+def expected_total(counts, universe, block):  # type: ignore[no-untyped-def]
+    bits, log_block = 0.0, math.log2(block)
+    for b in range(counts.size - 1):
+        bits += expected_bits(counts[b], block, log_block)
+    last = universe - (counts.size - 1) * block
+    return bits + expected_bits(counts[counts.size - 1], last, math.log2(last))
+
+
+@compiled
+def write_set(indices, universe, block, counts, address):  # type: ignore[no-untyped-def]
+    """The counts of the blocks, where there are several, then the positions."""
+    if counts.size > 1:
+        address = write_counts(counts, address)
+    return write_positions(indices, universe, block, counts, address)
+
+
+@compiled
+def write_counts(counts, address):  # type: ignore[no-untyped-def]
+    marks = np.empty(counts.size, np.int32)
+    total = 0
+    for b in range(counts.size):
+        total += counts[b]
+        marks[b] = total + b
+    universe = total + counts.size
+    return write_positions(marks, universe, universe, np.full(1, marks.size, np.int32), address)
+
+
+@compiled
+def set_room(universe, block, counts):  # type: ignore[no-untyped-def]
+    """Bytes that `write_set` may touch at most."""
+    total = counts.size
+    for b in range(counts.size):
+        total += counts[b]
+    table = positions_room(total, total, np.full(1, counts.size, np.int32))
+    return positions_room(universe, block, counts) + table
+
+
+@compiled
+def read_counts(address, end, universe, block, count):  # type: ignore[no-untyped-def]
+    """Counts of the blocks and the address behind them; address 0 where they make no sense."""
+    size = blocks_of(universe, block)
+    if size <= 1:
+        return np.full(1, count, np.int32), address
+    if size > 8 * (end - address):
+        return np.zeros(1, np.int32), np.int64(0)
+    counts = np.zeros(size, np.int32)
+    total = count + size
+    one = np.full(1, size, np.int32)
+    state = start_reading(address, total, total, one)
+    if read_some(state, address, end, total, total, one, counts) != size:
+        return counts, np.int64(0)
+    behind = -1
+    for b in range(size):
+        mark = np.int64(counts[b])
+        counts[b] = mark - behind - 1
+        behind = mark
+        if counts[b] > min(block, universe - b * block):
+            return counts, np.int64(0)
+    if behind != total - 1:
+        return counts, np.int64(0)
+    return counts, behind_last(state)

@@ -1,0 +1,180 @@
+"""Levels as bits: planes of positions, then the lowest bits as they are.
+
+A level's bits above the lowest few count the planes that the survivor is in. Plane 0 holds the
+survivors whose count is 1 or more, by their place among all; each next plane those of the plane
+before that go on, by their place in it. Each plane is a set of positions and takes what its
+density makes it take: next to nothing where steps are wide, a bit a survivor where they are fine.
+It is unary coding with an entropy code for each of its bits. What is still there in the last
+possible plane is sent as it is.
+"""
+
+import math
+
+import numpy as np
+
+from gradsieve.codec.bits import load_word, store_word
+from gradsieve.codec.blocks import choose_blocks, read_counts, write_set
+from gradsieve.codec.positions import behind_last, read_some, start_reading, write_rest
+from gradsieve.compiled import compiled
+
+UINT = np.uint64
+PLANES = 24
+"""At most; survivors in the last are sent exactly."""
+SMALLEST_BLOCK = 256
+"""Survivors in the shortest block that a plane is cut into."""
+LONGEST_BLOCK_LOG = 20
+MOST_LOW_BITS = 8
+SPARSE = 0.05
+"""Share of the survivors in plane 0 below which looking at four at a time is faster."""
+PLANE_HEADER = 5
+"""Bytes: the count, 32 bits, and the logarithm of the block's length, 0 for one block."""
+
+
+@compiled
+def low_bits_for(step, mean_excess):  # type: ignore[no-untyped-def]
+    """How many bits of a level are sent as they are: those that a plane would not shorten.
+
+    The rule of `rice_parameter` for levels that fall off by e^-(step / mean excess) from each to
+    the next.
+    """
+    mean_level = 1 / math.expm1(step / mean_excess)
+    k = 0
+    while 2**k < 0.481212 * (mean_level + 0.5) and k < MOST_LOW_BITS:
+        k += 1
+    return k
+
+
+@compiled
+def first_plane(levels, low_bits, share):  # type: ignore[no-untyped-def]
+    """Places of the survivors in plane 0, in how many planes each is, and the planes' sizes.
+
+    share: about how many of the survivors are in plane 0.
+    """
+    places = np.empty(levels.size, np.int32)
+    unit = np.uint16(1 << low_bits)
+    count = 0
+    if share < SPARSE:
+        address = levels.ctypes.data
+        below = UINT((1 << low_bits) - 1) * UINT(0x0001000100010001)
+        whole = levels.size // 4 * 4
+        for start in range(0, whole, 4):
+            if load_word(address + 2 * start) & ~below:
+                for i in range(start, start + 4):
+                    places[count] = i
+                    count += levels[i] >= unit
+    else:
+        whole = 0
+    for i in range(whole, levels.size):
+        places[count] = i
+        count += levels[i] >= unit
+    places = places[:count]
+    depths = np.empty(count, np.uint8)
+    sizes = np.zeros(PLANES + 1, np.int64)
+    for i in range(count):
+        depth = levels[places[i]] >> low_bits
+        depths[i] = depth
+        sizes[depth] += 1
+    for plane in range(PLANES - 1, 0, -1):
+        sizes[plane] += sizes[plane + 1]
+    # sizes[d]: survivors in d planes or more, those of plane d - 1.
+    return places, depths, sizes[1:]
+
+
+@compiled
+def planes_room(count, sizes):  # type: ignore[no-untyped-def]
+    """Bytes that `write_planes` may touch at most."""
+    room = 0
+    for size in sizes:
+        # A set takes at most 1.6 bits an element of its universe, its blocks' counts 0.1.
+        room += PLANE_HEADER + count // 4 + 64
+        count = size
+        if size == 0:
+            break
+    return room + 4 * sizes[PLANES - 1]
+
+
+@compiled
+def write_planes(places, depths, count, address):  # type: ignore[no-untyped-def]
+    """Returns the number of planes and the address behind them; the arrays are used up."""
+    planes = 0
+    while places.size:
+        smallest = SMALLEST_BLOCK if places.size >= SMALLEST_BLOCK else 0
+        block, counts = choose_blocks(places, count, smallest)
+        log = 0
+        while counts.size > 1 and 1 << log < block:
+            log += 1
+        address = write_rest(address, UINT(places.size) | UINT(log) << UINT(32), 40)
+        address = write_set(places, count, block, counts, address)
+        planes += 1
+        if planes == PLANES:
+            break
+        count, size = places.size, 0
+        for i in range(count):
+            places[size] = i
+            depths[size] = depths[i]
+            size += depths[i] > planes
+        places, depths = places[:size], depths[:size]
+    return planes, address
+
+
+@compiled
+def write_low_bits(levels, low_bits, address):  # type: ignore[no-untyped-def]
+    word, fill = UINT(0), 0
+    mask = UINT((1 << low_bits) - 1)
+    for i in range(levels.size):
+        low = UINT(levels[i]) & mask
+        word |= low << UINT(fill)
+        fill += low_bits
+        if fill >= 64:
+            store_word(address, word)
+            address += 8
+            fill -= 64
+            word = low >> UINT(low_bits - fill) if fill else UINT(0)
+    return write_rest(address, word, fill)
+
+
+@compiled
+def read_planes(address, end, planes, low_bits, levels):  # type: ignore[no-untyped-def]
+    """Add what the planes say to levels (uint16 [N], zeros).
+
+    Returns:
+        the places of the survivors of the last plane, and the address behind the planes, 0 where
+        they make no sense.
+    """
+    universe = levels.size
+    nothing = np.int64(0)
+    members = np.empty(0, np.int32)
+    for plane in range(planes):
+        if end - address < PLANE_HEADER:
+            return members, nothing
+        header = load_word(address)
+        address += PLANE_HEADER
+        count = np.int64(header & UINT(0xFFFFFFFF))
+        log = np.int64((header >> UINT(32)) & UINT(0xFF))
+        if count == 0 or count > universe or log > LONGEST_BLOCK_LOG:
+            return members, nothing
+        block = 1 << log if log else universe
+        counts, address = read_counts(address, end, universe, block, count)
+        if address == 0:
+            return members, nothing
+        state = start_reading(address, universe, block, counts)
+        places = np.empty(count, np.int32)
+        if read_some(state, address, end, universe, block, counts, places) != count:
+            return members, nothing
+        address = behind_last(state)
+        for i in range(count):
+            place = members[places[i]] if plane else places[i]
+            places[i] = place
+            levels[place] += np.uint16(1 << low_bits)
+        members, universe = places, count
+    return members, address
+
+
+@compiled
+def read_low_bits(address, low_bits, levels):  # type: ignore[no-untyped-def]
+    mask = UINT((1 << low_bits) - 1)
+    bit = 0
+    for i in range(levels.size):
+        low = (load_word(address + (bit >> 3)) >> UINT(bit & 7)) & mask
+        levels[i] += np.uint16(low)
+        bit += low_bits

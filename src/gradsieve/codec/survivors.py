@@ -1,0 +1,36 @@
+"""Survivors out of a payload: into arrays, or straight into the averaged bucket."""
+
+import numpy as np
+
+from gradsieve.codec.add import add_at
+from gradsieve.codec.positions import behind_last, read_some, start_reading
+from gradsieve.compiled import compiled
+
+GOOD, BAD_BLOCKS, BAD_PLANES, BAD_VALUES, BAD_POSITIONS = range(5)
+"""What a reader found; PARTS says it in words."""
+PARTS = ("", "counts of blocks", "planes of levels", "values", "positions")
+CHUNK = 2048
+"""Survivors that are decoded before they are added; they stay in the L1 cache."""
+
+
+@compiled
+def add_survivors(address, end, universe, block, counts, values, factor, total):  # type: ignore[no-untyped-def]
+    """total[positions] += factor · values; each chunk is checked before it is added."""
+    state = start_reading(address, universe, block, counts)
+    indices = np.empty(CHUNK, np.int32)
+    for start in range(0, values.size, CHUNK):
+        some = values[start : start + CHUNK]
+        read = read_some(state, address, end, universe, block, counts, indices[: some.size])
+        if read != some.size:
+            return BAD_POSITIONS
+        add_at(total, indices[: some.size], some, factor)
+    return GOOD if behind_last(state) == end else BAD_POSITIONS
+
+
+@compiled
+def read_survivors(address, end, universe, block, counts, indices):  # type: ignore[no-untyped-def]
+    """Write the positions to indices (int32 [survivors])."""
+    state = start_reading(address, universe, block, counts)
+    if read_some(state, address, end, universe, block, counts, indices) != indices.size:
+        return BAD_POSITIONS
+    return GOOD if behind_last(state) == end else BAD_POSITIONS
