@@ -163,7 +163,7 @@ def checked_header(data: NDArray[np.uint8], layout: int | None, *, own: bool) ->
     least = HEADER.itemsize
     require(size >= least, "bytes", f"{size} are fewer than a header's {least}")
     header: np.void = data[:least].view(HEADER)[0]
-    magic, version, flags = header["magic"], int(header["version"]), int(header["flags"])
+    magic, version, flags = bytes(header["magic"]), int(header["version"]), int(header["flags"])
     require(magic == MAGIC, "magic", f"{magic!r} is no frame's")
     require(version == VERSION, "version", f"{version}; this gradsieve reads {VERSION}")
     require(header["bytes"] == size, "bytes", f"{header['bytes']} in the header, {size} there")
