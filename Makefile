@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint fuzz clean
 
 install: $(STAMP)
 
@@ -23,6 +23,13 @@ lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Coverage-guided, for as many frames as FUZZ_RUNS says; a crash writes the frame to crash-*.
+FUZZ_RUNS ?= 200000
+
+fuzz: install
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	@$(BIN)/python tests/codec/fuzz_frames.py -runs=$(FUZZ_RUNS) -max_len=65536 -rss_limit_mb=4096
 
 clean:
 	rm -rf $(VENV) demo/ build/ dist/ .mypy_cache .ruff_cache .pytest_cache .hypothesis

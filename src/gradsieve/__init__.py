@@ -1,6 +1,6 @@
 """Threshold-pruned gradients for PyTorch data-parallel training over slow links."""
 
-from gradsieve.codec import FrameError, decode, encode
+from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, encode, inspect
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
@@ -14,10 +14,12 @@ __all__ = [
     "ExchangeError",
     "Fixed",
     "FrameError",
+    "FrameReport",
     "JsonLines",
     "Magnitudes",
     "Measured",
     "Moments",
+    "SectionReport",
     "SieveError",
     "SieveState",
     "Sigma",
@@ -28,6 +30,7 @@ __all__ = [
     "attach",
     "decode",
     "encode",
+    "inspect",
     "measure",
     "select",
     "sieve_hook",

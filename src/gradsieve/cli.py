@@ -96,6 +96,69 @@ def bench_select_command(
     write_json(json_file, {"rows": rows, **startup})
 
 
+@bench.command("codec")
+def bench_codec_command(
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Record gradients of these; repeat the option.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=3, help="Timings a median is taken of.")] = 7,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw rate against error to this .png or .svg.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Bits, error and speed of frames, and what other codes make of the same gradients."""
+    from gradsieve.bench.bound import rate_distortion
+    from gradsieve.bench.codec import DENSITIES, CodecRow, bench_codec
+    from gradsieve.bench.codec_report import codec_table, draw, peers_table
+    from gradsieve.bench.gradients import sources
+    from gradsieve.bench.peers import PeerRow, peer_rows
+
+    rows: list[CodecRow] = []
+    peers: list[PeerRow] = []
+    bounds: dict[str, list[tuple[float, float]]] = {}
+    try:
+        for source, gradients in sources(workload or ["mnist_cnn", "mlp", "gpt"]):
+            with console.status(f"measuring {source} ..."):
+                rows.extend(bench_codec(source, gradients, repeats))
+                if source != "uniform":
+                    peers.extend(peer_rows(source, gradients, DENSITIES))
+                bounds[source] = rate_distortion(list(gradients.values()))
+            console.print(f"{source}: done", style="dim")
+    except ValueError as error:
+        fail(str(error))
+    console.print(codec_table(rows))
+    console.print(peers_table(peers, rows))
+    if plot is not None:
+        draw(rows, peers, bounds, plot)
+    content = {
+        "rows": [asdict(row) for row in rows],
+        "peers": [asdict(row) for row in peers],
+        "bounds": bounds,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    write_json(json_file, content)
+
+
+@app.command()
+def report(
+    frame: Annotated[Path, typer.Option(help="A file with the bytes of one frame.")],
+    json_file: Json = None,
+) -> None:
+    """What is in a frame: its sections, and how many bits each part takes."""
+    from gradsieve.codec import FrameError
+    from gradsieve.report.frame import frame_table, read_frame
+
+    try:
+        found = read_frame(frame)
+    except OSError as error:
+        fail(f"cannot read {frame}: {error.strerror}")
+    except FrameError as error:
+        fail(f"{frame} is no frame, or a damaged one: {error}")
+    console.print(frame_table(found))
+    write_json(json_file, asdict(found) | {"bits_per_parameter": found.bits_per_parameter})
+
+
 def write_json(path: Path | None, content: object) -> None:
     if path is None:
         return

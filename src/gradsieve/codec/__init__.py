@@ -2,6 +2,7 @@
 
 from gradsieve.codec.errors import FrameError
 from gradsieve.codec.frame import Frame, decode_frame, encode_frame
+from gradsieve.codec.inspect import FrameReport, SectionReport, inspect
 from gradsieve.codec.section import (
     VALUES,
     Kind,
@@ -17,14 +18,17 @@ __all__ = [
     "VALUES",
     "Frame",
     "FrameError",
+    "FrameReport",
     "Kind",
     "Section",
+    "SectionReport",
     "Values",
     "decode",
     "decode_frame",
     "empty_section",
     "encode",
     "encode_frame",
+    "inspect",
     "pruned_section",
     "whole_section",
 ]

@@ -102,7 +102,7 @@ class Section:
         if self.whole:
             total += scale * self._raw_values(self.payload)
         elif self.count:
-            counts, values, at, end = self._open(name)
+            counts, values, at, end = self.open(name)
             found = add_survivors(at, end, self.numel, self.block, counts, values, scale, total)
             require(not found, f"{name} {PARTS[found]}", "do not decode")
 
@@ -117,13 +117,17 @@ class Section:
         indices = np.empty(self.count, np.int32)
         if not self.count:
             return indices, np.empty(0, np.float32)
-        counts, values, at, end = self._open(name)
+        counts, values, at, end = self.open(name)
         found = read_survivors(at, end, self.numel, self.block, counts, indices)
         require(not found, f"{name} {PARTS[found]}", "do not decode")
         return indices, values
 
-    def _open(self, name: str) -> tuple[NDArray[np.int32], Floats, int, int]:
-        """The counts of the blocks, the values, the address of the positions and of the end."""
+    def open(self, name: str) -> tuple[NDArray[np.int32], Floats, int, int]:
+        """The counts of the blocks, the values, the address of the positions and of the end.
+
+        Raises:
+            FrameError: the payload makes no sense.
+        """
         start = self.payload.ctypes.data
         end = start + self.payload.size
         start += SETTINGS.itemsize

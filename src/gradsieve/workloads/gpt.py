@@ -151,6 +151,6 @@ def workload(name: str, *, layers: int, width: int, heads: int) -> Workload:
 
 
 GPT = workload("gpt", layers=8, width=320, heads=5)
-"""9.98 million parameters."""
+"""9.99 million parameters."""
 GPT_SMALL = workload("gpt-small", layers=5, width=128, heads=4)
 """1.04 million parameters."""

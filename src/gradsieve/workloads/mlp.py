@@ -1,6 +1,6 @@
 """Two wide dense layers on MNIST: 20 million parameters and little arithmetic.
 
-It is the communication-heavy case: a step computes a sixth of what `mnist_cnn` does for each
+It is the communication-heavy case: a step computes a quarter of what `mnist_cnn` does for each
 parameter that it sends.
 """
 

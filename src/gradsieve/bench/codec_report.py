@@ -1,0 +1,132 @@
+"""What `bench codec` prints and draws."""
+
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+from rich.table import Table
+
+from gradsieve.bench.codec import CodecRow
+from gradsieve.bench.peers import PeerRow, error_at
+
+LINES = ["levels", "bound", "index, float32", "bitmap, fp16"]
+"""Methods with a rate to choose."""
+SHOWN = 0.004, 20.0
+SMALLEST_ERROR = 1e-6
+HEADINGS = (
+    "source",
+    "density",
+    "entropy",
+    "positions",
+    "ratio",
+    "one block",
+    "bits/param",
+    "frame ratio",
+    "error",
+    "encode",
+    "+ residual",
+    "decode, add",
+    "vs add_",
+)
+
+
+def codec_table(rows: list[CodecRow]) -> Table:
+    table = Table(
+        title="Frames with levels",
+        caption=(
+            "entropy, positions: bits an element sent; ratio: of the two, one block: without "
+            "counts of blocks; frame ratio: to the entropy of uniform positions, signs and levels; "
+            "error: squared, of what arrives; encode, + residual, decode, add: million elements "
+            "sent a second, one thread; vs add_: elements a second of select and encode to those "
+            "of tensor.add_"
+        ),
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "source" else "right")
+    for row in rows:
+        table.add_row(
+            row.source,
+            f"{row.density:.2%}",
+            f"{row.uniform_entropy:.2f}",
+            f"{row.position_bits:.2f}",
+            f"{row.position_ratio:.3f}",
+            f"{row.unsplit_ratio:.3f}",
+            f"{row.bits_per_parameter:.4f}",
+            f"{row.frame_ratio:.3f}",
+            f"{row.relative_error:.4f}",
+            *(f"{rate / 1e6:.0f}" for rate in (row.encode_rate, row.settle_rate, row.decode_rate)),
+            f"{row.select_encode_ratio:.2f}",
+        )
+    return table
+
+
+def peers_table(peers: list[PeerRow], rows: list[CodecRow]) -> Table:
+    table = Table(
+        title="Beside other ways to send the same gradients",
+        caption="error at as many bits: of levels, between the two nearest densities",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("source")
+    table.add_column("method")
+    for heading in ("bits/param", "error", "levels' error at as many bits", "fewer errors"):
+        table.add_column(heading, justify="right")
+    for peer in peers:
+        ours = error_at(peer.bits_per_parameter, curve(rows, peer.source))
+        table.add_row(
+            peer.source,
+            peer.method,
+            f"{peer.bits_per_parameter:.4f}",
+            f"{peer.relative_error:.3g}",
+            "outside" if ours is None else f"{ours:.3g}",
+            "" if ours is None else ("levels" if ours <= peer.relative_error else "peer"),
+        )
+    return table
+
+
+def curve(rows: list[CodecRow], source: str) -> list[tuple[float, float]]:
+    return [(row.bits_per_parameter, row.relative_error) for row in rows if row.source == source]
+
+
+def draw(
+    rows: list[CodecRow],
+    peers: list[PeerRow],
+    bounds: dict[str, list[tuple[float, float]]],
+    path: Path,
+) -> None:
+    """Rate against error, a panel a source; PNG or SVG by the path's ending."""
+    points = [
+        point(row.source, "levels", row.bits_per_parameter, row.relative_error) for row in rows
+    ]
+    for peer in peers:
+        method = peer.method.split(" at ")[0]
+        points.append(point(peer.source, method, peer.bits_per_parameter, peer.relative_error))
+    for source, line in bounds.items():
+        points.extend(point(source, "bound", bits, error) for bits, error in line)
+    seen = [p for p in points if SHOWN[0] <= p["bits"] <= SHOWN[1] and p["error"] > SMALLEST_ERROR]
+    methods = sorted({p["method"] for p in seen})
+    panels = [
+        panel(source, [p for p in seen if p["source"] == source], methods) for source in bounds
+    ]
+    specification = alt.concat(*panels, columns=2).to_json()
+    if path.suffix == ".svg":
+        path.write_text(vl_convert.vegalite_to_svg(specification))
+    else:
+        path.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
+
+
+def point(source: str, method: str, bits: float, error: float) -> dict[str, Any]:
+    return {"source": source, "method": method, "bits": bits, "error": error}
+
+
+def panel(source: str, points: list[dict[str, Any]], methods: list[str]) -> Any:
+    data: Any = alt.Data
+    bits = alt.X("bits:Q", scale=alt.Scale(type="log"), title="bits a parameter")
+    error = alt.Y("error:Q", scale=alt.Scale(type="log"), title="relative squared error")
+    colour = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, scheme="tableau10"))
+    base = alt.Chart(data(values=points), title=source).encode(x=bits, y=error, color=colour)
+    lines = base.transform_filter(alt.FieldOneOfPredicate("method", LINES)).mark_line()
+    return alt.layer(lines, base.mark_point(filled=True)).properties(width=300, height=240)

@@ -1,0 +1,69 @@
+"""A frame in a file, as a table."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from gradsieve.codec import FrameReport, inspect
+
+HEADINGS = (
+    "section",
+    "kind",
+    "elements",
+    "sent",
+    "threshold",
+    "step",
+    "block",
+    "positions",
+    "signs",
+    "values",
+    "overhead",
+    "bits sent",
+    "bits",
+)
+
+
+def read_frame(path: Path) -> FrameReport:
+    """Raises OSError where the file cannot be read, FrameError where it is no frame."""
+    return inspect(torch.from_numpy(np.fromfile(path, np.uint8)))
+
+
+def frame_table(report: FrameReport) -> Table:
+    table = Table(
+        title=(
+            f"step {report.step}, layout {report.layout:#018x}, {report.bytes:,} bytes, "
+            f"{report.bits_per_parameter:.3f} bits a parameter"
+            + (", with values that are not finite" if report.nonfinite else "")
+        ),
+        caption=(
+            "positions (with the counts of blocks), signs, values and overhead: bits an element "
+            "that was sent; bits: of the section, an element"
+        ),
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for number, section in enumerate(report.sections):
+        sent = max(section.survivors, 1)
+        parts = (
+            section.positions_bytes + section.counts_bytes,
+            section.signs_bytes,
+            section.values_bytes,
+            section.settings_bytes,
+            section.bytes,
+        )
+        table.add_row(
+            str(number),
+            section.kind,
+            f"{section.numel:,}",
+            f"{section.density:.2%}",
+            f"{section.threshold:.3g}",
+            f"{section.step:.3g}" if section.step else "",
+            f"{section.block:,}",
+            *(f"{8 * part / sent:.2f}" for part in parts),
+            f"{8 * section.bytes / max(section.numel, 1):.3f}",
+        )
+    return table
