@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from gradsieve.codec import encode
 from gradsieve.link import LinkError, ShapedLink
 
 COMMAND = [str(Path(sys.executable).with_name("gradsieve"))]
@@ -133,3 +136,56 @@ def test_json_that_cannot_be_written_is_said(tmp_path):
     )
     assert ran.returncode == 1
     assert "cannot write" in ran.stderr
+
+
+def test_report_prints_a_frame(tmp_path):
+    values = torch.tensor([0.9, -1.5, 4.0])
+    indices = torch.tensor([3, 700, 2500], dtype=torch.int32)
+    path = tmp_path / "frame.bin"
+    encode(indices, values, 3000, threshold=0.75).numpy().tofile(path)
+    ran = gradsieve("report", "--frame", path, "--json", tmp_path / "frame.json")
+    assert ran.returncode == 0, ran.stderr
+    assert "levels" in ran.stdout
+    assert "3,000" in ran.stdout
+    written = json.loads((tmp_path / "frame.json").read_text())
+    assert written["sections"][0]["survivors"] == 3
+    assert written["sections"][0]["threshold"] == 0.75
+
+
+def test_report_says_what_is_wrong_with_a_file(tmp_path):
+    missing = gradsieve("report", "--frame", tmp_path / "none.bin")
+    assert missing.returncode == 1
+    assert "cannot read" in missing.stderr
+    garbage = tmp_path / "garbage.bin"
+    np.arange(100, dtype=np.uint8).tofile(garbage)
+    ran = gradsieve("report", "--frame", garbage)
+    assert ran.returncode == 1
+    assert "magic" in ran.stderr
+
+
+def test_bench_codec_measures_bits_and_peers(tmp_path):
+    out, plot = tmp_path / "rows.json", tmp_path / "rates.png"
+    ran = gradsieve(
+        "bench", "codec", "--workload", "gpt-small", "--repeats", 3, "--json", out, "--plot", plot
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    written = json.loads(out.read_text())
+    rows = {(row["source"], row["density"]): row for row in written["rows"]}
+    assert {source for source, _ in rows} == {"uniform", "gpt-small"}
+    for row in rows.values():
+        assert row["position_ratio"] <= 1.03
+        assert row["frame_ratio"] <= 1.08
+        assert row["position_ratio"] <= row["unsplit_ratio"] + 0.01
+        assert min(row["encode_rate"], row["decode_rate"]) > 0
+    clustered = rows["gpt-small", 0.01]
+    assert clustered["position_ratio"] < 0.95 < rows["uniform", 0.01]["position_ratio"]
+    methods = {peer["method"] for peer in written["peers"]}
+    assert {"fp16", "8-bit", "PowerSGD rank 1", "PowerSGD rank 2", "PowerSGD rank 4"} <= methods
+    assert set(written["bounds"]) == {"uniform", "gpt-small"}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_codec_refuses_an_unknown_workload():
+    ran = gradsieve("bench", "codec", "--workload", "resnet")
+    assert ran.returncode == 1
+    assert "mnist_cnn" in ran.stderr

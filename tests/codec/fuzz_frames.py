@@ -9,12 +9,22 @@ import random
 import sys
 
 import atheris
-
-with atheris.instrument_imports(include=["gradsieve.codec"]):
-    import gradsieve.codec  # noqa: F401
-
 from guarded import GuardedDecoder
 from mutate import LAYOUT, MUTATIONS, NUMELS, SAMPLES, mutated, seal
+
+from gradsieve.codec import frame, section
+
+# One by one: instrumented modules would hold functions that numba cannot compile.
+for function in (
+    frame.decode_frame,
+    frame.checked_header,
+    frame.frame_bytes,
+    section.require_section,
+    section.Section.open,
+    section.Section.add_to,
+    section.Section.survivors,
+):
+    atheris.instrument_func(function)
 
 DECODER = GuardedDecoder(NUMELS, LAYOUT)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 POINTS = 201
 """Of the grid for values and for reconstructions, odd: 0 is one."""
 ITERATIONS = 300
+SMALLEST = 1e-300
 SLOPES = tuple(np.geomspace(0.02, 3000, 14).tolist())
 """Trade of bits against squared error, in units of the variance."""
 FINEST = 0.003
@@ -48,9 +49,9 @@ def blahut_arimoto(
     likeness = np.exp(-slope * distances)
     used = np.full(grid.size, 1 / grid.size)
     for _ in range(ITERATIONS):
-        normal = likeness @ used
+        normal = (likeness @ used).clip(SMALLEST)
         used = used * ((shares / normal) @ likeness)
-    channel = likeness * used / (likeness @ used)[:, None]
+    channel = likeness * used / (likeness @ used).clip(SMALLEST)[:, None]
     joint = shares[:, None] * channel
     output = joint.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):

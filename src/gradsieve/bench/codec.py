@@ -13,6 +13,7 @@ from torch import Tensor
 from gradsieve.bench.select import seconds
 from gradsieve.codec import Section, decode_frame, encode_frame, pruned_section
 from gradsieve.codec.inspect import inspect_section
+from gradsieve.codec.positions import positions_room, write_positions
 from gradsieve.sieve import Workspace, select
 
 DENSITIES = (0.0005, 0.001, 0.01, 0.05, 0.15, 0.30, 0.60)
@@ -62,14 +63,14 @@ class Selected:
     def row(self) -> int:
         return self.gradient[0].numel() if self.gradient.dim() > 1 else 0
 
-    def section(self, *, row: int | None = None, residual: Tensor | None = None) -> Section:
+    def section(self, residual: Tensor | None = None) -> Section:
         return pruned_section(
             self.indices,
             self.values,
             self.gradient.numel(),
             self.threshold,
             "levels",
-            row=self.row if row is None else row,
+            row=self.row,
             residual=None if residual is None else residual.numpy(),
         )
 
@@ -93,7 +94,7 @@ def bench_density(source: str, gradients: list[Tensor], density: float, repeats:
     frame = encode_frame(sections)
     uniform = sum(entropy(p.indices.size, p.gradient.numel()) for p in parameters)
     positions = position_bits(sections)
-    unsplit = position_bits([p.section(row=p.gradient.numel()) for p in parameters])
+    unsplit = sum(one_block_bits(p.indices, p.gradient.numel()) for p in parameters)
     whole = uniform + sum(
         s.count + level_entropy(p, s) for p, s in zip(parameters, sections, strict=True)
     )
@@ -146,6 +147,13 @@ def position_bits(sections: list[Section]) -> int:
     return 8 * sum(report.positions_bytes + report.counts_bytes for report in reports)
 
 
+def one_block_bits(indices: NDArray[np.int32], numel: int) -> int:
+    counts = np.full(1, indices.size, np.int32)
+    room = np.empty(positions_room(numel, numel, counts), np.uint8)
+    start = room.ctypes.data
+    return int(8 * (write_positions(indices, numel, numel, counts, start) - start))
+
+
 def relative_error(parameters: list[Selected], frame: Tensor) -> float:
     error = energy = 0.0
     for parameter, section in zip(parameters, decode_frame(frame).sections, strict=True):
@@ -171,7 +179,7 @@ def speeds(
 
     def settle() -> None:
         pairs = zip(parameters, residuals, strict=True)
-        encode_frame([parameter.section(residual=left) for parameter, left in pairs])
+        encode_frame([parameter.section(left) for parameter, left in pairs])
 
     def decode() -> None:
         for section, bucket in zip(decode_frame(frame, own=True).sections, buckets, strict=True):
@@ -182,8 +190,10 @@ def speeds(
         sections = []
         for parameter, flat, left in zip(parameters, flats, residuals, strict=True):
             indices, values, _ = select(flat, left, parameter.threshold, out=workspace)
-            sent = Selected(flat, indices.numpy(), values.numpy(), parameter.threshold)
-            sections.append(sent.section(row=parameter.row, residual=left))
+            sent = Selected(
+                parameter.gradient, indices.numpy(), values.numpy(), parameter.threshold
+            )
+            sections.append(sent.section(left))
         encode_frame(sections)
 
     def add() -> None:
