@@ -166,26 +166,26 @@ def test_report_says_what_is_wrong_with_a_file(tmp_path):
 def test_bench_codec_measures_bits_and_peers(tmp_path):
     out, plot = tmp_path / "rows.json", tmp_path / "rates.png"
     ran = gradsieve(
-        "bench", "codec", "--workload", "gpt-small", "--repeats", 3, "--json", out, "--plot", plot
+        "bench", "codec", "--workload", "mnist_cnn", "--repeats", 3, "--json", out, "--plot", plot
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     written = json.loads(out.read_text())
     rows = {(row["source"], row["density"]): row for row in written["rows"]}
-    assert {source for source, _ in rows} == {"uniform", "gpt-small"}
+    assert {source for source, _ in rows} == {"uniform", "mnist_cnn"}
     for row in rows.values():
         assert row["position_ratio"] <= 1.03
         assert row["frame_ratio"] <= 1.08
         assert row["position_ratio"] <= row["unsplit_ratio"] + 0.01
         assert min(row["encode_rate"], row["decode_rate"]) > 0
-    clustered = rows["gpt-small", 0.01]
+    clustered = rows["mnist_cnn", 0.01]
     assert clustered["position_ratio"] < 0.95 < rows["uniform", 0.01]["position_ratio"]
     methods = {peer["method"] for peer in written["peers"]}
     assert {"fp16", "8-bit", "PowerSGD rank 1", "PowerSGD rank 2", "PowerSGD rank 4"} <= methods
-    assert set(written["bounds"]) == {"uniform", "gpt-small"}
+    assert set(written["bounds"]) == {"uniform", "mnist_cnn"}
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_bench_codec_refuses_an_unknown_workload():
     ran = gradsieve("bench", "codec", "--workload", "resnet")
     assert ran.returncode == 1
-    assert "mnist_cnn" in ran.stderr
+    assert "choose from mnist_cnn" in ran.stderr

@@ -8,27 +8,34 @@ from torch import Tensor
 
 from gradsieve.workloads.workload import cross_entropy, load_workload
 
-STEPS = {"mnist_cnn": 100, "mlp": 40, "gpt": 20, "gpt-small": 100}
+STEPS = {"mnist_cnn": 100, "mlp": 40, "gpt": 20}
 SMALLEST = 100_000
 """Elements; smaller parameters are left out."""
 
 
 def recorded_gradients(workload: str, seed: int = 0) -> dict[str, Tensor]:
-    """Name → gradient (float32, the parameter's shape) of the last of STEPS, of one rank."""
+    """Name → gradient (float32, the parameter's shape) of the last of STEPS, of one rank.
+
+    Raises:
+        ValueError: there is no such workload, or it has small parameters only.
+    """
     chosen = load_workload(workload)
     torch.manual_seed(seed)
     model = chosen.make_model()
     optimizer = chosen.make_optimizer(model, chosen.learning_rate)
-    for inputs, targets in islice(chosen.batches(0, 1, seed), STEPS[workload]):
+    for inputs, targets in islice(chosen.batches(0, 1, seed), STEPS.get(workload, 20)):
         optimizer.zero_grad()
         loss: Tensor = cross_entropy(model, inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return {
+    large = {
         name: parameter.grad.detach().clone()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and parameter.numel() >= SMALLEST
     }
+    if not large:
+        raise ValueError(f"{workload} has no parameter of {SMALLEST:,} elements or more")
+    return large
 
 
 def sources(names: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
