@@ -104,7 +104,16 @@ def batches(rank: int, world_size: int, seed: int) -> Iterator[tuple[Tensor, Ten
 
     Windows start anywhere in the training text. All ranks draw the same `world_size * WINDOWS`
     places and each takes its own.
+
+    Raises:
+        ValueError: `rank` is not in 0 to `world_size - 1`.
     """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in 0 to {world_size - 1} (world size - 1), not {rank}")
+    return _endless(rank, world_size, seed)
+
+
+def _endless(rank: int, world_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     text = load_stdlib_text().train
     generator = torch.Generator().manual_seed(seed)
     while True:

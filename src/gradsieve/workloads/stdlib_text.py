@@ -27,6 +27,8 @@ EXCLUDED = {
     "turtledemo",
 }
 """Directories whose files are left out: what is not the library itself, and its tests."""
+INSTALLATION_FILES = ("_sysconfigdata", "sitecustomize", "usercustomize")
+"""Beginnings of the names of files that differ from one installation to the next."""
 FEWEST_FILES = 300
 HELD_OUT_SHARE = 0.1
 
@@ -49,11 +51,19 @@ def load_stdlib_text(directory: str | None = None) -> Text:
     """
     root = Path(directory or sysconfig.get_paths()["stdlib"])
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    names = sorted(n for n in files if EXCLUDED.isdisjoint(n.split("/")))
-    if len(names) < FEWEST_FILES:
+    names = sorted(
+        name
+        for name in files
+        if EXCLUDED.isdisjoint(name.split("/")) and not name.startswith(INSTALLATION_FILES)
+    )
+    if len(names) < INSTALLATION_FILES = ("_sysconfigdata", "sitecustomize", "usercustomize")
+"""Beginnings of the names of files that differ from one installation to the next."""
+FEWEST_FILES:
         raise DataError(
             f"{root} holds {len(names)} Python sources, of which a training text needs "
-            f"{FEWEST_FILES}; install the whole standard library (Debian: libpython3-stdlib)"
+            f"{INSTALLATION_FILES = ("_sysconfigdata", "sitecustomize", "usercustomize")
+"""Beginnings of the names of files that differ from one installation to the next."""
+FEWEST_FILES}; install the whole standard library (Debian: libpython3-stdlib)"
         )
     parts: tuple[list[bytes], list[bytes]] = [], []
     for name in names:
