@@ -56,14 +56,10 @@ def load_stdlib_text(directory: str | None = None) -> Text:
         for name in files
         if EXCLUDED.isdisjoint(name.split("/")) and not name.startswith(INSTALLATION_FILES)
     )
-    if len(names) < INSTALLATION_FILES = ("_sysconfigdata", "sitecustomize", "usercustomize")
-"""Beginnings of the names of files that differ from one installation to the next."""
-FEWEST_FILES:
+    if len(names) < FEWEST_FILES:
         raise DataError(
             f"{root} holds {len(names)} Python sources, of which a training text needs "
-            f"{INSTALLATION_FILES = ("_sysconfigdata", "sitecustomize", "usercustomize")
-"""Beginnings of the names of files that differ from one installation to the next."""
-FEWEST_FILES}; install the whole standard library (Debian: libpython3-stdlib)"
+            f"{FEWEST_FILES}; install the whole standard library (Debian: libpython3-stdlib)"
         )
     parts: tuple[list[bytes], list[bytes]] = [], []
     for name in names:
