@@ -65,16 +65,11 @@ def bench_select_command(
     json_file: Json = None,
 ) -> None:
     """Elements a second of `select` beside `tensor.add_` on the same arrays in the same run."""
-    from rich.table import Table
-
     from gradsieve.bench.select import bench_first_call, bench_select
+    from gradsieve.tables import table_of
 
-    table = Table(
-        title=f"select, {numel:,} float32, {len(os.sched_getaffinity(0))} cores",
-        title_justify="left",
-    )
-    for heading in ("threads", "density", "select, G/s", "add_, G/s", "ratio"):
-        table.add_column(heading, justify="right")
+    title = f"select, {numel:,} float32, {len(os.sched_getaffinity(0))} cores"
+    table = table_of(("threads", "density", "select, G/s", "add_, G/s", "ratio"), title=title)
     rows: list[dict[str, Any]] = []
     with console.status("measuring ..."):
         for row in bench_select(numel, repeats):

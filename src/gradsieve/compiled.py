@@ -1,9 +1,11 @@
 """Compile for the CPU, with a cache on disk where there is a place for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from llvmlite import ir
 from numba import njit
+from numba.core import cgutils
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -24,3 +26,10 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
         return njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:
         return njit(nogil=True, **options)(function)
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
+    """Call an LLVM intrinsic by its full name; llvmlite knows no vector suffixes."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, args)

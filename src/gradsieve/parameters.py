@@ -31,8 +31,7 @@ class ParameterState:
         """Of the parameter's gradient in its bucket."""
         if not whole:
             self.residual = residual
-        self.row = self.numel // residual.shape[0] if residual.dim() > 1 else 0
-        """Elements of a row or filter, which lie together; 0 for a vector."""
+        self.row = row_numel(residual)
         self.squared_remainder = 0.0
         """Of the last step: what its frame lacked of the survivors, squares summed."""
 
@@ -85,6 +84,11 @@ class ParameterState:
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None
         self.moments = Moments(**moments) if isinstance(moments, dict) else None
+
+
+def row_numel(parameter: Tensor) -> int:
+    """Elements of a row or filter, which lie together; 0 for a vector."""
+    return parameter.numel() // parameter.shape[0] if parameter.dim() > 1 else 0
 
 
 class Residuals(Mapping[str, Tensor]):

@@ -14,6 +14,7 @@ from gradsieve.bench.select import seconds
 from gradsieve.codec import Section, decode_frame, encode_frame, pruned_section
 from gradsieve.codec.inspect import inspect_section
 from gradsieve.codec.positions import positions_room, write_positions
+from gradsieve.parameters import row_numel
 from gradsieve.sieve import Workspace, select
 
 DENSITIES = (0.0005, 0.001, 0.01, 0.05, 0.15, 0.30, 0.60)
@@ -59,10 +60,6 @@ class Selected:
     values: NDArray[np.float32]
     threshold: float
 
-    @property
-    def row(self) -> int:
-        return self.gradient[0].numel() if self.gradient.dim() > 1 else 0
-
     def section(self, residual: Tensor | None = None) -> Section:
         return pruned_section(
             self.indices,
@@ -70,7 +67,7 @@ class Selected:
             self.gradient.numel(),
             self.threshold,
             "levels",
-            row=self.row,
+            row=row_numel(self.gradient),
             residual=None if residual is None else residual.numpy(),
         )
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from gradsieve.bench.codec import CodecRow
 from gradsieve.bench.peers import PeerRow, error_at
+from gradsieve.tables import table_of
 
 LINES = ["levels", "bound", "index, float32", "bitmap, fp16"]
 """Methods with a rate to choose."""
@@ -29,10 +30,19 @@ HEADINGS = (
     "decode, add",
     "vs add_",
 )
+PEER_HEADINGS = (
+    "source",
+    "method",
+    "bits/param",
+    "error",
+    "levels' error at as many bits",
+    "fewer errors",
+)
 
 
 def codec_table(rows: list[CodecRow]) -> Table:
-    table = Table(
+    table = table_of(
+        HEADINGS,
         title="Frames with levels",
         caption=(
             "entropy, positions: bits an element sent; ratio: of the two, one block: without "
@@ -41,11 +51,8 @@ def codec_table(rows: list[CodecRow]) -> Table:
             "sent a second, one thread; vs add_: elements a second of select and encode to those "
             "of tensor.add_"
         ),
-        title_justify="left",
-        caption_justify="left",
+        words=("source",),
     )
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "source" else "right")
     for row in rows:
         table.add_row(
             row.source,
@@ -64,16 +71,12 @@ def codec_table(rows: list[CodecRow]) -> Table:
 
 
 def peers_table(peers: list[PeerRow], rows: list[CodecRow]) -> Table:
-    table = Table(
+    table = table_of(
+        PEER_HEADINGS,
         title="Beside other ways to send the same gradients",
         caption="error at as many bits: of levels, between the two nearest densities",
-        title_justify="left",
-        caption_justify="left",
+        words=("source", "method"),
     )
-    table.add_column("source")
-    table.add_column("method")
-    for heading in ("bits/param", "error", "levels' error at as many bits", "fewer errors"):
-        table.add_column(heading, justify="right")
     for peer in peers:
         ours = error_at(peer.bits_per_parameter, curve(rows, peer.source))
         table.add_row(

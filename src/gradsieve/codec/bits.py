@@ -9,7 +9,8 @@ from typing import Any
 import numba.extending
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+
+from gradsieve.compiled import call
 
 intrinsic: Any = numba.extending.intrinsic
 """Without its types, in which the compiler's own first argument counts."""
@@ -17,11 +18,6 @@ INT1 = ir.IntType(1)
 INT8 = ir.IntType(8)
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
-
-
-def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:
-    kind = ir.FunctionType(result, [arg.type for arg in args])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
 def little_endian(builder: ir.IRBuilder, word: ir.Value) -> ir.Value:
@@ -93,17 +89,3 @@ def sign_bits(typing: Any, address: Any) -> Any:
         return builder.zext(builder.bitcast(negative, INT8), INT64)
 
     return types.uint64(types.int64), codegen
-
-
-@intrinsic
-def prefetch(typing: Any, address: Any) -> Any:
-    """Ask for the cache line of an address, to write to it."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], INT8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [INT8.as_pointer(), INT32, INT32, INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, INT32(1), INT32(3), INT32(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen

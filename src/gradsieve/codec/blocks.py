@@ -110,15 +110,10 @@ def expected_total(counts, universe, block):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def write_set(indices, universe, block, counts, address):  # type: ignore[no-untyped-def]
-    """The counts of the blocks, where there are several, then the positions."""
-    if counts.size > 1:
-        address = write_counts(counts, address)
-    return write_positions(indices, universe, block, counts, address)
-
-
-@compiled
 def write_counts(counts, address):  # type: ignore[no-untyped-def]
+    """Returns the address behind them; one block has no need of a count of its own."""
+    if counts.size == 1:
+        return address
     marks = np.empty(counts.size, np.int32)
     total = 0
     for b in range(counts.size):
@@ -130,7 +125,7 @@ def write_counts(counts, address):  # type: ignore[no-untyped-def]
 
 @compiled
 def set_room(universe, block, counts):  # type: ignore[no-untyped-def]
-    """Bytes that `write_set` may touch at most."""
+    """Bytes that `write_counts` and `write_positions` may touch at most."""
     total = counts.size
     for b in range(counts.size):
         total += counts[b]

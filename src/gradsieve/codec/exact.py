@@ -17,7 +17,7 @@ def encode_exact(indices, raw, numel, smallest_block):  # type: ignore[no-untype
     block, counts = choose_blocks(indices, numel, smallest_block)
     payload = np.empty(set_room(numel, block, counts) + raw.size, np.uint8)
     start = payload.ctypes.data
-    address = write_counts(counts, start) if counts.size > 1 else start
+    address = write_counts(counts, start)
     payload[address - start : address - start + raw.size] = raw
     address = write_positions(indices, numel, block, counts, address + raw.size)
     return payload[: address - start], block

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gradsieve.codec.blocks import read_counts
 from gradsieve.codec.frame import ENTRY, HEADER, decode_frame
-from gradsieve.codec.section import LEVEL_SETTINGS, SETTINGS, VALUE_BYTES, Kind, Section
+from gradsieve.codec.section import LEVEL_SETTINGS, SETTINGS, Kind, Section
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +108,6 @@ def inspect_section(section: Section, name: str = "section") -> SectionReport:
 def position_bytes(section: Section, settings: int, name: str) -> tuple[int, int]:
     """Bytes of the blocks' counts and of the positions."""
     start = section.payload.ctypes.data + settings
-    end = section.payload.ctypes.data + section.payload.size
+    *_, positions, end = section.open(name)
     _, behind = read_counts(start, end, section.numel, section.block, section.count)
-    if section.kind is Kind.LEVELS:
-        *_, positions, _ = section.open(name)
-    else:
-        positions = behind + section.count * VALUE_BYTES[section.kind]
     return behind - start, end - positions

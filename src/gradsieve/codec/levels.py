@@ -17,13 +17,11 @@ from gradsieve.codec.planes import (
     write_planes,
 )
 from gradsieve.codec.positions import write_positions, write_rest
-from gradsieve.codec.quantizer import choose_step, quantize, reconstruct
+from gradsieve.codec.quantizer import TILE, choose_step, quantize, reconstruct
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_PLANES, BAD_VALUES, GOOD
 from gradsieve.compiled import compiled, compiled_with_free_order
 
 UINT = np.uint64
-CHUNK = 1024
-"""Values that are summed in float32 before the sum goes on in float64."""
 SIGN = np.uint32(0x80000000)
 
 
@@ -64,23 +62,12 @@ def settle(indices, values, sent, residual):  # type: ignore[no-untyped-def]
 @compiled_with_free_order
 def squared_distance(left, right):  # type: ignore[no-untyped-def]
     total = 0.0
-    for start in range(0, left.size, CHUNK):
+    for start in range(0, left.size, TILE):
         part = np.float32(0)
-        for i in range(start, min(start + CHUNK, left.size)):
+        for i in range(start, min(start + TILE, left.size)):
             part += (left[i] - right[i]) * (left[i] - right[i])
         total += part
     return total
-
-
-@compiled_with_free_order
-def mean_excess_over(threshold, values):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for start in range(0, values.size, CHUNK):
-        part = np.float32(0)
-        for value in values[start : start + CHUNK]:
-            part += abs(value) - threshold
-        total += part
-    return total / values.size
 
 
 @compiled
@@ -113,7 +100,7 @@ def encode_levels(indices, values, numel, smallest_block, threshold, mean_excess
     room = set_room(numel, block, counts) + planes_room(count, sizes)
     payload = np.empty(room + count // 8 + count * low_bits // 8 + 32, np.uint8)
     start = payload.ctypes.data
-    address = write_counts(counts, start) if counts.size > 1 else start
+    address = write_counts(counts, start)
     planes, address = write_planes(places, depths, count, address)
     patterns = values.view(np.uint32)
     for place in exact:

@@ -13,8 +13,15 @@ import math
 import numpy as np
 
 from gradsieve.codec.bits import load_word, store_word
-from gradsieve.codec.blocks import choose_blocks, read_counts, write_set
-from gradsieve.codec.positions import behind_last, read_some, start_reading, write_rest
+from gradsieve.codec.blocks import choose_blocks, read_counts, write_counts
+from gradsieve.codec.positions import (
+    LOG_OF_GOLDEN_RATIO,
+    behind_last,
+    read_some,
+    start_reading,
+    write_positions,
+    write_rest,
+)
 from gradsieve.compiled import compiled
 
 UINT = np.uint64
@@ -39,7 +46,7 @@ def low_bits_for(step, mean_excess):  # type: ignore[no-untyped-def]
     """
     mean_level = 1 / math.expm1(step / mean_excess)
     k = 0
-    while 2**k < 0.481212 * (mean_level + 0.5) and k < MOST_LOW_BITS:
+    while 2**k < LOG_OF_GOLDEN_RATIO / 1_000_000 * (mean_level + 0.5) and k < MOST_LOW_BITS:
         k += 1
     return k
 
@@ -104,7 +111,8 @@ def write_planes(places, depths, count, address):  # type: ignore[no-untyped-def
         while counts.size > 1 and 1 << log < block:
             log += 1
         address = write_rest(address, UINT(places.size) | UINT(log) << UINT(32), 40)
-        address = write_set(places, count, block, counts, address)
+        address = write_counts(counts, address)
+        address = write_positions(places, count, block, counts, address)
         planes += 1
         if planes == PLANES:
             break

@@ -67,6 +67,17 @@ def choose_step(threshold, mean_excess, density):  # type: ignore[no-untyped-def
 
 
 @compiled_with_free_order
+def mean_excess_over(threshold, values):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for start in range(0, values.size, TILE):
+        part = np.float32(0)
+        for value in values[start : start + TILE]:
+            part += abs(value) - threshold
+        total += part
+    return total / values.size
+
+
+@compiled_with_free_order
 def quantize_tile(values, threshold, inverse, limit, levels):  # type: ignore[no-untyped-def]
     lowest = lowest_sum = top = level_sum = excess_sum = ZERO
     for i in range(values.size):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from gradsieve.codec.bfloat16 import from_bfloat16, to_bfloat16
 from gradsieve.codec.errors import require
 from gradsieve.codec.exact import encode_exact, open_exact
-from gradsieve.codec.levels import encode_levels, mean_excess_over, open_levels, settle
+from gradsieve.codec.levels import encode_levels, open_levels, settle
 from gradsieve.codec.planes import MOST_LOW_BITS, PLANES
+from gradsieve.codec.quantizer import mean_excess_over
 from gradsieve.codec.survivors import PARTS, add_survivors, read_survivors
 
 Floats = NDArray[np.float32]
@@ -104,7 +105,7 @@ class Section:
         elif self.count:
             counts, values, at, end = self.open(name)
             found = add_survivors(at, end, self.numel, self.block, counts, values, scale, total)
-            require(not found, f"{name} {PARTS[found]}", "do not decode")
+            require_decoded(found, name)
 
     def survivors(self, name: str = "section") -> tuple[NDArray[np.int32], Floats]:
         """Indices and values, in arrays of their own.
@@ -119,7 +120,7 @@ class Section:
             return indices, np.empty(0, np.float32)
         counts, values, at, end = self.open(name)
         found = read_survivors(at, end, self.numel, self.block, counts, indices)
-        require(not found, f"{name} {PARTS[found]}", "do not decode")
+        require_decoded(found, name)
         return indices, values
 
     def open(self, name: str) -> tuple[NDArray[np.int32], Floats, int, int]:
@@ -150,10 +151,10 @@ class Section:
             found, counts, values_at, at = open_exact(
                 start, end, self.count, self.numel, self.block, size
             )
+            require_decoded(found, name)
             first = values_at - self.payload.ctypes.data
-            require(not found, f"{name} {PARTS[found]}", "do not decode")
             values = self._raw_values(self.payload[first : first + size * self.count])
-        require(not found, f"{name} {PARTS[found]}", "do not decode")
+        require_decoded(found, name)
         return counts, values, at, end
 
     def _raw_values(self, raw: NDArray[np.uint8]) -> Floats:
@@ -248,6 +249,11 @@ def smallest_block(row: int) -> int:
     while block > LONGEST_ROW:
         block = -(-block // 2)
     return block
+
+
+def require_decoded(found: int, name: str) -> None:
+    """Raise FrameError where a compiled reader found what makes no sense."""
+    require(not found, f"{name} {PARTS[found]}", "do not decode")
 
 
 def require_section(section: Section, name: str) -> None:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from gradsieve.runs.config import RunResult
 from gradsieve.runs.methods import Method
+from gradsieve.tables import table_of
 
 HEADINGS = (
     "method",
@@ -42,12 +43,8 @@ def cells(row: Row) -> list[str]:
 
 def rich_table(rows: list[Row]) -> Table:
     first = rows[0].result
-    table = Table(
-        title=f"{first.steps} steps, {first.link}, {len(os.sched_getaffinity(0))} cores",
-        title_justify="left",
-    )
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+    title = f"{first.steps} steps, {first.link}, {len(os.sched_getaffinity(0))} cores"
+    table = table_of(HEADINGS, title=title, words=("method",))
     for row in rows:
         table.add_row(*cells(row))
     return table

@@ -7,6 +7,7 @@ import torch
 from rich.table import Table
 
 from gradsieve.codec import FrameReport, inspect
+from gradsieve.tables import table_of
 
 HEADINGS = (
     "section",
@@ -31,7 +32,8 @@ def read_frame(path: Path) -> FrameReport:
 
 
 def frame_table(report: FrameReport) -> Table:
-    table = Table(
+    table = table_of(
+        HEADINGS,
         title=(
             f"step {report.step}, layout {report.layout:#018x}, {report.bytes:,} bytes, "
             f"{report.bits_per_parameter:.3f} bits a parameter"
@@ -41,11 +43,8 @@ def frame_table(report: FrameReport) -> Table:
             "positions (with the counts of blocks), signs, values and overhead: bits an element "
             "that was sent; bits: of the section, an element"
         ),
-        title_justify="left",
-        caption_justify="left",
+        words=("kind",),
     )
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
     for number, section in enumerate(report.sections):
         sent = max(section.survivors, 1)
         parts = (

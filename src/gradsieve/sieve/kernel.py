@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gradsieve.compiled import compiled
+from gradsieve.compiled import call, compiled
 
 FLOAT = ir.FloatType()
 INT8 = ir.IntType(8)
@@ -73,13 +73,6 @@ def broadcast(builder: ir.IRBuilder, scalar: ir.Value, kind: ir.VectorType) -> i
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, INT32(0))
     lanes = constant(ir.VectorType(INT32, kind.count), 0)
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
-
-
-def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
-    """Call an LLVM intrinsic by its full name; llvmlite knows no vector suffixes."""
-    kind = ir.FunctionType(result, [arg.type for arg in args])
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(function, args)
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.Type) -> ir.Value:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from gradsieve.workloads.mnist import Split, load_mnist
+from gradsieve.workloads.workload import evaluating, require_rank
 
 BATCH_SIZE = 50
 """Images a rank and step."""
@@ -25,8 +26,7 @@ def batches(
         ValueError: `rank` is not in 0 to `world_size - 1`, `batch_size` is not positive, or the
             split has fewer images than one step takes.
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be in 0 to {world_size - 1} (world size - 1), not {rank}")
+    require_rank(rank, world_size)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if len(split.labels) < world_size * batch_size:
@@ -58,18 +58,13 @@ def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
     The images are moved to the model's device `batch` at a time; the model's training flag is
     afterwards as it was.
     """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        correct = 0
+    correct = 0
+    with evaluating(model) as device:
         for start in range(0, len(split.labels), batch):
             images = split.images[start : start + batch]
             labels = split.labels[start : start + batch]
             predicted = model(images.to(device)).argmax(dim=1)
             correct += int((predicted == labels.to(device)).sum())
-    finally:
-        model.train(was_training)
     return correct / len(split.labels)
 
 

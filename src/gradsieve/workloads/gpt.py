@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradsieve.workloads.stdlib_text import load_stdlib_text
-from gradsieve.workloads.workload import Workload, cross_entropy
+from gradsieve.workloads.workload import Workload, cross_entropy, evaluating, require_rank
 
 VOCABULARY = 256
 CONTEXT = 128
@@ -108,8 +108,7 @@ def batches(rank: int, world_size: int, seed: int) -> Iterator[tuple[Tensor, Ten
     Raises:
         ValueError: `rank` is not in 0 to `world_size - 1`.
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be in 0 to {world_size - 1} (world size - 1), not {rank}")
+    require_rank(rank, world_size)
     return _endless(rank, world_size, seed)
 
 
@@ -133,17 +132,12 @@ def held_out_loss(model: nn.Module, count: int = HELD_OUT_WINDOWS) -> float:
     """Mean loss in nats a byte over `count` windows spread evenly over the held-out files."""
     text = load_stdlib_text().held_out
     starts = torch.linspace(0, len(text) - CONTEXT - 1, count, dtype=torch.float64).long()
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        total = 0.0
+    total = 0.0
+    with evaluating(model) as device:
         for start in range(0, count, EVALUATED_AT_ONCE):
             inputs, targets = windows(text, starts[start : start + EVALUATED_AT_ONCE])
             loss = cross_entropy(model, inputs.to(device), targets.to(device))
             total += loss.item() * len(inputs)
-    finally:
-        model.train(was_training)
     return total / count
 
 

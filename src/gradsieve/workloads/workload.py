@@ -1,10 +1,12 @@
 """What every workload offers, and where each is found."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -44,6 +46,23 @@ def load_workload(name: str) -> Workload:
         raise ValueError(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
     module, _, attribute = WORKLOADS[name].partition(":")
     return cast(Workload, getattr(import_module(module), attribute))
+
+
+def require_rank(rank: int, world_size: int) -> None:
+    """Raise ValueError where there is no such rank."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in 0 to {world_size - 1} (world size - 1), not {rank}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode, and the model's device; the training flag is afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
 
 
 def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
