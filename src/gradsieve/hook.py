@@ -149,10 +149,10 @@ def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -
             finite=moments.nonfinite == 0,
             residual=left.numpy() if state.error_feedback and left.is_cpu else None,
         )
+        parameter.squared_remainder = section.squared_remainder
         if state.error_feedback and not left.is_cpu:
-            leave_remainder(left, indices, values, section)
+            parameter.squared_remainder = leave_remainder(left, indices, values, section)
     parameter.moments = moments
-    parameter.squared_remainder = section.squared_remainder
     state.sent.append((parameter, indices, values))
     tally.thresholds[parameter.name] = threshold
     tally.moments[parameter.name] = moments
@@ -160,12 +160,18 @@ def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -
     return section
 
 
-def leave_remainder(left: Tensor, indices: Tensor, values: Tensor, section: Section) -> None:
-    """On a device: what a section does not carry of finite values stays in the residual."""
+def leave_remainder(left: Tensor, indices: Tensor, values: Tensor, section: Section) -> float:
+    """On a device: what a section does not carry of finite values stays in the residual.
+
+    Returns:
+        The sum of squares of what stays.
+    """
     if section.kind is Kind.FLOAT32:
-        return
+        return 0.0
     _, sent = section.survivors()
-    left.index_copy_(0, indices.long(), values - torch.from_numpy(sent).to(left.device))
+    remainder = values - torch.from_numpy(sent).to(left.device)
+    left.index_copy_(0, indices.long(), remainder)
+    return float(remainder.square().sum())
 
 
 def exchange(
@@ -212,7 +218,8 @@ def add_section(total: Tensor, section: Section, factor: float, number: int) -> 
         return
     indices, values = section.survivors(name)
     added = torch.from_numpy(values).to(total.device)
-    total.index_add_(0, torch.from_numpy(indices).to(total.device), added, alpha=factor)
+    # Multiplied apart: `alpha` might round once where the CPU rounds twice.
+    total.index_add_(0, torch.from_numpy(indices).to(total.device), added * factor)
 
 
 def all_reduce(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

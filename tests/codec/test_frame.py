@@ -84,6 +84,42 @@ def test_the_largest_float_stays_finite_in_bfloat16():
     np.testing.assert_allclose(values, largest, rtol=2.0**-7)
 
 
+@pytest.mark.parametrize("threshold", [3e38, 1e35, 0.0])
+def test_levels_near_the_largest_float_decode(threshold):
+    values = torch.tensor([3.1e38, -3.2e38, 3.4028235e38])
+    indices = torch.tensor([0, 5, 999_999], dtype=torch.int32)
+    places, arrived = gs.decode(gs.encode(indices, values, 10**6, threshold=threshold))
+    assert places.tolist() == indices.tolist()
+    torch.testing.assert_close(arrived, values)
+
+
+def test_levels_of_eight_million_survivors_decode():
+    count = 2**23 + 5
+    values = torch.rand(count, generator=torch.manual_seed(0)) * 1e-3 + 1
+    values[torch.randperm(count // 4)[:300]] = 2.0
+    frame = gs.encode(torch.arange(count, dtype=torch.int32), values, count, threshold=1.0)
+    _, arrived = gs.decode(frame)
+    assert (arrived - values).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("mode", ["levels", "float32", "bfloat16"])
+def test_the_residual_gets_what_a_frame_does_not_carry(mode):
+    # Equal magnitudes leave levels nothing to quantize: they travel exactly.
+    for values in (torch.tensor([2.0, -2.0]), torch.tensor([2.1, -3.3])):
+        residual = torch.full((8,), 9.0)
+        frame = gs.encode(
+            torch.tensor([1, 6], dtype=torch.int32),
+            values,
+            8,
+            threshold=2.0,
+            mode=mode,
+            residual=residual,
+        )
+        _, arrived = gs.decode(frame)
+        torch.testing.assert_close(arrived + residual[[1, 6]], values, rtol=1e-6, atol=0)
+        assert residual[[0, 2, 3, 4, 5, 7]].tolist() == [9.0] * 6
+
+
 def test_an_unaligned_frame_decodes():
     _, frame = bucket_frame()
     shifted = torch.empty(frame.numel() + 1, dtype=torch.uint8)
@@ -136,6 +172,7 @@ def put(array, index, field, value):
         (lambda h, t, s, o: put(o, 0, "first", -1.0), "section 0 first"),
         (lambda h, t, s, o: put(o, 0, "rest", np.nan), "section 0 rest"),
         (lambda h, t, s, o: put(t, 1, "count", 9), "section 1 count"),
+        (lambda h, t, s, o: put(t, 1, "low_bits", 1), "section 1 levels"),
         (lambda h, t, s, o: put(t, 2, "planes", 1), "section 2 levels"),
     ],
 )

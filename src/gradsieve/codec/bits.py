@@ -86,6 +86,10 @@ def sign_bits(typing: Any, address: Any) -> Any:
         lanes = ir.VectorType(INT32, 8)
         vector = builder.load(builder.inttoptr(args[0], lanes.as_pointer()), align=4)
         negative = builder.icmp_signed("<", vector, ir.Constant(lanes, [0] * 8))
-        return builder.zext(builder.bitcast(negative, INT8), INT64)
+        signs = builder.bitcast(negative, INT8)
+        if sys.byteorder == "big":
+            # There the first lane is the highest bit.
+            signs = call(builder, "llvm.bitreverse.i8", INT8, [signs])
+        return builder.zext(signs, INT64)
 
     return types.uint64(types.int64), codegen

@@ -25,6 +25,7 @@ RICE_EXTRA = 1.47
 LOGARITHMS = np.log2(np.arange(4096).clip(1))
 FEWEST_IN_A_BLOCK = 2
 """Survivors on average; shorter blocks are not tried."""
+MOST_POSITIONS = 2**31 - 1
 DOUBLINGS = 6
 """Block lengths that are tried, each twice the one before, beside one block."""
 
@@ -85,7 +86,8 @@ def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
     block = smallest
     while block * count < FEWEST_IN_A_BLOCK * universe:
         block *= 2
-    if 2 * block > universe:
+    # The counts are positions themselves, and positions are int32.
+    if 2 * block > universe or count + blocks_of(universe, block) > MOST_POSITIONS:
         return universe, whole
     best_bits, best_block, best_counts = expected_total(whole, universe, universe), universe, whole
     counts = count_blocks(indices, universe, block)
@@ -139,7 +141,7 @@ def read_counts(address, end, universe, block, count):  # type: ignore[no-untype
     size = blocks_of(universe, block)
     if size <= 1:
         return np.full(1, count, np.int32), address
-    if size > 8 * (end - address):
+    if size > 8 * (end - address) or count + size > MOST_POSITIONS:
         return np.zeros(1, np.int32), np.int64(0)
     counts = np.zeros(size, np.int32)
     total = count + size

@@ -29,7 +29,7 @@ PLANES = 24
 """At most; survivors in the last are sent exactly."""
 SMALLEST_BLOCK = 256
 """Survivors in the shortest block that a plane is cut into."""
-LONGEST_BLOCK_LOG = 20
+LONGEST_BLOCK_LOG = 30
 MOST_LOW_BITS = 8
 SPARSE = 0.05
 """Share of the survivors in plane 0 below which looking at four at a time is faster."""
@@ -61,12 +61,12 @@ def first_plane(levels, low_bits, share):  # type: ignore[no-untyped-def]
     unit = np.uint16(1 << low_bits)
     count = 0
     if share < SPARSE:
-        address = levels.ctypes.data
         below = UINT((1 << low_bits) - 1) * UINT(0x0001000100010001)
         whole = levels.size // 4 * 4
-        for start in range(0, whole, 4):
-            if load_word(address + 2 * start) & ~below:
-                for i in range(start, start + 4):
+        fours = levels[:whole].view(np.uint64)
+        for four in range(fours.size):
+            if fours[four] & ~below:
+                for i in range(4 * four, 4 * four + 4):
                     places[count] = i
                     count += levels[i] >= unit
     else:

@@ -42,8 +42,8 @@ SETTINGS = np.dtype([("block", "<u4"), ("threshold", "<f4")])
 """At the start of a pruned parameter's payload."""
 LEVEL_SETTINGS = np.dtype([("step", "<f4"), ("first", "<f4"), ("rest", "<f4")])
 """Behind SETTINGS, for levels."""
-SMALLEST_MEAN_EXCESS = 1e-30
-"""Below, levels would leave float32's range; the values travel as they are."""
+SMALLEST_MEAN_EXCESS, LARGEST_MAGNITUDE = 1e-30, 1e35
+"""Beyond, levels might leave float32's range; the values travel as they are."""
 SHORTEST_BLOCK, LONGEST_ROW = 128, 4096
 SLACK = 8
 """Bytes that must be readable behind a payload: readers take whole words."""
@@ -101,7 +101,9 @@ class Section:
         """
         scale = np.float32(factor)
         if self.whole:
-            total += scale * self._raw_values(self.payload)
+            # What overflowed or was NaN on one rank is to be so on all.
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += scale * self._raw_values(self.payload)
         elif self.count:
             counts, values, at, end = self.open(name)
             found = add_survivors(at, end, self.numel, self.block, counts, values, scale, total)
@@ -192,7 +194,7 @@ def pruned_section(
         row: elements that lie together in the parameter (a row, a filter): blocks that may have a
             count of their own are a row or several. 0 where it is not known.
         finite: no value is NaN or infinite; others travel exactly whatever the mode.
-        residual: float32 [numel]; gets what the section does not carry.
+        residual: float32 [numel], 0 at `indices`; gets what the section does not carry.
     """
     threshold = float(np.float32(threshold))
     if not indices.size:
@@ -201,7 +203,7 @@ def pruned_section(
     smallest = smallest_block(row)
     if mode == "levels" and finite:
         excess = mean_excess_over(np.float32(threshold), values)
-        if SMALLEST_MEAN_EXCESS < excess < np.inf:
+        if SMALLEST_MEAN_EXCESS < excess < LARGEST_MAGNITUDE > threshold:
             payload, settings["block"], low_bits, planes, error, *own = encode_levels(
                 indices, values, numel, smallest, threshold, excess, residual
             )
@@ -264,6 +266,12 @@ def require_section(section: Section, name: str) -> None:
     """
     numel, count, size = section.numel, section.count, section.payload.size
     require(numel < 2**31, f"{name} numel", f"{numel} is more than int32 indices can name")
+    levels = section.kind is Kind.LEVELS
+    require(
+        levels or section.low_bits == section.planes == 0,
+        f"{name} levels",
+        f"{section.low_bits} low bits and {section.planes} planes, where there are no levels",
+    )
     if section.whole:
         require(count == numel, f"{name} count", f"{count} of {numel} elements of a whole one")
         wanted = count * VALUE_BYTES[section.kind]
@@ -271,7 +279,6 @@ def require_section(section: Section, name: str) -> None:
         return
     require(count <= numel, f"{name} count", f"{count} survivors of {numel} elements")
     require(count <= 8 * size, f"{name} count", f"{count} survivors do not fit {size} bytes")
-    levels = section.kind is Kind.LEVELS
     least = SETTINGS.itemsize + (LEVEL_SETTINGS.itemsize if levels else 0)
     require(size >= least, f"{name} bytes", f"{size} are fewer than the settings' {least}")
     require(count or size == least, f"{name} bytes", f"{size} for no survivors")
@@ -279,7 +286,6 @@ def require_section(section: Section, name: str) -> None:
     require(1 <= block <= max(numel, 1), f"{name} block", f"{block} of {numel} elements")
     require(threshold >= 0, f"{name} threshold", f"{threshold} is negative or NaN")
     if not levels:
-        require(section.low_bits == section.planes == 0, f"{name} levels", "there are none")
         return
     require(section.low_bits <= MOST_LOW_BITS, f"{name} low bits", f"{section.low_bits}")
     require(section.planes <= PLANES, f"{name} planes", f"{section.planes}")

@@ -49,6 +49,7 @@ def encode(
     left = None
     if residual is not None:
         left = checked_residual(residual, numel)
+        left[positions] = 0
     finite = bool(np.isfinite(numbers).all())
     section = pruned_section(
         positions, numbers, numel, threshold, mode, row=row, finite=finite, residual=left
@@ -110,5 +111,5 @@ def decode(frame: Tensor) -> tuple[Tensor, Tensor]:
     """
     sections = decode_frame(frame).sections
     require(len(sections) == 1, "sections", f"{len(sections)}, where decode takes one parameter")
-    indices, values = sections[0].survivors()
+    indices, values = sections[0].survivors("section 0")
     return torch.from_numpy(indices), torch.from_numpy(values)
