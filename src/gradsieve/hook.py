@@ -19,7 +19,7 @@ from gradsieve.codec import (
     pruned_section,
     whole_section,
 )
-from gradsieve.codec.errors import require
+from gradsieve.codec.errors import refuse
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
 from gradsieve.sieve import select
@@ -187,7 +187,8 @@ def exchange(
             for other in arrived
         ]
         for other in frames:
-            require(other.step == step, "step", f"{other.step}, this rank is at {step}")
+            if other.step != step:
+                refuse("step", f"{other.step}, this rank is at {step}")
         average_into(buffer, frames)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())

@@ -18,7 +18,9 @@ from gradsieve.codec import (
     whole_section,
 )
 from gradsieve.codec.frame import CHECKED_FROM, ENTRY, HEADER
-from gradsieve.codec.section import LEVEL_SETTINGS, SETTINGS
+
+SETTINGS = np.dtype([("block", "<u4"), ("threshold", "<f4")])
+LEVEL_SETTINGS = np.dtype([("step", "<f4"), ("first", "<f4"), ("rest", "<f4")])
 
 
 def survivors(numel, count, seed=0):

@@ -9,6 +9,7 @@ from typing import Any
 import numba.extending
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from gradsieve.compiled import call
 
@@ -16,8 +17,11 @@ intrinsic: Any = numba.extending.intrinsic
 """Without its types, in which the compiler's own first argument counts."""
 INT1 = ir.IntType(1)
 INT8 = ir.IntType(8)
+INT16 = ir.IntType(16)
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
+SHORT_LANES = ir.VectorType(INT16, 8)
+LANES = ir.VectorType(INT32, 8)
 
 
 def little_endian(builder: ir.IRBuilder, word: ir.Value) -> ir.Value:
@@ -59,12 +63,63 @@ def store_byte(typing: Any, address: Any, word: Any) -> Any:
 
 @intrinsic
 def trailing_zeros(typing: Any, word: Any) -> Any:
-    """The number of the lowest bit that is set; undefined for 0."""
+    """The number of the lowest bit that is set; 64 for 0."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return call(builder, "llvm.cttz.i64", INT64, [args[0], INT1(1)])
+        return call(builder, "llvm.cttz.i64", INT64, [args[0], INT1(0)])
 
     return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def ones(typing: Any, word: Any) -> Any:
+    """How many bits are set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return call(builder, "llvm.ctpop.i64", INT64, [args[0]])
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def store_ones(typing: Any, address: Any, word: Any, base: Any) -> Any:
+    """Store base + the place of each bit that is set in a word's lowest eight, as uint32.
+
+    Eight are stored: behind those for set bits lie others that mean nothing.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, word, base = args
+        byte = builder.and_(word, INT64(255))
+        row = builder.gep(places_table(builder), [INT32(0), byte], inbounds=True)
+        places = builder.zext(builder.load(row), LANES)
+        bases = splat(builder, builder.trunc(base, INT32), LANES)
+        pointer = builder.inttoptr(address, LANES.as_pointer())
+        builder.store(builder.add(places, bases), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64, types.int64), codegen
+
+
+def places_table(builder: ir.IRBuilder) -> ir.Value:
+    """For each byte the places of its ones, from the lowest, and zeros."""
+    row = ir.VectorType(INT8, 8)
+    rows = []
+    for byte in range(256):
+        places = [bit for bit in range(8) if byte >> bit & 1]
+        rows.append(ir.Constant(row, places + [0] * (8 - len(places))))
+    table = ir.Constant(ir.ArrayType(row, 256), rows)
+    return cgutils.global_constant(builder, "gradsieve_places", table)
+
+
+@intrinsic
+def float_bits(typing: Any, number: Any) -> Any:
+    """The bits of a float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], INT32), INT64)
+
+    return types.uint64(types.float32), codegen
 
 
 @intrinsic
@@ -79,17 +134,53 @@ def bit_length(typing: Any, number: Any) -> Any:
 
 
 @intrinsic
+def at_least(typing: Any, address: Any, lowest: Any) -> Any:
+    """Which of the eight uint16 at an address, below 2^15, are `lowest` or more; a bit each."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = builder.load(builder.inttoptr(args[0], SHORT_LANES.as_pointer()), align=2)
+        bounds = splat(builder, builder.trunc(args[1], INT16), SHORT_LANES)
+        members = builder.icmp_signed(">=", vector, bounds)
+        return builder.zext(first_lowest(builder, builder.bitcast(members, INT8)), INT64)
+
+    return types.uint64(types.int64, types.int64), codegen
+
+
+@intrinsic
 def sign_bits(typing: Any, address: Any) -> Any:
     """The signs of the eight float32 at an address, a bit each."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lanes = ir.VectorType(INT32, 8)
-        vector = builder.load(builder.inttoptr(args[0], lanes.as_pointer()), align=4)
-        negative = builder.icmp_signed("<", vector, ir.Constant(lanes, [0] * 8))
-        signs = builder.bitcast(negative, INT8)
-        if sys.byteorder == "big":
-            # There the first lane is the highest bit.
-            signs = call(builder, "llvm.bitreverse.i8", INT8, [signs])
-        return builder.zext(signs, INT64)
+        vector = builder.load(builder.inttoptr(args[0], LANES.as_pointer()), align=4)
+        negative = builder.icmp_signed("<", vector, ir.Constant(LANES, [0] * 8))
+        return builder.zext(first_lowest(builder, builder.bitcast(negative, INT8)), INT64)
 
     return types.uint64(types.int64), codegen
+
+
+@intrinsic
+def set_sign_bits(typing: Any, address: Any, word: Any) -> Any:
+    """Make the float32 at an address negative whose bit in a word's lowest eight is set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], LANES.as_pointer())
+        byte = first_lowest(builder, builder.trunc(args[1], INT8))
+        negative = builder.bitcast(byte, ir.VectorType(INT1, 8))
+        signs = builder.shl(builder.zext(negative, LANES), ir.Constant(LANES, [31] * 8))
+        builder.store(builder.or_(builder.load(pointer, align=4), signs), pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), codegen
+
+
+def splat(builder: ir.IRBuilder, number: ir.Value, lanes: ir.VectorType) -> ir.Value:
+    """A vector that has the number in each lane."""
+    first = builder.insert_element(ir.Constant(lanes, ir.Undefined), number, INT32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(INT32, 8), [0] * 8))
+
+
+def first_lowest(builder: ir.IRBuilder, byte: ir.Value) -> ir.Value:
+    """Eight lanes' bits as a byte, the first lane the lowest bit, or the way back."""
+    if sys.byteorder == "little":
+        return byte
+    return call(builder, "llvm.bitreverse.i8", INT8, [byte])

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from gradsieve.codec.bits import bit_length
+from gradsieve.codec.bits import bit_length, float_bits, store_word
 from gradsieve.codec.positions import (
     behind_last,
     positions_room,
@@ -26,6 +26,8 @@ LOGARITHMS = np.log2(np.arange(4096).clip(1))
 FEWEST_IN_A_BLOCK = 2
 """Survivors on average; shorter blocks are not tried."""
 MOST_POSITIONS = 2**31 - 1
+RUN, SAMPLED_OF, SAMPLED_FROM = 1024, 8, 32 * 1024
+"""Every eighth run of so many survivors is looked at, from so many on."""
 DOUBLINGS = 6
 """Block lengths that are tried, each twice the one before, beside one block."""
 
@@ -45,8 +47,9 @@ def blocks_of(universe, block):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def count_blocks(indices, universe, block):  # type: ignore[no-untyped-def]
-    counts = np.zeros((4, blocks_of(universe, block)), np.int32)
+def count_blocks(indices, start, stop, block):  # type: ignore[no-untyped-def]
+    """How many of the indices, all in start .. stop - 1, are in each block from start on."""
+    counts = np.zeros((4, blocks_of(stop - start, block)), np.int32)
     # Exact for 31-bit numbers (T. Granlund, P. Montgomery, Division by Invariant Integers using
     # Multiplication, PLDI 1994, theorem 4.2).
     shift = 31 + bit_length(np.int64(block) - 1)
@@ -55,9 +58,9 @@ def count_blocks(indices, universe, block):  # type: ignore[no-untyped-def]
     # Four places apart, so that no count waits for the one before.
     for i in range(quarter):
         for part in range(4):
-            counts[part, (UINT(indices[part * quarter + i]) * factor) >> UINT(shift)] += 1
+            counts[part, (UINT(indices[part * quarter + i] - start) * factor) >> UINT(shift)] += 1
     for i in range(4 * quarter, indices.size):
-        counts[0, (UINT(indices[i]) * factor) >> UINT(shift)] += 1
+        counts[0, (UINT(indices[i] - start) * factor) >> UINT(shift)] += 1
     for part in range(1, 4):
         for b in range(counts.shape[1]):
             counts[0, b] += counts[part, b]
@@ -79,36 +82,66 @@ def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
     smallest: the shortest block to try, 0 for none. The length is `universe` where one block is
     best.
     """
-    count = indices.size
-    whole = np.full(1, count, np.int32)
-    if smallest == 0 or count == 0:
-        return max(universe, 1), whole
-    block = smallest
-    while block * count < FEWEST_IN_A_BLOCK * universe:
-        block *= 2
-    # The counts are positions themselves, and positions are int32.
-    if 2 * block > universe or count + blocks_of(universe, block) > MOST_POSITIONS:
-        return universe, whole
-    best_bits, best_block, best_counts = expected_total(whole, universe, universe), universe, whole
-    counts = count_blocks(indices, universe, block)
-    for _ in range(DOUBLINGS):
-        table = expected_bits(counts.size, count + counts.size, math.log2(count + counts.size))
-        bits = table + expected_total(counts, universe, block)
-        if bits < best_bits:
-            best_bits, best_block, best_counts = bits, block, counts
-        if counts.size <= 2:
-            break
-        counts, block = merge_pairs(counts), block * 2
-    return best_block, best_counts
+    block = best_block(indices, universe, smallest) if smallest and indices.size else universe
+    if block == universe:
+        return max(universe, 1), np.full(1, indices.size, np.int32)
+    return block, count_blocks(indices, 0, universe, block)
 
 
 @compiled
-def expected_total(counts, universe, block):  # type: ignore[no-untyped-def]
-    bits, log_block = 0.0, math.log2(block)
-    for b in range(counts.size - 1):
-        bits += expected_bits(counts[b], block, log_block)
-    last = universe - (counts.size - 1) * block
-    return bits + expected_bits(counts[counts.size - 1], last, math.log2(last))
+def best_block(indices, universe, smallest):  # type: ignore[no-untyped-def]
+    count = indices.size
+    shortest = smallest
+    while shortest * count < FEWEST_IN_A_BLOCK * universe:
+        shortest *= 2
+    # The counts are positions themselves, and positions are int32.
+    if 2 * shortest > universe or count + blocks_of(universe, shortest) > MOST_POSITIONS:
+        return universe
+    bits, seen = np.zeros(DOUBLINGS), 0
+    if count < SAMPLED_FROM:
+        add_expected_bits(indices, 0, universe, shortest, bits)
+        seen = count
+    else:
+        for first in range(0, count - RUN, RUN * SAMPLED_OF):
+            run = indices[first : first + RUN]
+            add_expected_bits(run, run[0], run[RUN - 1] + 1, shortest, bits)
+            seen += RUN
+    best, fewest = universe, expected_bits(count, universe, math.log2(universe))
+    for doubling in range(DOUBLINGS):
+        block = shortest << doubling
+        blocks = blocks_of(universe, block)
+        if blocks > 1:
+            table = expected_bits(blocks, count + blocks, math.log2(count + blocks))
+            promised = table + bits[doubling] * count / seen
+            if promised < fewest:
+                best, fewest = block, promised
+    return best
+
+
+@compiled
+def add_expected_bits(indices, low, high, shortest, bits):  # type: ignore[no-untyped-def]
+    """Add to bits [DOUBLINGS] what the indices, all of low .. high - 1, may take in blocks."""
+    longest = shortest << (DOUBLINGS - 1)
+    start = low // longest * longest
+    counts = count_blocks(indices, start, high, shortest)
+    for doubling in range(DOUBLINGS):
+        block = shortest << doubling
+        log_block = math.log2(block)
+        for b in range(counts.size):
+            before, behind = start + b * block, start + (b + 1) * block
+            if before >= low and behind <= high:
+                bits[doubling] += expected_bits(counts[b], block, log_block)
+            elif counts[b]:
+                length = min(behind, high) - max(before, low)
+                bits[doubling] += expected_bits(counts[b], length, math.log2(length))
+        counts = merge_pairs(counts)
+
+
+@compiled
+def write_settings(block, threshold, address):  # type: ignore[no-untyped-def]
+    """The settings of a pruned parameter's section; returns the address behind them."""
+    store_word(address, UINT(block) | float_bits(threshold) << UINT(32))
+    return address + 8
 
 
 @compiled
@@ -147,7 +180,7 @@ def read_counts(address, end, universe, block, count):  # type: ignore[no-untype
     total = count + size
     one = np.full(1, size, np.int32)
     state = start_reading(address, total, total, one)
-    if read_some(state, address, end, total, total, one, counts) != size:
+    if not read_some(state, address, end, total, total, one, counts):
         return counts, np.int64(0)
     behind = -1
     for b in range(size):

@@ -2,25 +2,32 @@
 
 import numpy as np
 
-from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
+from gradsieve.codec.blocks import (
+    choose_blocks,
+    read_counts,
+    set_room,
+    write_counts,
+    write_settings,
+)
 from gradsieve.codec.positions import write_positions
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_VALUES, GOOD
 from gradsieve.compiled import compiled
 
 
 @compiled
-def encode_exact(indices, raw, numel, smallest_block):  # type: ignore[no-untyped-def]
-    """Returns the payload behind the section's settings, and the length of a block.
+def encode_exact(indices, raw, numel, smallest_block, threshold):  # type: ignore[no-untyped-def]
+    """Write a section's payload (uint8).
 
-    raw: uint8, the bytes of the values.
+    indices: int32 [N], ascending below numel; raw: uint8, the bytes of the values; threshold:
+    float32.
     """
     block, counts = choose_blocks(indices, numel, smallest_block)
-    payload = np.empty(set_room(numel, block, counts) + raw.size, np.uint8)
+    payload = np.empty(set_room(numel, block, counts) + raw.size + 32, np.uint8)
     start = payload.ctypes.data
-    address = write_counts(counts, start)
+    address = write_counts(counts, write_settings(block, threshold, start))
     payload[address - start : address - start + raw.size] = raw
     address = write_positions(indices, numel, block, counts, address + raw.size)
-    return payload[: address - start], block
+    return payload[: address - start]
 
 
 @compiled

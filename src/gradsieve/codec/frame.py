@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradsieve.codec.errors import FrameError, require
+from gradsieve.codec.errors import FrameError, refuse
 from gradsieve.codec.section import SLACK, Kind, Section, require_section
 
 MAGIC = b"GSVF"
@@ -38,6 +38,7 @@ ENTRY = np.dtype(
     ]
 )
 """One in the table for each section."""
+KINDS = {int(kind): kind for kind in Kind}
 NONFINITE = 1
 """Flag: some value in the frame is NaN or infinite."""
 CHECKED_FROM = 8
@@ -120,24 +121,30 @@ def decode_frame(
     data = frame_bytes(frame)
     header = checked_header(data, layout, own=own)
     start = HEADER.itemsize + int(header["sections"]) * ENTRY.itemsize
-    require(start <= data.size, "sections", f"{header['sections']} do not fit {data.size} bytes")
+    if start > data.size:
+        refuse("sections", f"{header['sections']} do not fit {data.size} bytes")
     table = data[HEADER.itemsize : start].view(ENTRY)
     if numels is not None:
         found = table["numel"].tolist()
-        require(found == list(numels), "numel", f"expected {list(numels)}, found {found}")
+        if found != list(numels):
+            refuse("numel", f"expected {list(numels)}, found {found}")
     sections = []
     for number, entry in enumerate(table.tolist()):
         numel, count, size, kind, low_bits, planes, zero = entry
         name = f"section {number}"
-        require(kind in Kind._value2member_map_, f"{name} kind", f"{kind} is unknown")
-        require(zero == 0, f"{name} zero", f"{zero}")
+        if kind not in KINDS:
+            refuse(f"{name} kind", f"{kind} is unknown")
+        if zero:
+            refuse(f"{name} zero", f"{zero}")
         stop = start + size
-        require(stop <= data.size, f"{name} bytes", f"{size} go beyond the frame's end")
-        section = Section(numel, count, Kind(kind), data[start:stop], low_bits, planes)
+        if stop > data.size:
+            refuse(f"{name} bytes", f"{size} go beyond the frame's end")
+        section = Section(numel, count, KINDS[kind], data[start:stop], low_bits, planes)
         require_section(section, name)
         sections.append(section)
         start = stop
-    require(start == data.size, "bytes", f"{data.size - start} bytes follow the last section")
+    if start != data.size:
+        refuse("bytes", f"{data.size - start} follow the last section")
     nonfinite = bool(header["flags"] & NONFINITE)
     return Frame(int(header["layout"]), int(header["step"]), nonfinite, tuple(sections))
 
@@ -161,20 +168,25 @@ def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
 def checked_header(data: NDArray[np.uint8], layout: int | None, *, own: bool) -> np.void:
     size = data.size
     least = HEADER.itemsize
-    require(size >= least, "bytes", f"{size} are fewer than a header's {least}")
+    if size < least:
+        refuse("bytes", f"{size} are fewer than a header's {least}")
     header: np.void = data[:least].view(HEADER)[0]
     magic, version, flags = bytes(header["magic"]), int(header["version"]), int(header["flags"])
-    require(magic == MAGIC, "magic", f"{magic!r} is no frame's")
-    require(version == VERSION, "version", f"{version}; this gradsieve reads {VERSION}")
-    require(header["bytes"] == size, "bytes", f"{header['bytes']} in the header, {size} there")
+    if magic != MAGIC:
+        refuse("magic", f"{magic!r} is no frame's")
+    if version != VERSION:
+        refuse("version", f"{version}; this gradsieve reads {VERSION}")
+    if header["bytes"] != size:
+        refuse("bytes", f"{header['bytes']} in the header, {size} there")
     if not own:
         said, crc = int(header["crc32"]), zlib.crc32(data[CHECKED_FROM:].data)
-        require(said == crc, "crc32", f"{said:#010x} in the header, the bytes give {crc:#010x}")
-    require(flags in (0, NONFINITE), "flags", f"{flags} are unknown")
-    if layout is not None:
-        found = int(header["layout"])
-        require(
-            found == layout,
+        if said != crc:
+            refuse("crc32", f"{said:#010x} in the header, the bytes give {crc:#010x}")
+    if flags not in (0, NONFINITE):
+        refuse("flags", f"{flags} are unknown")
+    found = int(header["layout"])
+    if layout is not None and found != layout:
+        refuse(
             "layout",
             f"{found:#018x} is not this rank's {layout:#018x}: the ranks' models or settings "
             "differ",

@@ -81,10 +81,10 @@ def inspect_section(section: Section, name: str = "section") -> SectionReport:
     settings = counts = positions = signs = 0
     values = section.payload.size
     if not section.whole:
-        settings = SETTINGS.itemsize
+        settings = SETTINGS.size
         levels = section.kind is Kind.LEVELS
         if levels:
-            settings += LEVEL_SETTINGS.itemsize
+            settings += LEVEL_SETTINGS.size
             signs = (section.count + 7) // 8
         if section.count:
             counts, positions = position_bytes(section, settings, name)

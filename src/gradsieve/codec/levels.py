@@ -1,11 +1,15 @@
 """A parameter's survivors as levels: the payload of a section, written and read."""
 
-import math
-
 import numpy as np
 
-from gradsieve.codec.bits import load_word, sign_bits, store_byte
-from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
+from gradsieve.codec.bits import float_bits, load_word, set_sign_bits, sign_bits, store_byte
+from gradsieve.codec.blocks import (
+    choose_blocks,
+    read_counts,
+    set_room,
+    write_counts,
+    write_settings,
+)
 from gradsieve.codec.planes import (
     PLANES,
     first_plane,
@@ -17,8 +21,16 @@ from gradsieve.codec.planes import (
     write_planes,
 )
 from gradsieve.codec.positions import write_positions, write_rest
-from gradsieve.codec.quantizer import TILE, choose_step, quantize, reconstruct
-from gradsieve.codec.survivors import BAD_BLOCKS, BAD_PLANES, BAD_VALUES, GOOD
+from gradsieve.codec.quantizer import (
+    LARGEST_MAGNITUDE,
+    SMALLEST_MEAN_EXCESS,
+    TILE,
+    choose_step,
+    mean_excess_over,
+    quantize,
+    reconstruct,
+)
+from gradsieve.codec.survivors import BAD_BLOCKS, BAD_PLANES, BAD_VALUES, GOOD, add_survivors
 from gradsieve.compiled import compiled, compiled_with_free_order
 
 UINT = np.uint64
@@ -40,11 +52,16 @@ def write_signs(values, address):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def apply_signs(address, bits):  # type: ignore[no-untyped-def]
-    for start in range(0, bits.size, 64):
-        word = load_word(address + start // 8)
-        for i in range(start, min(start + 64, bits.size)):
-            bits[i] |= np.uint32((word >> UINT(i - start)) << UINT(31))
+def apply_signs(address, values):  # type: ignore[no-untyped-def]
+    """Make float32 [N] negative where the bits that `write_signs` wrote are set."""
+    target = values.ctypes.data
+    whole = values.size // 8 * 8
+    for i in range(0, whole, 8):
+        set_sign_bits(target + 4 * i, load_word(address + i // 8))
+    word = load_word(address + whole // 8)
+    for i in range(whole, values.size):
+        if word >> UINT(i - whole) & UINT(1):
+            values[i] = -values[i]
 
 
 @compiled
@@ -71,24 +88,27 @@ def squared_distance(left, right):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def encode_levels(indices, values, numel, smallest_block, threshold, mean_excess, residual):  # type: ignore[no-untyped-def]
-    """Write the payload behind the section's settings, and the settings.
+def encode_levels(indices, values, numel, smallest_block, threshold, residual):  # type: ignore[no-untyped-def]
+    """Write a section's payload.
 
-    indices: int32 [N], ascending below numel; values: float32 [N], finite; residual: float32
-    [numel] or None, gets what the payload does not carry.
+    indices: int32 [N], ascending below numel; values: float32 [N], finite, magnitudes of
+    `threshold` (float32) or more; residual: float32 [numel] or None, gets what the payload does
+    not carry.
 
     Returns:
-        payload (uint8), block, low bits, planes, the sum of squares of what the payload lacks
-        (0 without a residual), step and the two reconstruction points.
+        payload (uint8, empty where levels might leave float32's range), low bits, planes, and
+        the sum of squares of what the payload lacks (0 without a residual).
     """
     count = values.size
+    mean_excess = mean_excess_over(threshold, values)
+    if not (SMALLEST_MEAN_EXCESS < mean_excess < LARGEST_MAGNITUDE > threshold):
+        return np.empty(0, np.uint8), 0, 0, 0.0
     step = np.float32(choose_step(threshold, mean_excess, count / numel))
     low_bits = low_bits_for(step, mean_excess)
     levels = np.empty(count, np.uint16)
     first, rest = quantize(values, threshold, step, PLANES << low_bits, levels)
-    share = math.exp(-step * 2**low_bits / mean_excess)
-    places, depths, sizes = first_plane(levels, low_bits, share)
-    exact = places[depths == PLANES] if sizes[PLANES - 1] else places[:0]
+    places, depths = first_plane(levels, low_bits)
+    exact = places[depths == PLANES]
     squared_remainder = 0.0
     if residual is not None:
         sent = np.empty(count, np.float32)
@@ -97,10 +117,13 @@ def encode_levels(indices, values, numel, smallest_block, threshold, mean_excess
         sent[exact] = values[exact]
         squared_remainder = settle(indices, values, sent, residual)
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = set_room(numel, block, counts) + planes_room(count, sizes)
-    payload = np.empty(room + count // 8 + count * low_bits // 8 + 32, np.uint8)
+    room = set_room(numel, block, counts) + planes_room(count, depths) + 4 * exact.size
+    payload = np.empty(room + count // 8 + count * low_bits // 8 + 64, np.uint8)
     start = payload.ctypes.data
-    address = write_counts(counts, start)
+    address = write_settings(block, threshold, start)
+    for number in (step, first, rest):
+        address = write_rest(address, float_bits(number), 32)
+    address = write_counts(counts, address)
     planes, address = write_planes(places, depths, count, address)
     patterns = values.view(np.uint32)
     for place in exact:
@@ -109,8 +132,20 @@ def encode_levels(indices, values, numel, smallest_block, threshold, mean_excess
     if low_bits:
         address = write_low_bits(levels, low_bits, address)
     address = write_positions(indices, numel, block, counts, address)
-    payload = payload[: address - start]
-    return payload, block, low_bits, planes, squared_remainder, step, first, rest
+    return payload[: address - start], low_bits, planes, squared_remainder
+
+
+@compiled
+def add_levels(  # type: ignore[no-untyped-def]
+    address, end, count, numel, block, low_bits, planes, step, first, rest, factor, total
+):
+    """total[positions] += factor · values, of all of a payload; what makes no sense, or 0."""
+    found, values, counts, at = open_levels(
+        address, end, count, numel, block, low_bits, planes, step, first, rest
+    )
+    if found != GOOD:
+        return found
+    return add_survivors(at, end, numel, block, counts, values, factor, total)
 
 
 @compiled
@@ -146,9 +181,9 @@ def open_levels(address, end, count, numel, block, low_bits, planes, step, first
         return BAD_VALUES, values, counts, at
     if low_bits:
         read_low_bits(lows_at, low_bits, levels)
-    reconstruct(levels, step, first, rest, values)
+    reconstruct(levels, np.float32(step), np.float32(first), np.float32(rest), values)
+    apply_signs(signs_at, values)
     bits = values.view(np.uint32)
-    apply_signs(signs_at, bits)
     if planes == PLANES:
         for i in range(last.size):
             bits[last[i]] = np.uint32(load_word(exact_at + 4 * i))

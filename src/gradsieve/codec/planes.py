@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from gradsieve.codec.bits import load_word, store_word
+from gradsieve.codec.bits import at_least, load_word, ones, store_ones, store_word
 from gradsieve.codec.blocks import choose_blocks, read_counts, write_counts
 from gradsieve.codec.positions import (
     LOG_OF_GOLDEN_RATIO,
@@ -31,8 +31,6 @@ SMALLEST_BLOCK = 256
 """Survivors in the shortest block that a plane is cut into."""
 LONGEST_BLOCK_LOG = 30
 MOST_LOW_BITS = 8
-SPARSE = 0.05
-"""Share of the survivors in plane 0 below which looking at four at a time is faster."""
 PLANE_HEADER = 5
 """Bytes: the count, 32 bits, and the logarithm of the block's length, 0 for one block."""
 
@@ -52,52 +50,36 @@ def low_bits_for(step, mean_excess):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def first_plane(levels, low_bits, share):  # type: ignore[no-untyped-def]
-    """Places of the survivors in plane 0, in how many planes each is, and the planes' sizes.
-
-    share: about how many of the survivors are in plane 0.
-    """
-    places = np.empty(levels.size, np.int32)
-    unit = np.uint16(1 << low_bits)
+def first_plane(levels, low_bits):  # type: ignore[no-untyped-def]
+    """Places of the survivors in plane 0, and in how many planes each is."""
+    # Eight are written at once, some of them too much.
+    places = np.empty(levels.size + 8, np.int32)
+    source, target = levels.ctypes.data, places.ctypes.data
+    unit = 1 << low_bits
+    whole = levels.size // 8 * 8
     count = 0
-    if share < SPARSE:
-        below = UINT((1 << low_bits) - 1) * UINT(0x0001000100010001)
-        whole = levels.size // 4 * 4
-        fours = levels[:whole].view(np.uint64)
-        for four in range(fours.size):
-            if fours[four] & ~below:
-                for i in range(4 * four, 4 * four + 4):
-                    places[count] = i
-                    count += levels[i] >= unit
-    else:
-        whole = 0
+    for i in range(0, whole, 8):
+        members = at_least(source + 2 * i, unit)
+        store_ones(target + 4 * count, members, i)
+        count += ones(members)
     for i in range(whole, levels.size):
         places[count] = i
         count += levels[i] >= unit
     places = places[:count]
     depths = np.empty(count, np.uint8)
-    sizes = np.zeros(PLANES + 1, np.int64)
     for i in range(count):
-        depth = levels[places[i]] >> low_bits
-        depths[i] = depth
-        sizes[depth] += 1
-    for plane in range(PLANES - 1, 0, -1):
-        sizes[plane] += sizes[plane + 1]
-    # sizes[d]: survivors in d planes or more, those of plane d - 1.
-    return places, depths, sizes[1:]
+        depths[i] = levels[UINT(places[i])] >> low_bits
+    return places, depths
 
 
 @compiled
-def planes_room(count, sizes):  # type: ignore[no-untyped-def]
-    """Bytes that `write_planes` may touch at most."""
-    room = 0
-    for size in sizes:
-        # A set takes at most 1.6 bits an element of its universe, its blocks' counts 0.1.
-        room += PLANE_HEADER + count // 4 + 64
-        count = size
-        if size == 0:
-            break
-    return room + 4 * sizes[PLANES - 1]
+def planes_room(count, depths):  # type: ignore[no-untyped-def]
+    """Bytes that `write_planes` may touch at most for `count` survivors."""
+    members = 0
+    for depth in depths:
+        members += depth
+    # A set takes at most 1.6 bits an element of its universe, its blocks' counts 0.1.
+    return PLANES * (PLANE_HEADER + 64) + (count + members) // 4
 
 
 @compiled
@@ -167,7 +149,7 @@ def read_planes(address, end, planes, low_bits, levels):  # type: ignore[no-unty
             return members, nothing
         state = start_reading(address, universe, block, counts)
         places = np.empty(count, np.int32)
-        if read_some(state, address, end, universe, block, counts, places) != count:
+        if not read_some(state, address, end, universe, block, counts, places):
             return members, nothing
         address = behind_last(state)
         for i in range(count):

@@ -32,6 +32,8 @@ SMALLEST_STEP = 1 / 16
 LARGEST_STEP = 16.0
 STRIDE = 1.125
 HALVINGS = 6
+SMALLEST_MEAN_EXCESS, LARGEST_MAGNITUDE = 1e-30, 1e35
+"""Beyond, levels might leave float32's range."""
 ZERO, ONE = np.float32(0), np.float32(1)
 TILE = 1024
 """Survivors that are summed in float32 before the sums go on in float64."""
@@ -70,9 +72,9 @@ def choose_step(threshold, mean_excess, density):  # type: ignore[no-untyped-def
 def mean_excess_over(threshold, values):  # type: ignore[no-untyped-def]
     total = 0.0
     for start in range(0, values.size, TILE):
-        part = np.float32(0)
-        for value in values[start : start + TILE]:
-            part += abs(value) - threshold
+        part = ZERO
+        for i in range(start, min(start + TILE, values.size)):
+            part += abs(values[i]) - threshold
         total += part
     return total / values.size
 

@@ -1,18 +1,19 @@
 """What a frame carries of one parameter: settings and a payload."""
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
+from struct import Struct
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradsieve.codec.bfloat16 import from_bfloat16, to_bfloat16
-from gradsieve.codec.errors import require
+from gradsieve.codec.errors import refuse
 from gradsieve.codec.exact import encode_exact, open_exact
-from gradsieve.codec.levels import encode_levels, open_levels, settle
+from gradsieve.codec.levels import add_levels, encode_levels, open_levels, settle
 from gradsieve.codec.planes import MOST_LOW_BITS, PLANES
-from gradsieve.codec.quantizer import mean_excess_over
 from gradsieve.codec.survivors import PARTS, add_survivors, read_survivors
 
 Floats = NDArray[np.float32]
@@ -38,12 +39,10 @@ VALUE_BYTES = {
     Kind.FLOAT32: 4,
     Kind.BFLOAT16: 2,
 }
-SETTINGS = np.dtype([("block", "<u4"), ("threshold", "<f4")])
-"""At the start of a pruned parameter's payload."""
-LEVEL_SETTINGS = np.dtype([("step", "<f4"), ("first", "<f4"), ("rest", "<f4")])
-"""Behind SETTINGS, for levels."""
-SMALLEST_MEAN_EXCESS, LARGEST_MAGNITUDE = 1e-30, 1e35
-"""Beyond, levels might leave float32's range; the values travel as they are."""
+SETTINGS = Struct("<If")
+"""Block and threshold, at the start of a pruned parameter's payload."""
+LEVEL_SETTINGS = Struct("<fff")
+"""Step, first and rest of the quantizer, behind SETTINGS."""
 SHORTEST_BLOCK, LONGEST_ROW = 128, 4096
 SLACK = 8
 """Bytes that must be readable behind a payload: readers take whole words."""
@@ -70,27 +69,24 @@ class Section:
     @property
     def block(self) -> int:
         """Elements of a block that has a count of its own."""
-        return self.numel if self.whole else int(self._settings["block"])
+        return self.numel if self.whole else int(SETTINGS.unpack_from(self.payload.data)[0])
 
     @property
     def threshold(self) -> float:
-        return 0.0 if self.whole else float(self._settings["threshold"])
+        return 0.0 if self.whole else float(SETTINGS.unpack_from(self.payload.data)[1])
 
     @property
     def step(self) -> float:
         """Of the quantizer; 0 where values are not levels."""
-        return float(self._level_settings["step"]) if self.kind is Kind.LEVELS else 0.0
+        return self.quantizer[0]
 
     @property
-    def _settings(self) -> np.void:
-        settings: np.void = self.payload[: SETTINGS.itemsize].view(SETTINGS)[0]
-        return settings
-
-    @property
-    def _level_settings(self) -> np.void:
-        stop = SETTINGS.itemsize + LEVEL_SETTINGS.itemsize
-        settings: np.void = self.payload[SETTINGS.itemsize : stop].view(LEVEL_SETTINGS)[0]
-        return settings
+    def quantizer(self) -> tuple[float, float, float]:
+        """Its step, the reconstruction of level 0, and what step · level is added to above."""
+        if self.kind is not Kind.LEVELS:
+            return 0.0, 0.0, 0.0
+        step, first, rest = LEVEL_SETTINGS.unpack_from(self.payload.data, SETTINGS.size)
+        return step, first, rest
 
     def add_to(self, total: Floats, factor: float, name: str = "section") -> None:
         """total += factor · what the section carries, one rounding for each of the two.
@@ -104,6 +100,9 @@ class Section:
             # What overflowed or was NaN on one rank is to be so on all.
             with np.errstate(over="ignore", invalid="ignore"):
                 total += scale * self._raw_values(self.payload)
+        elif self.kind is Kind.LEVELS:
+            found = add_levels(*self._level_arguments(), scale, total)
+            require_decoded(found, name)
         elif self.count:
             counts, values, at, end = self.open(name)
             found = add_survivors(at, end, self.numel, self.block, counts, values, scale, total)
@@ -131,33 +130,34 @@ class Section:
         Raises:
             FrameError: the payload makes no sense.
         """
-        start = self.payload.ctypes.data
-        end = start + self.payload.size
-        start += SETTINGS.itemsize
+        start, end = self._address(), self._address() + self.payload.size
         if self.kind is Kind.LEVELS:
-            own = self._level_settings
-            found, values, counts, at = open_levels(
-                start + LEVEL_SETTINGS.itemsize,
-                end,
-                self.count,
-                self.numel,
-                self.block,
-                self.low_bits,
-                self.planes,
-                own["step"],
-                own["first"],
-                own["rest"],
-            )
-        else:
-            size = VALUE_BYTES[self.kind]
-            found, counts, values_at, at = open_exact(
-                start, end, self.count, self.numel, self.block, size
-            )
+            found, values, counts, at = open_levels(*self._level_arguments())
             require_decoded(found, name)
-            first = values_at - self.payload.ctypes.data
-            values = self._raw_values(self.payload[first : first + size * self.count])
+            return counts, values, at, end
+        size = VALUE_BYTES[self.kind]
+        found, counts, values_at, at = open_exact(
+            start + SETTINGS.size, end, self.count, self.numel, self.block, size
+        )
         require_decoded(found, name)
-        return counts, values, at, end
+        raw = self.payload[values_at - start : values_at - start + size * self.count]
+        return counts, self._raw_values(raw), at, end
+
+    def _address(self) -> int:
+        return int(self.payload.ctypes.data)
+
+    def _level_arguments(self) -> tuple[float, ...]:
+        start = self._address()
+        return (
+            start + SETTINGS.size + LEVEL_SETTINGS.size,
+            start + self.payload.size,
+            self.count,
+            self.numel,
+            self.block,
+            self.low_bits,
+            self.planes,
+            *self.quantizer,
+        )
 
     def _raw_values(self, raw: NDArray[np.uint8]) -> Floats:
         if VALUE_BYTES[self.kind] == 2:
@@ -196,20 +196,15 @@ def pruned_section(
         finite: no value is NaN or infinite; others travel exactly whatever the mode.
         residual: float32 [numel], 0 at `indices`; gets what the section does not carry.
     """
-    threshold = float(np.float32(threshold))
-    if not indices.size:
+    dead_zone, smallest, count = np.float32(threshold), smallest_block(row), indices.size
+    if not count:
         return empty_section(numel, threshold)
-    settings = settings_of(numel, threshold)
-    smallest = smallest_block(row)
     if mode == "levels" and finite:
-        excess = mean_excess_over(np.float32(threshold), values)
-        if SMALLEST_MEAN_EXCESS < excess < LARGEST_MAGNITUDE > threshold:
-            payload, settings["block"], low_bits, planes, error, *own = encode_levels(
-                indices, values, numel, smallest, threshold, excess, residual
-            )
-            levels = np.array([tuple(own)], LEVEL_SETTINGS)
-            payload = joined(settings, levels, payload)
-            return Section(numel, indices.size, Kind.LEVELS, payload, low_bits, planes, error)
+        payload, low_bits, planes, error = encode_levels(
+            indices, values, numel, smallest, dead_zone, residual
+        )
+        if payload.size:
+            return Section(numel, count, Kind.LEVELS, payload, low_bits, planes, error)
     error = 0.0
     if mode == "bfloat16" and finite:
         halves = to_bfloat16(values)
@@ -218,29 +213,15 @@ def pruned_section(
         raw, kind = halves.astype("<i2", copy=False).view(np.uint8), Kind.BFLOAT16
     else:
         raw, kind = values.astype("<f4", copy=False).view(np.uint8), Kind.FLOAT32
-    payload, settings["block"] = encode_exact(indices, raw, numel, smallest)
-    payload = joined(settings, payload)
-    return Section(numel, indices.size, kind, payload, squared_remainder=error)
+    payload = encode_exact(indices, raw, numel, smallest, dead_zone)
+    return Section(numel, count, kind, payload, squared_remainder=error)
 
 
 def empty_section(numel: int, threshold: float = 0.0) -> Section:
     """A pruned parameter of which nothing is sent."""
-    return Section(numel, 0, Kind.FLOAT32, joined(settings_of(numel, threshold)))
-
-
-def settings_of(numel: int, threshold: float) -> NDArray[np.void]:
-    settings = np.zeros(1, SETTINGS)
-    settings["block"], settings["threshold"] = max(numel, 1), threshold
-    return settings
-
-
-def joined(*parts: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """One array of all parts' bytes, with readable bytes behind it."""
-    raw = [part.view(np.uint8) for part in parts]
-    size = sum(part.size for part in raw)
-    together = np.empty(size + SLACK, np.uint8)
-    together[size:] = 0
-    return np.concatenate(raw, out=together[:size])
+    payload = np.zeros(SETTINGS.size + SLACK, np.uint8)
+    SETTINGS.pack_into(payload.data, 0, max(numel, 1), threshold)
+    return Section(numel, 0, Kind.FLOAT32, payload[: SETTINGS.size])
 
 
 def smallest_block(row: int) -> int:
@@ -255,7 +236,8 @@ def smallest_block(row: int) -> int:
 
 def require_decoded(found: int, name: str) -> None:
     """Raise FrameError where a compiled reader found what makes no sense."""
-    require(not found, f"{name} {PARTS[found]}", "do not decode")
+    if found:
+        refuse(f"{name} {PARTS[found]}", "do not decode")
 
 
 def require_section(section: Section, name: str) -> None:
@@ -265,30 +247,45 @@ def require_section(section: Section, name: str) -> None:
     than a few times the frame.
     """
     numel, count, size = section.numel, section.count, section.payload.size
-    require(numel < 2**31, f"{name} numel", f"{numel} is more than int32 indices can name")
     levels = section.kind is Kind.LEVELS
-    require(
-        levels or section.low_bits == section.planes == 0,
-        f"{name} levels",
-        f"{section.low_bits} low bits and {section.planes} planes, where there are no levels",
-    )
+    if numel >= 2**31:
+        refuse(f"{name} numel", f"{numel} is more than int32 indices can name")
+    if not levels and (section.low_bits or section.planes):
+        found = f"{section.low_bits} low bits and {section.planes} planes"
+        refuse(f"{name} levels", f"{found}, where there are no levels")
     if section.whole:
-        require(count == numel, f"{name} count", f"{count} of {numel} elements of a whole one")
-        wanted = count * VALUE_BYTES[section.kind]
-        require(size == wanted, f"{name} bytes", f"{size}, where the values take {wanted}")
+        require_whole(section, name)
         return
-    require(count <= numel, f"{name} count", f"{count} survivors of {numel} elements")
-    require(count <= 8 * size, f"{name} count", f"{count} survivors do not fit {size} bytes")
-    least = SETTINGS.itemsize + (LEVEL_SETTINGS.itemsize if levels else 0)
-    require(size >= least, f"{name} bytes", f"{size} are fewer than the settings' {least}")
-    require(count or size == least, f"{name} bytes", f"{size} for no survivors")
-    block, threshold = section.block, section.threshold
-    require(1 <= block <= max(numel, 1), f"{name} block", f"{block} of {numel} elements")
-    require(threshold >= 0, f"{name} threshold", f"{threshold} is negative or NaN")
-    if not levels:
-        return
-    require(section.low_bits <= MOST_LOW_BITS, f"{name} low bits", f"{section.low_bits}")
-    require(section.planes <= PLANES, f"{name} planes", f"{section.planes}")
-    for field in ("step", "first", "rest"):
-        number = float(section._level_settings[field])
-        require(0 <= number < np.inf, f"{name} {field}", f"{number} is no finite magnitude")
+    if count > numel:
+        refuse(f"{name} count", f"{count} survivors of {numel} elements")
+    if count > 8 * size:
+        refuse(f"{name} count", f"{count} survivors do not fit {size} bytes")
+    least = SETTINGS.size + (LEVEL_SETTINGS.size if levels else 0)
+    if size < least:
+        refuse(f"{name} bytes", f"{size} are fewer than the settings' {least}")
+    if count == 0 and (levels or size != least):
+        refuse(f"{name} bytes", f"{size} for no survivors")
+    if not 1 <= section.block <= max(numel, 1):
+        refuse(f"{name} block", f"{section.block} of {numel} elements")
+    if not section.threshold >= 0:
+        refuse(f"{name} threshold", f"{section.threshold} is negative or NaN")
+    if levels:
+        require_levels(section, name)
+
+
+def require_whole(section: Section, name: str) -> None:
+    if section.count != section.numel:
+        refuse(f"{name} count", f"{section.count} of {section.numel} elements of a whole one")
+    size, wanted = section.payload.size, section.count * VALUE_BYTES[section.kind]
+    if size != wanted:
+        refuse(f"{name} bytes", f"{size}, where the values take {wanted}")
+
+
+def require_levels(section: Section, name: str) -> None:
+    if section.low_bits > MOST_LOW_BITS:
+        refuse(f"{name} low bits", f"{section.low_bits}, more than {MOST_LOW_BITS}")
+    if section.planes > PLANES:
+        refuse(f"{name} planes", f"{section.planes}, more than {PLANES}")
+    for field, number in zip(("step", "first", "rest"), section.quantizer, strict=True):
+        if not 0 <= number < math.inf:
+            refuse(f"{name} {field}", f"{number} is no finite magnitude")

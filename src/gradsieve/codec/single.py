@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradsieve.codec.errors import require
+from gradsieve.codec.errors import refuse
 from gradsieve.codec.frame import decode_frame, encode_frame
 from gradsieve.codec.section import VALUES, Values, pruned_section
 
@@ -110,6 +110,7 @@ def decode(frame: Tensor) -> tuple[Tensor, Tensor]:
         FrameError: the frame is damaged, or holds another number of parameters than one.
     """
     sections = decode_frame(frame).sections
-    require(len(sections) == 1, "sections", f"{len(sections)}, where decode takes one parameter")
+    if len(sections) != 1:
+        refuse("sections", f"{len(sections)}, where decode takes one parameter")
     indices, values = sections[0].survivors("section 0")
     return torch.from_numpy(indices), torch.from_numpy(values)

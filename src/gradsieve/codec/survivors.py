@@ -20,8 +20,7 @@ def add_survivors(address, end, universe, block, counts, values, factor, total):
     indices = np.empty(CHUNK, np.int32)
     for start in range(0, values.size, CHUNK):
         some = values[start : start + CHUNK]
-        read = read_some(state, address, end, universe, block, counts, indices[: some.size])
-        if read != some.size:
+        if not read_some(state, address, end, universe, block, counts, indices[: some.size]):
             return BAD_POSITIONS
         add_at(total, indices[: some.size], some, factor)
     return GOOD if behind_last(state) == end else BAD_POSITIONS
@@ -31,6 +30,6 @@ def add_survivors(address, end, universe, block, counts, values, factor, total):
 def read_survivors(address, end, universe, block, counts, indices):  # type: ignore[no-untyped-def]
     """Write the positions to indices (int32 [survivors])."""
     state = start_reading(address, universe, block, counts)
-    if read_some(state, address, end, universe, block, counts, indices) != indices.size:
+    if not read_some(state, address, end, universe, block, counts, indices):
         return BAD_POSITIONS
     return GOOD if behind_last(state) == end else BAD_POSITIONS
