@@ -105,7 +105,7 @@ def bench_codec_command(
     """Bits, error and speed of frames, and what other codes make of the same gradients."""
     from gradsieve.bench.bound import rate_distortion
     from gradsieve.bench.codec import DENSITIES, CodecRow, bench_codec
-    from gradsieve.bench.codec_report import codec_table, draw, peers_table
+    from gradsieve.bench.codec_report import bits_table, draw, peers_table, speed_table
     from gradsieve.bench.gradients import sources
     from gradsieve.bench.peers import PeerRow, peer_rows
 
@@ -122,7 +122,8 @@ def bench_codec_command(
             console.print(f"{source}: done", style="dim")
     except ValueError as error:
         fail(str(error))
-    console.print(codec_table(rows))
+    console.print(bits_table(rows))
+    console.print(speed_table(rows))
     console.print(peers_table(peers, rows))
     if plot is not None:
         draw(rows, peers, bounds, plot)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 
@@ -9,7 +10,16 @@ def table_of(
     headings: Sequence[str], *, title: str, caption: str | None = None, words: Sequence[str] = ()
 ) -> Table:
     """An empty table of numbers; the columns in `words` hold words and stand at the left."""
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in words else "right")
+        left = heading in words
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
     return table

@@ -201,14 +201,15 @@ def speeds(
         for left in residuals:
             left.zero_()
 
-    runs = (encode, settle, decode, select_and_encode, add)
-    times: list[list[float]] = [[] for _ in runs]
-    for repeat in range(repeats + 2):
-        for run, taken in zip(runs, times, strict=True):
-            clear()
-            duration = seconds(run)
-            # The first two compile, size the workspace and touch its pages.
-            if repeat >= 2:
-                taken.append(duration)
-    medians = [statistics.median(taken) for taken in times]
-    return medians[0], medians[1], medians[2], medians[4] / medians[3]
+    # The first two of each compile, size the workspace and touch its pages.
+    alone = [
+        statistics.median([seconds(run) for _ in range(repeats + 2)][2:])
+        for run in (encode, settle, decode)
+    ]
+    ratios = []
+    for _ in range(repeats + 2):
+        clear()
+        selecting = seconds(select_and_encode)
+        clear()
+        ratios.append(seconds(add) / selecting)
+    return alone[0], alone[1], alone[2], statistics.median(ratios[2:])

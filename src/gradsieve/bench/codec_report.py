@@ -15,41 +15,36 @@ LINES = ["levels", "bound", "index, float32", "bitmap, fp16"]
 """Methods with a rate to choose."""
 SHOWN = 0.004, 20.0
 SMALLEST_ERROR = 1e-6
-HEADINGS = (
+BIT_HEADINGS = (
     "source",
     "density",
     "entropy",
     "positions",
     "ratio",
     "one block",
-    "bits/param",
     "frame ratio",
+    "bits a param",
     "error",
-    "encode",
-    "+ residual",
-    "decode, add",
-    "vs add_",
 )
+SPEED_HEADINGS = ("source", "density", "encode", "+ residual", "decode, add", "vs add_")
 PEER_HEADINGS = (
     "source",
     "method",
-    "bits/param",
+    "bits a param",
     "error",
-    "levels' error at as many bits",
-    "fewer errors",
+    "levels' error",
+    "smaller error",
 )
 
 
-def codec_table(rows: list[CodecRow]) -> Table:
+def bits_table(rows: list[CodecRow]) -> Table:
     table = table_of(
-        HEADINGS,
-        title="Frames with levels",
+        BIT_HEADINGS,
+        title="Bits of frames with levels",
         caption=(
             "entropy, positions: bits an element sent; ratio: of the two, one block: without "
             "counts of blocks; frame ratio: to the entropy of uniform positions, signs and levels; "
-            "error: squared, of what arrives; encode, + residual, decode, add: million elements "
-            "sent a second, one thread; vs add_: elements a second of select and encode to those "
-            "of tensor.add_"
+            "error: squared, of what arrives"
         ),
         words=("source",),
     )
@@ -61,9 +56,28 @@ def codec_table(rows: list[CodecRow]) -> Table:
             f"{row.position_bits:.2f}",
             f"{row.position_ratio:.3f}",
             f"{row.unsplit_ratio:.3f}",
-            f"{row.bits_per_parameter:.4f}",
             f"{row.frame_ratio:.3f}",
+            f"{row.bits_per_parameter:.4f}",
             f"{row.relative_error:.4f}",
+        )
+    return table
+
+
+def speed_table(rows: list[CodecRow]) -> Table:
+    table = table_of(
+        SPEED_HEADINGS,
+        title="Speed of frames with levels",
+        caption=(
+            "million elements sent a second, one thread: encode, the same with the remainder "
+            "written to the residual, decode and add to a bucket; vs add_: elements a second of "
+            "select and encode, remainder and all, to those of tensor.add_"
+        ),
+        words=("source",),
+    )
+    for row in rows:
+        table.add_row(
+            row.source,
+            f"{row.density:.2%}",
             *(f"{rate / 1e6:.0f}" for rate in (row.encode_rate, row.settle_rate, row.decode_rate)),
             f"{row.select_encode_ratio:.2f}",
         )
@@ -74,7 +88,7 @@ def peers_table(peers: list[PeerRow], rows: list[CodecRow]) -> Table:
     table = table_of(
         PEER_HEADINGS,
         title="Beside other ways to send the same gradients",
-        caption="error at as many bits: of levels, between the two nearest densities",
+        caption="levels' error: at as many bits, between the two nearest densities",
         words=("source", "method"),
     )
     for peer in peers:

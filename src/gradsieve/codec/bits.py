@@ -123,6 +123,18 @@ def float_bits(typing: Any, number: Any) -> Any:
 
 
 @intrinsic
+def load_float(typing: Any, address: Any) -> Any:
+    """The float32 in the first four of eight readable bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = builder.load(builder.inttoptr(args[0], INT64.as_pointer()), align=1)
+        bits = builder.trunc(little_endian(builder, word), INT32)
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
 def bit_length(typing: Any, number: Any) -> Any:
     """Bits of a number that is not negative; 0 has none."""
 

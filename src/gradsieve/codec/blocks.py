@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from gradsieve.codec.bits import bit_length, float_bits, store_word
+from gradsieve.codec.bits import bit_length, float_bits, load_word, store_word
 from gradsieve.codec.positions import (
     behind_last,
     positions_room,
@@ -142,6 +142,12 @@ def write_settings(block, threshold, address):  # type: ignore[no-untyped-def]
     """The settings of a pruned parameter's section; returns the address behind them."""
     store_word(address, UINT(block) | float_bits(threshold) << UINT(32))
     return address + 8
+
+
+@compiled
+def read_block(address):  # type: ignore[no-untyped-def]
+    """The length of a block, and the address behind the settings."""
+    return np.int64(load_word(address) & UINT(0xFFFFFFFF)), address + 8
 
 
 @compiled

@@ -4,6 +4,7 @@ import numpy as np
 
 from gradsieve.codec.blocks import (
     choose_blocks,
+    read_block,
     read_counts,
     set_room,
     write_counts,
@@ -31,10 +32,15 @@ def encode_exact(indices, raw, numel, smallest_block, threshold):  # type: ignor
 
 
 @compiled
-def open_exact(address, end, count, numel, block, value_bytes):  # type: ignore[no-untyped-def]
-    """What makes no sense, the blocks' counts, the addresses of the values and the positions."""
-    counts, at = read_counts(address, end, numel, block, count)
+def open_exact(payload, count, numel, value_bytes):  # type: ignore[no-untyped-def]
+    """As `open_levels`, with the values' bytes."""
+    start = payload.ctypes.data
+    end = start + payload.size
+    block, at = read_block(start)
+    counts, at = read_counts(at, end, numel, block, count)
     if at == 0:
-        return BAD_BLOCKS, counts, at, at
+        return BAD_BLOCKS, counts, payload[:0], at
     behind = at + count * value_bytes
-    return (GOOD if behind <= end else BAD_VALUES), counts, at, behind
+    if behind > end:
+        return BAD_VALUES, counts, payload[:0], at
+    return GOOD, counts, payload[at - start : behind - start], behind

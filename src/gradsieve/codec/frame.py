@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,19 @@ HEADER = np.dtype(
         ("bytes", "<u8"),
     ]
 )
+
+
+class Header(NamedTuple):
+    magic: bytes
+    crc32: int
+    version: int
+    flags: int
+    sections: int
+    step: int
+    layout: int
+    bytes: int
+
+
 ENTRY = np.dtype(
     [
         ("numel", "<u4"),
@@ -67,27 +81,22 @@ def encode_frame(
     """
     if len(sections) > MOST_SECTIONS:
         raise ValueError(f"a frame holds {MOST_SECTIONS} parameters at most, got {len(sections)}")
+    sizes = [section.payload.size for section in sections]
+    largest = max(sizes, default=0)
+    if largest > MOST_PAYLOAD:
+        raise ValueError(
+            f"parameter {sizes.index(largest)} of the bucket takes {largest} bytes, more than "
+            f"{MOST_PAYLOAD}; split the parameter"
+        )
     start = HEADER.itemsize + len(sections) * ENTRY.itemsize
-    size = start + sum(section.payload.size for section in sections)
+    size = start + sum(sizes)
     frame = np.empty(size + SLACK, np.uint8)
     frame[size:] = 0
-    table = frame[HEADER.itemsize : start].view(ENTRY)
-    for number, section in enumerate(sections):
+    frame[HEADER.itemsize : start].view(ENTRY)[:] = [
+        (s.numel, s.count, s.payload.size, s.kind, s.low_bits, s.planes, 0) for s in sections
+    ]
+    for section in sections:
         stop = start + section.payload.size
-        if section.payload.size > MOST_PAYLOAD:
-            raise ValueError(
-                f"parameter {number} of the bucket takes {section.payload.size} bytes, more than "
-                f"{MOST_PAYLOAD}; split the parameter"
-            )
-        table[number] = (
-            section.numel,
-            section.count,
-            section.payload.size,
-            section.kind,
-            section.low_bits,
-            section.planes,
-            0,
-        )
         frame[start:stop] = section.payload
         start = stop
     header = frame[: HEADER.itemsize].view(HEADER)
@@ -120,9 +129,9 @@ def decode_frame(
     """
     data = frame_bytes(frame)
     header = checked_header(data, layout, own=own)
-    start = HEADER.itemsize + int(header["sections"]) * ENTRY.itemsize
+    start = HEADER.itemsize + header.sections * ENTRY.itemsize
     if start > data.size:
-        refuse("sections", f"{header['sections']} do not fit {data.size} bytes")
+        refuse("sections", f"{header.sections} do not fit {data.size} bytes")
     table = data[HEADER.itemsize : start].view(ENTRY)
     if numels is not None:
         found = table["numel"].tolist()
@@ -145,8 +154,7 @@ def decode_frame(
         start = stop
     if start != data.size:
         refuse("bytes", f"{data.size - start} follow the last section")
-    nonfinite = bool(header["flags"] & NONFINITE)
-    return Frame(int(header["layout"]), int(header["step"]), nonfinite, tuple(sections))
+    return Frame(header.layout, header.step, header.flags == NONFINITE, tuple(sections))
 
 
 def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
@@ -165,30 +173,28 @@ def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
     return copied
 
 
-def checked_header(data: NDArray[np.uint8], layout: int | None, *, own: bool) -> np.void:
+def checked_header(data: NDArray[np.uint8], layout: int | None, *, own: bool) -> Header:
     size = data.size
     least = HEADER.itemsize
     if size < least:
         refuse("bytes", f"{size} are fewer than a header's {least}")
-    header: np.void = data[:least].view(HEADER)[0]
-    magic, version, flags = bytes(header["magic"]), int(header["version"]), int(header["flags"])
-    if magic != MAGIC:
-        refuse("magic", f"{magic!r} is no frame's")
-    if version != VERSION:
-        refuse("version", f"{version}; this gradsieve reads {VERSION}")
-    if header["bytes"] != size:
-        refuse("bytes", f"{header['bytes']} in the header, {size} there")
+    header = Header(*data[:least].view(HEADER)[0].item())
+    if header.magic != MAGIC:
+        refuse("magic", f"{header.magic!r} is no frame's")
+    if header.version != VERSION:
+        refuse("version", f"{header.version}; this gradsieve reads {VERSION}")
+    if header.bytes != size:
+        refuse("bytes", f"{header.bytes} in the header, {size} there")
     if not own:
-        said, crc = int(header["crc32"]), zlib.crc32(data[CHECKED_FROM:].data)
-        if said != crc:
-            refuse("crc32", f"{said:#010x} in the header, the bytes give {crc:#010x}")
-    if flags not in (0, NONFINITE):
-        refuse("flags", f"{flags} are unknown")
-    found = int(header["layout"])
-    if layout is not None and found != layout:
+        crc = zlib.crc32(data[CHECKED_FROM:].data)
+        if header.crc32 != crc:
+            refuse("crc32", f"{header.crc32:#010x} in the header, the bytes give {crc:#010x}")
+    if header.flags not in (0, NONFINITE):
+        refuse("flags", f"{header.flags} are unknown")
+    if layout is not None and header.layout != layout:
         refuse(
             "layout",
-            f"{found:#018x} is not this rank's {layout:#018x}: the ranks' models or settings "
-            "differ",
+            f"{header.layout:#018x} is not this rank's {layout:#018x}: the ranks' models or "
+            "settings differ",
         )
     return header

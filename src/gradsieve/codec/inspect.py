@@ -108,6 +108,7 @@ def inspect_section(section: Section, name: str = "section") -> SectionReport:
 def position_bytes(section: Section, settings: int, name: str) -> tuple[int, int]:
     """Bytes of the blocks' counts and of the positions."""
     start = section.payload.ctypes.data + settings
-    *_, positions, end = section.open(name)
+    end = section.payload.ctypes.data + section.payload.size
+    *_, positions = section.open(name)
     _, behind = read_counts(start, end, section.numel, section.block, section.count)
     return behind - start, end - positions

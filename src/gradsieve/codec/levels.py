@@ -2,9 +2,17 @@
 
 import numpy as np
 
-from gradsieve.codec.bits import float_bits, load_word, set_sign_bits, sign_bits, store_byte
+from gradsieve.codec.bits import (
+    float_bits,
+    load_float,
+    load_word,
+    set_sign_bits,
+    sign_bits,
+    store_byte,
+)
 from gradsieve.codec.blocks import (
     choose_blocks,
+    read_block,
     read_counts,
     set_room,
     write_counts,
@@ -136,16 +144,12 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
 
 
 @compiled
-def add_levels(  # type: ignore[no-untyped-def]
-    address, end, count, numel, block, low_bits, planes, step, first, rest, factor, total
-):
-    """total[positions] += factor · values, of all of a payload; what makes no sense, or 0."""
-    found, values, counts, at = open_levels(
-        address, end, count, numel, block, low_bits, planes, step, first, rest
-    )
+def add_levels(payload, count, numel, low_bits, planes, factor, total):  # type: ignore[no-untyped-def]
+    """total[positions] += factor · values; returns what makes no sense, 0 for nothing."""
+    found, counts, values, at = open_levels(payload, count, numel, low_bits, planes)
     if found != GOOD:
         return found
-    return add_survivors(at, end, numel, block, counts, values, factor, total)
+    return add_survivors(payload, at, numel, counts, values, factor, total)
 
 
 @compiled
@@ -156,21 +160,25 @@ def copy_signs(source, target):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def open_levels(address, end, count, numel, block, low_bits, planes, step, first, rest):  # type: ignore[no-untyped-def]
+def open_levels(payload, count, numel, low_bits, planes):  # type: ignore[no-untyped-def]
     """Read all of a payload but the positions.
 
     Returns:
-        what makes no sense (0 for nothing), the values (float32 [count]), the blocks' counts and
+        what makes no sense (0 for nothing), the blocks' counts, the values (float32 [count]) and
         the address of the positions.
     """
+    start = payload.ctypes.data
+    end = start + payload.size
     values = np.empty(count, np.float32)
-    counts, at = read_counts(address, end, numel, block, count)
+    block, at = read_block(start)
+    step, first, rest = load_float(at), load_float(at + 4), load_float(at + 8)
+    counts, at = read_counts(at + 12, end, numel, block, count)
     if at == 0:
-        return BAD_BLOCKS, values, counts, at
+        return BAD_BLOCKS, counts, values, at
     levels = np.zeros(count, np.uint16)
     last, at = read_planes(at, end, planes, low_bits, levels)
     if at == 0:
-        return BAD_PLANES, values, counts, at
+        return BAD_PLANES, counts, values, at
     exact_at = at
     if planes == PLANES:
         at += 4 * last.size
@@ -178,13 +186,13 @@ def open_levels(address, end, count, numel, block, low_bits, planes, step, first
     lows_at = signs_at + (count + 7) // 8
     at = lows_at + (count * low_bits + 7) // 8
     if at > end:
-        return BAD_VALUES, values, counts, at
+        return BAD_VALUES, counts, values, at
     if low_bits:
         read_low_bits(lows_at, low_bits, levels)
-    reconstruct(levels, np.float32(step), np.float32(first), np.float32(rest), values)
+    reconstruct(levels, step, first, rest, values)
     apply_signs(signs_at, values)
     bits = values.view(np.uint32)
     if planes == PLANES:
         for i in range(last.size):
             bits[last[i]] = np.uint32(load_word(exact_at + 4 * i))
-    return GOOD, values, counts, at
+    return GOOD, counts, values, at

@@ -101,11 +101,13 @@ class Section:
             with np.errstate(over="ignore", invalid="ignore"):
                 total += scale * self._raw_values(self.payload)
         elif self.kind is Kind.LEVELS:
-            found = add_levels(*self._level_arguments(), scale, total)
+            found = add_levels(
+                self.payload, self.count, self.numel, self.low_bits, self.planes, scale, total
+            )
             require_decoded(found, name)
         elif self.count:
-            counts, values, at, end = self.open(name)
-            found = add_survivors(at, end, self.numel, self.block, counts, values, scale, total)
+            counts, values, at = self.open(name)
+            found = add_survivors(self.payload, at, self.numel, counts, values, scale, total)
             require_decoded(found, name)
 
     def survivors(self, name: str = "section") -> tuple[NDArray[np.int32], Floats]:
@@ -119,45 +121,28 @@ class Section:
         indices = np.empty(self.count, np.int32)
         if not self.count:
             return indices, np.empty(0, np.float32)
-        counts, values, at, end = self.open(name)
-        found = read_survivors(at, end, self.numel, self.block, counts, indices)
+        counts, values, at = self.open(name)
+        found = read_survivors(self.payload, at, self.numel, counts, indices)
         require_decoded(found, name)
         return indices, values
 
-    def open(self, name: str) -> tuple[NDArray[np.int32], Floats, int, int]:
-        """The counts of the blocks, the values, the address of the positions and of the end.
+    def open(self, name: str) -> tuple[NDArray[np.int32], Floats, int]:
+        """The counts of the blocks, the values, and the address of the positions.
 
         Raises:
             FrameError: the payload makes no sense.
         """
-        start, end = self._address(), self._address() + self.payload.size
         if self.kind is Kind.LEVELS:
-            found, values, counts, at = open_levels(*self._level_arguments())
-            require_decoded(found, name)
-            return counts, values, at, end
-        size = VALUE_BYTES[self.kind]
-        found, counts, values_at, at = open_exact(
-            start + SETTINGS.size, end, self.count, self.numel, self.block, size
-        )
+            found, counts, values, at = open_levels(
+                self.payload, self.count, self.numel, self.low_bits, self.planes
+            )
+        else:
+            found, counts, raw, at = open_exact(
+                self.payload, self.count, self.numel, VALUE_BYTES[self.kind]
+            )
+            values = self._raw_values(raw)
         require_decoded(found, name)
-        raw = self.payload[values_at - start : values_at - start + size * self.count]
-        return counts, self._raw_values(raw), at, end
-
-    def _address(self) -> int:
-        return int(self.payload.ctypes.data)
-
-    def _level_arguments(self) -> tuple[float, ...]:
-        start = self._address()
-        return (
-            start + SETTINGS.size + LEVEL_SETTINGS.size,
-            start + self.payload.size,
-            self.count,
-            self.numel,
-            self.block,
-            self.low_bits,
-            self.planes,
-            *self.quantizer,
-        )
+        return counts, values, at
 
     def _raw_values(self, raw: NDArray[np.uint8]) -> Floats:
         if VALUE_BYTES[self.kind] == 2:
@@ -265,10 +250,11 @@ def require_section(section: Section, name: str) -> None:
         refuse(f"{name} bytes", f"{size} are fewer than the settings' {least}")
     if count == 0 and (levels or size != least):
         refuse(f"{name} bytes", f"{size} for no survivors")
-    if not 1 <= section.block <= max(numel, 1):
-        refuse(f"{name} block", f"{section.block} of {numel} elements")
-    if not section.threshold >= 0:
-        refuse(f"{name} threshold", f"{section.threshold} is negative or NaN")
+    block, threshold = SETTINGS.unpack_from(section.payload.data)
+    if not 1 <= block <= max(numel, 1):
+        refuse(f"{name} block", f"{block} of {numel} elements")
+    if not threshold >= 0:
+        refuse(f"{name} threshold", f"{threshold} is negative or NaN")
     if levels:
         require_levels(section, name)
 

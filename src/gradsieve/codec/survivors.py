@@ -3,6 +3,7 @@
 import numpy as np
 
 from gradsieve.codec.add import add_at
+from gradsieve.codec.blocks import read_block
 from gradsieve.codec.positions import behind_last, read_some, start_reading
 from gradsieve.compiled import compiled
 
@@ -14,8 +15,13 @@ CHUNK = 2048
 
 
 @compiled
-def add_survivors(address, end, universe, block, counts, values, factor, total):  # type: ignore[no-untyped-def]
-    """total[positions] += factor · values; each chunk is checked before it is added."""
+def add_survivors(payload, address, universe, counts, values, factor, total):  # type: ignore[no-untyped-def]
+    """total[positions] += factor · values; each chunk is checked before it is added.
+
+    address: of the positions, which are the last in the payload.
+    """
+    end = payload.ctypes.data + payload.size
+    block, _ = read_block(payload.ctypes.data)
     state = start_reading(address, universe, block, counts)
     indices = np.empty(CHUNK, np.int32)
     for start in range(0, values.size, CHUNK):
@@ -27,8 +33,10 @@ def add_survivors(address, end, universe, block, counts, values, factor, total):
 
 
 @compiled
-def read_survivors(address, end, universe, block, counts, indices):  # type: ignore[no-untyped-def]
+def read_survivors(payload, address, universe, counts, indices):  # type: ignore[no-untyped-def]
     """Write the positions to indices (int32 [survivors])."""
+    end = payload.ctypes.data + payload.size
+    block, _ = read_block(payload.ctypes.data)
     state = start_reading(address, universe, block, counts)
     if not read_some(state, address, end, universe, block, counts, indices):
         return BAD_POSITIONS
