@@ -8,8 +8,8 @@ from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.averaging import average_into
 from gradsieve.codec import (
-    Frame,
     Kind,
     Section,
     Values,
@@ -101,7 +101,10 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     buffer = bucket.buffer()
     future = future_on(buffer.device)
     numels = [parameter.numel for parameter in parameters]
-    state.worker.submit(lambda: future.set_result(exchange(state, frame, layout, numels, buffer)))
+    threads = torch.get_num_threads()
+    state.worker.submit(
+        lambda: future.set_result(exchange(state, frame, layout, numels, buffer, threads))
+    )
     if bucket.is_last():
         state.end_step()
     return future
@@ -175,7 +178,12 @@ def leave_remainder(left: Tensor, indices: Tensor, values: Tensor, section: Sect
 
 
 def exchange(
-    state: SieveState, frame: Tensor, layout: int, numels: list[int], buffer: Tensor
+    state: SieveState,
+    frame: Tensor,
+    layout: int,
+    numels: list[int],
+    buffer: Tensor,
+    threads: int,
 ) -> Tensor:
     """In the communication thread: exchange and decode one bucket while others are computed."""
     tally, step = state.tally, state.step % 2**32
@@ -189,38 +197,11 @@ def exchange(
         for other in frames:
             if other.step != step:
                 refuse("step", f"{other.step}, this rank is at {step}")
-        average_into(buffer, frames)
+        average_into(buffer, frames, threads)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
     tally.nonfinite_anywhere |= overflowed or any(other.nonfinite for other in frames)
     return buffer
-
-
-def average_into(buffer: Tensor, frames: list[Frame]) -> None:
-    """Add the frames in rank order, each value divided by their number."""
-    total = (
-        buffer if buffer.dtype is torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
-    )
-    total.zero_()
-    factor = 1.0 / len(frames)
-    for frame in frames:
-        start = 0
-        for number, section in enumerate(frame.sections):
-            add_section(total[start : start + section.numel], section, factor, number)
-            start += section.numel
-    if total is not buffer:
-        buffer.copy_(total)
-
-
-def add_section(total: Tensor, section: Section, factor: float, number: int) -> None:
-    name = f"section {number}"
-    if total.is_cpu:
-        section.add_to(total.numpy(), factor, name)
-        return
-    indices, values = section.survivors(name)
-    added = torch.from_numpy(values).to(total.device)
-    # Multiplied apart: `alpha` might round once where the CPU rounds twice.
-    total.index_add_(0, torch.from_numpy(indices).to(total.device), added * factor)
 
 
 def all_reduce(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

@@ -12,8 +12,8 @@ from models import Crossed, Ledger, Net, batch, build, same_on_all_ranks, train,
 from ranks import run_ranks
 
 import gradsieve as gs
+from gradsieve.averaging import average_into
 from gradsieve.codec import VALUES, decode_frame, encode_frame, pruned_section, whole_section
-from gradsieve.hook import average_into
 
 POLICIES = [
     gs.Fixed(0.0),
@@ -155,6 +155,10 @@ def test_nothing_is_lost_whatever_the_gradients(data):
             frames.append(decode_frame(encode_frame(sections, step=step), numels=[*numels, 3]))
         buffer = torch.full((total_numel,), 7.0)
         average_into(buffer, frames)
+        for threads in (2, 8):
+            other = torch.full((total_numel,), 7.0)
+            average_into(other, frames, threads)
+            assert torch.equal(other, buffer)
         np.testing.assert_allclose(
             buffer.numpy() * ranks, sent, rtol=1e-5, atol=1e-6 * np.abs(sent).max()
         )

@@ -1,8 +1,5 @@
 """The sieve on the CPU: the kernel over chunks of a parameter, one a thread."""
 
-import os
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +15,7 @@ from gradsieve.sieve.kernel import (
 )
 from gradsieve.sieve.moments import Moments
 from gradsieve.sieve.workspace import Workspace
+from gradsieve.threads import shared
 
 Floats = NDArray[np.float32]
 
@@ -25,18 +23,6 @@ SMALLEST_CHUNK = 256 * 1024
 """Elements below which handing a chunk to another thread costs more than it saves."""
 SMALLEST_SQUARE_SUM = 1e-25
 """Below, the squares of a tile may have vanished in float32: they are summed again in float64."""
-
-_threads: ThreadPoolExecutor
-
-
-def _make_threads() -> None:
-    global _threads
-    _threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="gradsieve-select")
-
-
-_make_threads()
-# A forked child inherits the pool's bookkeeping, not its threads: it would wait for ever.
-os.register_at_fork(after_in_child=_make_threads)
 
 
 def sieve_on_cpu(
@@ -56,8 +42,7 @@ def sieve_on_cpu(
             gradient, residual, scale, limit, start, stop, indices[at:], values[at:], totals[chunk]
         )
 
-    tasks: list[Future[int]] = [_threads.submit(sieve, c) for c in range(1, len(bounds))]
-    counts = [sieve(0)] + [task.result() for task in tasks]
+    counts = shared(sieve, len(bounds), len(bounds))
     survivors = close_gaps(indices, values, bounds, counts)
     out.keep(survivors)
     indices, values = indices[:survivors], values[:survivors]

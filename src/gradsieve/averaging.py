@@ -1,0 +1,45 @@
+"""The average of the ranks' frames, in the bucket."""
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from gradsieve.codec import Frame, Section
+from gradsieve.threads import shared
+
+
+def average_into(buffer: Tensor, frames: list[Frame], threads: int = 1) -> None:
+    """Add the frames in rank order, each value divided by their number.
+
+    A parameter is one thread's: the result does not depend on how many there are.
+
+    Raises:
+        FrameError: a payload makes no sense; the buffer holds nothing of use.
+    """
+    total = (
+        buffer if buffer.dtype is torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
+    )
+    total.zero_()
+    factor = 1.0 / len(frames)
+    numels = [section.numel for section in frames[0].sections]
+    starts = list(accumulate(numels, initial=0))
+
+    def average(number: int) -> None:
+        parameter = total[starts[number] : starts[number + 1]]
+        for frame in frames:
+            add_section(parameter, frame.sections[number], factor, f"section {number}")
+
+    shared(average, len(numels), threads if total.is_cpu else 1)
+    if total is not buffer:
+        buffer.copy_(total)
+
+
+def add_section(total: Tensor, section: Section, factor: float, name: str) -> None:
+    if total.is_cpu:
+        section.add_to(total.numpy(), factor, name)
+        return
+    indices, values = section.survivors(name)
+    added = torch.from_numpy(values).to(total.device)
+    # Multiplied apart: `alpha` might round once where the CPU rounds twice.
+    total.index_add_(0, torch.from_numpy(indices).to(total.device), added * factor)

@@ -1,0 +1,42 @@
+"""Threads that share the work of one call."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+T = TypeVar("T")
+_pool: ThreadPoolExecutor
+
+
+def _make_pool() -> None:
+    global _pool
+    _pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="gradsieve")
+
+
+_make_pool()
+# A forked child inherits the pool's bookkeeping, not its threads: it would wait for ever.
+os.register_at_fork(after_in_child=_make_pool)
+
+
+def shared(work: Callable[[int], T], count: int, threads: int) -> list[T]:
+    """[work(0), ..., work(count - 1)], made by at most `threads` threads, the caller among them.
+
+    An error is raised when no thread is at work any more.
+    """
+    results: dict[int, T] = {}
+    numbers = iter(range(count))
+
+    def take() -> None:
+        for number in numbers:
+            results[number] = work(number)
+
+    helpers = [_pool.submit(take) for _ in range(min(threads, count) - 1)]
+    try:
+        take()
+    finally:
+        started = [helper for helper in helpers if not helper.cancel()]
+        wait(started)
+    for helper in started:
+        helper.result()
+    return [results[number] for number in range(count)]
