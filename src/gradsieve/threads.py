@@ -24,6 +24,8 @@ def shared(work: Callable[[int], T], count: int, threads: int) -> list[T]:
 
     An error is raised when no thread is at work any more.
     """
+    if min(threads, count) <= 1:
+        return [work(number) for number in range(count)]
     results: dict[int, T] = {}
     numbers = iter(range(count))
 
