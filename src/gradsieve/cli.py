@@ -104,18 +104,22 @@ def bench_codec_command(
 ) -> None:
     """Bits, error and speed of frames, and what other codes make of the same gradients."""
     from gradsieve.bench.bound import rate_distortion
-    from gradsieve.bench.codec import DENSITIES, CodecRow, bench_codec
+    from gradsieve.bench.codec import DENSITIES, CodecRow, Curve, bench_codec, rates_of_denser
     from gradsieve.bench.codec_report import bits_table, draw, peers_table, speed_table
     from gradsieve.bench.gradients import sources
     from gradsieve.bench.peers import PeerRow, peer_rows
 
     rows: list[CodecRow] = []
     peers: list[PeerRow] = []
-    bounds: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, Curve] = {}
+    bounds: dict[str, Curve] = {}
     try:
         for source, gradients in sources(workload or ["mnist_cnn", "mlp", "gpt"]):
             with console.status(f"measuring {source} ..."):
-                rows.extend(bench_codec(source, gradients, repeats))
+                measured = list(bench_codec(source, gradients, repeats))
+                points = [(row.bits_per_parameter, row.relative_error) for row in measured]
+                rows += measured
+                curves[source] = points + rates_of_denser(gradients)
                 if source != "uniform":
                     peers.extend(peer_rows(source, gradients, DENSITIES))
                 bounds[source] = rate_distortion(list(gradients.values()))
@@ -124,12 +128,13 @@ def bench_codec_command(
         fail(str(error))
     console.print(bits_table(rows))
     console.print(speed_table(rows))
-    console.print(peers_table(peers, rows))
+    console.print(peers_table(peers, curves))
     if plot is not None:
-        draw(rows, peers, bounds, plot)
+        draw(curves, peers, bounds, plot)
     content = {
         "rows": [asdict(row) for row in rows],
         "peers": [asdict(row) for row in peers],
+        "levels": curves,
         "bounds": bounds,
         "cores": len(os.sched_getaffinity(0)),
     }

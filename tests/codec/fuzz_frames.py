@@ -20,6 +20,8 @@ for function in (
     frame.checked_header,
     frame.frame_bytes,
     section.require_section,
+    section.require_whole,
+    section.require_levels,
     section.Section.open,
     section.Section.add_to,
     section.Section.survivors,

@@ -18,6 +18,10 @@ from gradsieve.parameters import row_numel
 from gradsieve.sieve import Workspace, select
 
 DENSITIES = (0.0005, 0.001, 0.01, 0.05, 0.15, 0.30, 0.60)
+DENSER = (0.75, 0.85, 0.92)
+"""Up to some six bits a parameter, for the curve of rate and error."""
+Curve = list[tuple[float, float]]
+"""Bits a parameter and relative squared error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,17 @@ def bench_density(source: str, gradients: list[Tensor], density: float, repeats:
         decode_rate=survivors / decode,
         select_encode_ratio=ratio,
     )
+
+
+def rates_of_denser(gradients: dict[str, Tensor]) -> Curve:
+    """What frames at the densities behind the table's take, and the error."""
+    numel = sum(gradient.numel() for gradient in gradients.values())
+    curve = []
+    for density in DENSER:
+        parameters = [select_share(gradient, density) for gradient in gradients.values()]
+        frame = encode_frame([parameter.section() for parameter in parameters])
+        curve.append((8 * frame.numel() / numel, relative_error(parameters, frame)))
+    return curve
 
 
 def select_share(gradient: Tensor, density: float) -> Selected:

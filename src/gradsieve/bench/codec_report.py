@@ -7,13 +7,25 @@ import altair as alt
 import vl_convert
 from rich.table import Table
 
-from gradsieve.bench.codec import CodecRow
+from gradsieve.bench.codec import CodecRow, Curve
 from gradsieve.bench.peers import PeerRow, error_at
 from gradsieve.tables import table_of
 
-LINES = ["levels", "bound", "index, float32", "bitmap, fp16"]
+BOUND, LEVELS = "bound of the histogram", "gradsieve levels"
+COLOURS = {
+    BOUND: "#222222",
+    LEVELS: "#d62728",
+    "index, float32": "#9467bd",
+    "bitmap, fp16": "#2ca02c",
+    "fp16": "#8c564b",
+    "8-bit": "#1f77b4",
+    "PowerSGD rank 1": "#fdd0a2",
+    "PowerSGD rank 2": "#fd8d3c",
+    "PowerSGD rank 4": "#d94801",
+}
+OF_RATE = [LEVELS, "index, float32", "bitmap, fp16"]
 """Methods with a rate to choose."""
-SHOWN = 0.004, 20.0
+SHOWN = (0.004, 20.0)
 SMALLEST_ERROR = 1e-6
 BIT_HEADINGS = (
     "source",
@@ -84,15 +96,15 @@ def speed_table(rows: list[CodecRow]) -> Table:
     return table
 
 
-def peers_table(peers: list[PeerRow], rows: list[CodecRow]) -> Table:
+def peers_table(peers: list[PeerRow], curves: dict[str, Curve]) -> Table:
     table = table_of(
         PEER_HEADINGS,
         title="Beside other ways to send the same gradients",
-        caption="levels' error: at as many bits, between the two nearest densities",
+        caption="levels' error: at as many bits, or at the most that levels were measured at",
         words=("source", "method"),
     )
     for peer in peers:
-        ours = error_at(peer.bits_per_parameter, curve(rows, peer.source))
+        ours = error_at(peer.bits_per_parameter, curves[peer.source])
         table.add_row(
             peer.source,
             peer.method,
@@ -104,31 +116,18 @@ def peers_table(peers: list[PeerRow], rows: list[CodecRow]) -> Table:
     return table
 
 
-def curve(rows: list[CodecRow], source: str) -> list[tuple[float, float]]:
-    return [(row.bits_per_parameter, row.relative_error) for row in rows if row.source == source]
-
-
 def draw(
-    rows: list[CodecRow],
-    peers: list[PeerRow],
-    bounds: dict[str, list[tuple[float, float]]],
-    path: Path,
+    curves: dict[str, Curve], peers: list[PeerRow], bounds: dict[str, Curve], path: Path
 ) -> None:
     """Rate against error, a panel a source; PNG or SVG by the path's ending."""
-    points = [
-        point(row.source, "levels", row.bits_per_parameter, row.relative_error) for row in rows
-    ]
+    points = [point(source, LEVELS, *pair) for source, curve in curves.items() for pair in curve]
+    points += [point(source, BOUND, *pair) for source, line in bounds.items() for pair in line]
     for peer in peers:
         method = peer.method.split(" at ")[0]
         points.append(point(peer.source, method, peer.bits_per_parameter, peer.relative_error))
-    for source, line in bounds.items():
-        points.extend(point(source, "bound", bits, error) for bits, error in line)
     seen = [p for p in points if SHOWN[0] <= p["bits"] <= SHOWN[1] and p["error"] > SMALLEST_ERROR]
-    methods = sorted({p["method"] for p in seen})
-    panels = [
-        panel(source, [p for p in seen if p["source"] == source], methods) for source in bounds
-    ]
-    specification = alt.concat(*panels, columns=2).to_json()
+    panels = [panel(source, [p for p in seen if p["source"] == source]) for source in curves]
+    specification = alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee").to_json()
     if path.suffix == ".svg":
         path.write_text(vl_convert.vegalite_to_svg(specification))
     else:
@@ -139,11 +138,19 @@ def point(source: str, method: str, bits: float, error: float) -> dict[str, Any]
     return {"source": source, "method": method, "bits": bits, "error": error}
 
 
-def panel(source: str, points: list[dict[str, Any]], methods: list[str]) -> Any:
+def panel(source: str, points: list[dict[str, Any]]) -> Any:
     data: Any = alt.Data
-    bits = alt.X("bits:Q", scale=alt.Scale(type="log"), title="bits a parameter")
+    bits = alt.X("bits:Q", scale=alt.Scale(type="log", domain=SHOWN), title="bits a parameter")
     error = alt.Y("error:Q", scale=alt.Scale(type="log"), title="relative squared error")
-    colour = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, scheme="tableau10"))
+    scale = alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
+    colour = alt.Color("method:N", title=None, scale=scale)
     base = alt.Chart(data(values=points), title=source).encode(x=bits, y=error, color=colour)
-    lines = base.transform_filter(alt.FieldOneOfPredicate("method", LINES)).mark_line()
-    return alt.layer(lines, base.mark_point(filled=True)).properties(width=300, height=240)
+    of_rate = base.transform_filter(alt.FieldOneOfPredicate("method", OF_RATE))
+    bound = base.transform_filter(alt.FieldEqualPredicate("method", BOUND))
+    measured = base.transform_filter(alt.FieldOneOfPredicate("method", [*COLOURS][1:]))
+    layers = (
+        bound.mark_line(strokeDash=[4, 3]),
+        of_rate.mark_line(),
+        measured.mark_point(filled=True),
+    )
+    return alt.layer(*layers).properties(width=300, height=240)

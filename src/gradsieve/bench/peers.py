@@ -94,9 +94,11 @@ def low_rank(gradient: Tensor, rank: int) -> tuple[Tensor, float]:
 def error_at(rate: float, curve: list[tuple[float, float]]) -> float | None:
     """The error of a curve of (rate, error) at a rate, between its points in logarithms.
 
-    None outside the curve.
+    Behind the curve's end that of its end; None before its start.
     """
     ordered = sorted(curve)
+    if rate > ordered[-1][0]:
+        return ordered[-1][1]
     for (low, error), (high, next_error) in pairwise(ordered):
         if low <= rate <= high:
             share = (math.log(rate) - math.log(low)) / (math.log(high) - math.log(low))
