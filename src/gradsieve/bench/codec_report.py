@@ -17,7 +17,6 @@ COLOURS = {
     LEVELS: "#d62728",
     "index, float32": "#9467bd",
     "bitmap, fp16": "#2ca02c",
-    "fp16": "#8c564b",
     "8-bit": "#1f77b4",
     "PowerSGD rank 1": "#fdd0a2",
     "PowerSGD rank 2": "#fd8d3c",
@@ -31,7 +30,7 @@ BIT_HEADINGS = (
     "source",
     "density",
     "entropy",
-    "positions",
+    "coded",
     "ratio",
     "one block",
     "frame ratio",
@@ -54,7 +53,7 @@ def bits_table(rows: list[CodecRow]) -> Table:
         BIT_HEADINGS,
         title="Bits of frames with levels",
         caption=(
-            "entropy, positions: bits an element sent; ratio: of the two, one block: without "
+            "entropy, coded: bits of position an element sent; ratio: of the two, one block: without "
             "counts of blocks; frame ratio: to the entropy of uniform positions, signs and levels; "
             "error: squared, of what arrives"
         ),
@@ -145,9 +144,9 @@ def panel(source: str, points: list[dict[str, Any]]) -> Any:
     scale = alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
     colour = alt.Color("method:N", title=None, scale=scale)
     base = alt.Chart(data(values=points), title=source).encode(x=bits, y=error, color=colour)
-    of_rate = base.transform_filter(alt.FieldOneOfPredicate("method", OF_RATE))
-    bound = base.transform_filter(alt.FieldEqualPredicate("method", BOUND))
-    measured = base.transform_filter(alt.FieldOneOfPredicate("method", [*COLOURS][1:]))
+    of_rate = base.transform_filter(alt.FieldOneOfPredicate(field="method", oneOf=OF_RATE))
+    bound = base.transform_filter(alt.FieldEqualPredicate(field="method", equal=BOUND))
+    measured = base.transform_filter(alt.FieldOneOfPredicate(field="method", oneOf=[*COLOURS][1:]))
     layers = (
         bound.mark_line(strokeDash=[4, 3]),
         of_rate.mark_line(),

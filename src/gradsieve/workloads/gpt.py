@@ -88,7 +88,10 @@ def make_optimizer(model: nn.Module, lr: float = LEARNING_RATE) -> torch.optim.A
 def make_schedule(
     optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """WARMUP_STEPS of linear warm-up, then a cosine down to a tenth at the last of `steps`."""
+    """WARMUP_STEPS of linear warm-up, then a cosine down to a tenth at the last of `steps`.
+
+    Fewer steps than the warm-up's end in it.
+    """
 
     def factor(step: int) -> float:
         if step < WARMUP_STEPS:
