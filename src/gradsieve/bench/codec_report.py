@@ -53,9 +53,9 @@ def bits_table(rows: list[CodecRow]) -> Table:
         BIT_HEADINGS,
         title="Bits of frames with levels",
         caption=(
-            "entropy, coded: bits of position an element sent; ratio: of the two, one block: without "
-            "counts of blocks; frame ratio: to the entropy of uniform positions, signs and levels; "
-            "error: squared, of what arrives"
+            "entropy, coded: bits of position an element sent; ratio: of the two; one block: "
+            "without counts of blocks; frame ratio: to the entropy of uniform positions, signs and "
+            "levels; error: squared, of what arrives"
         ),
         words=("source",),
     )
