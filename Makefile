@@ -30,6 +30,8 @@ FUZZ_RUNS ?= 200000
 fuzz: install
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	@$(BIN)/python tests/codec/fuzz_frames.py -runs=$(FUZZ_RUNS) -max_len=65536 -rss_limit_mb=4096
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked MUTATED_EXAMPLES=$$(($(FUZZ_RUNS) / 100)) \
+		$(BIN)/pytest --quiet tests/codec/test_mutations.py
 
 clean:
 	rm -rf $(VENV) demo/ build/ dist/ .mypy_cache .ruff_cache .pytest_cache .hypothesis

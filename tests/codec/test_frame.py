@@ -122,6 +122,20 @@ def test_the_residual_gets_what_a_frame_does_not_carry(mode):
         assert residual[[0, 2, 3, 4, 5, 7]].tolist() == [9.0] * 6
 
 
+def test_values_may_lie_in_the_residual():
+    accumulated = torch.arange(1.0, 101.0)
+    indices = torch.arange(100, dtype=torch.int32)
+    frame = gs.encode(indices, accumulated, 100, mode="float32", residual=accumulated)
+    torch.testing.assert_close(gs.decode(frame)[1], torch.arange(1.0, 101.0))
+    assert not accumulated.any()
+
+
+def test_a_section_is_added_to_its_own_parameter_only():
+    section = decode_frame(bucket_frame()[1]).sections[0]
+    with pytest.raises(ValueError, match="1000 elements"):
+        section.add_to(np.zeros(10, np.float32), 1.0)
+
+
 def test_an_unaligned_frame_decodes():
     _, frame = bucket_frame()
     shifted = torch.empty(frame.numel() + 1, dtype=torch.uint8)
@@ -229,7 +243,9 @@ def test_encode_refuses_what_would_not_decode(indices, values):
         ({"mode": "int8"}, "mode must be one of"),
         ({"threshold": -1.0}, "threshold must be 0 or more"),
         ({"threshold": 1.5}, "magnitude of the threshold 1.5 or more"),
+        ({"threshold": 1e39}, "threshold must be 0 or more and a float32"),
         ({"row": -1}, "row"),
+        ({"row": 1.5}, "whole numbers"),
         ({"residual": torch.zeros(9)}, "residual must be"),
         ({"residual": torch.zeros(10, dtype=torch.float64)}, "residual must be"),
     ],

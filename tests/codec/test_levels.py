@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from gradsieve.codec import Kind, pruned_section
+from gradsieve.codec import Kind, encode_frame, pruned_section
 from gradsieve.codec.planes import PLANES
 from gradsieve.codec.quantizer import choose_step
 
 NUMEL = 1_000_000
 DENSITIES = [0.001, 0.01, 0.05, 0.15, 0.3, 0.6, 0.9]
+NEARLY_ALL = [0.97, 0.999, 1.0]
 
 
 def laplace(seed=0):
@@ -43,7 +44,7 @@ def test_no_other_step_and_threshold_give_less_error_for_the_same_bits(density):
         assert not affordable or error <= 1.005 * min(affordable)
 
 
-@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("density", DENSITIES + NEARLY_ALL)
 def test_what_arrives_and_what_stays_is_what_was_selected(density):
     values = laplace() * np.repeat(np.random.default_rng(3).lognormal(0, 2, 1000), 1000)
     values = values.astype(np.float32)
@@ -62,15 +63,39 @@ def test_what_arrives_and_what_stays_is_what_was_selected(density):
     assert section.squared_remainder == pytest.approx(squares, rel=1e-3)
 
 
-@pytest.mark.parametrize("density", DENSITIES[:-1])
-def test_a_frame_takes_no_more_than_1_08_of_the_entropy_of_positions_signs_and_levels(density):
-    indices, selected, threshold = survivors(laplace(), density)
-    section = pruned_section(indices, selected, NUMEL, threshold, "levels")
+@pytest.mark.parametrize("density", DENSITIES[1:-1])
+@pytest.mark.parametrize("numel", [100_000, NUMEL])
+def test_a_frame_takes_no_more_than_1_08_of_the_entropy_of_positions_signs_and_levels(
+    density, numel
+):
+    indices, selected, threshold = survivors(laplace()[:numel], density)
+    section = pruned_section(indices, selected, numel, threshold, "levels")
     levels = np.floor((np.abs(selected) - threshold) / section.step).astype(int)
     shares = np.bincount(levels)[np.unique(levels)] / levels.size
     position = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
-    bits = NUMEL * (position + density * (1 - (shares * np.log2(shares)).sum()))
-    assert 8 * section.payload.size <= 1.08 * bits
+    bits = numel * (position + density * (1 - (shares * np.log2(shares)).sum()))
+    assert 8 * encode_frame([section]).numel() <= 1.08 * bits
+
+
+@pytest.mark.parametrize("draw", [np.random.Generator.laplace, np.random.Generator.normal])
+@pytest.mark.parametrize("density", NEARLY_ALL)
+def test_where_nearly_all_is_sent_levels_are_a_fine_quantizer(draw, density):
+    values = draw(np.random.default_rng(5), size=100_000).astype(np.float32)
+    threshold = 0.0 if density == 1 else float(np.quantile(np.abs(values), 1 - density))
+    indices = np.flatnonzero(np.abs(values) > threshold).astype(np.int32)
+    section = pruned_section(indices, values[indices], values.size, threshold, "levels")
+    _, arrived = section.survivors()
+    error = np.square(values[indices] - arrived).sum() / np.square(values).sum()
+    assert error < 0.001
+    assert section.payload.size < values.size
+
+
+def test_magnitudes_that_are_all_alike_take_a_sign_each_and_arrive_exactly():
+    values = np.float32(0.7) * np.random.default_rng(0).choice([-1, 1], 5000).astype(np.float32)
+    indices = np.arange(0, 50_000, 10, dtype=np.int32)
+    section = pruned_section(indices, values, 50_000, 0.7, "levels")
+    assert section.payload.size < 6 * values.size / 8 + 60
+    np.testing.assert_array_equal(section.survivors()[1], values)
 
 
 def test_values_beyond_the_last_plane_arrive_exactly():

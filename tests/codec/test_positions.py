@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradsieve.bench.codec import one_block_bits
 from gradsieve.codec import decode_frame, encode_frame, pruned_section
 from gradsieve.codec.positions import rice_parameter
 from gradsieve.codec.section import SETTINGS
@@ -71,3 +72,11 @@ def test_crowded_rows_take_less_than_uniform_positions(density):
     threshold = np.quantile(magnitudes, 1 - density)
     indices = np.flatnonzero(magnitudes > threshold).astype(np.int32)
     assert position_bits(indices, magnitudes.size, row) < 0.9 * magnitudes.size * entropy(density)
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_density_that_changes_along_a_parameter_is_used(falling):
+    numel, row = 200_000, 1000
+    density = np.linspace(0, 0.4, numel)[:: -1 if falling else 1]
+    indices = np.flatnonzero(np.random.default_rng(1).random(numel) < density).astype(np.int32)
+    assert position_bits(indices, numel, row) < 0.93 * one_block_bits(indices, numel)

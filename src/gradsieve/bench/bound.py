@@ -10,6 +10,8 @@ ITERATIONS = 300
 SMALLEST = 1e-300
 SLOPES = tuple(np.geomspace(0.02, 3000, 14).tolist())
 """Trade of bits against squared error, in units of the variance."""
+MOST_BITS = 4.5
+"""Above, the grid is coarser than the error."""
 FINEST = 0.003
 """Distance of the grid's points near 0, in standard deviations."""
 
@@ -31,7 +33,7 @@ def rate_distortion(gradients: list[Tensor]) -> list[tuple[float, float]]:
     shares = counts / counts.sum()
     energy = float((shares * grid**2).sum())
     points = (blahut_arimoto(grid, shares, slope) for slope in SLOPES)
-    return [(rate, error / energy) for rate, error in points]
+    return [(rate, error / energy) for rate, error in points if rate < MOST_BITS]
 
 
 def grid_for(largest: float) -> NDArray[np.float64]:

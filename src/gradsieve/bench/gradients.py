@@ -31,10 +31,12 @@ def recorded_gradients(workload: str, seed: int = 0) -> dict[str, Tensor]:
     large = {
         name: parameter.grad.detach().clone()
         for name, parameter in model.named_parameters()
-        if parameter.grad is not None and parameter.numel() >= SMALLEST
+        if parameter.grad is not None and parameter.numel() >= SMALLEST and parameter.grad.any()
     }
     if not large:
-        raise ValueError(f"{workload} has no parameter of {SMALLEST:,} elements or more")
+        raise ValueError(
+            f"{workload} has no parameter of {SMALLEST:,} elements or more with a gradient"
+        )
     return large
 
 

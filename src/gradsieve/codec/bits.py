@@ -15,6 +15,8 @@ from gradsieve.compiled import call
 
 intrinsic: Any = numba.extending.intrinsic
 """Without its types, in which the compiler's own first argument counts."""
+STORE_REACH = 8
+"""Bytes that `store_word` touches, however few of them are meant."""
 INT1 = ir.IntType(1)
 INT8 = ir.IntType(8)
 INT16 = ir.IntType(16)

@@ -20,6 +20,7 @@ from gradsieve.codec.positions import (
 from gradsieve.compiled import compiled
 
 UINT = np.uint64
+SETTINGS_BYTES = 8
 RICE_EXTRA = 1.47
 """Bits of a Rice code over log₂(length / count), for small densities."""
 LOGARITHMS = np.log2(np.arange(4096).clip(1))
@@ -85,7 +86,11 @@ def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
     block = best_block(indices, universe, smallest) if smallest and indices.size else universe
     if block == universe:
         return max(universe, 1), np.full(1, indices.size, np.int32)
-    return block, count_blocks(indices, 0, universe, block)
+    counts = count_blocks(indices, 0, universe, block)
+    whole = np.full(1, indices.size, np.int32)
+    if set_room(universe, block, counts) < set_room(universe, universe, whole):
+        return block, counts
+    return universe, whole
 
 
 @compiled
@@ -102,7 +107,8 @@ def best_block(indices, universe, smallest):  # type: ignore[no-untyped-def]
         add_expected_bits(indices, 0, universe, shortest, bits)
         seen = count
     else:
-        for first in range(0, count - RUN, RUN * SAMPLED_OF):
+        # From the middle of each eight: densities may rise or fall along a parameter.
+        for first in range(RUN * (SAMPLED_OF - 1) // 2, count - RUN, RUN * SAMPLED_OF):
             run = indices[first : first + RUN]
             add_expected_bits(run, run[0], run[RUN - 1] + 1, shortest, bits)
             seen += RUN
@@ -141,13 +147,13 @@ def add_expected_bits(indices, low, high, shortest, bits):  # type: ignore[no-un
 def write_settings(block, threshold, address):  # type: ignore[no-untyped-def]
     """The settings of a pruned parameter's section; returns the address behind them."""
     store_word(address, UINT(block) | float_bits(threshold) << UINT(32))
-    return address + 8
+    return address + SETTINGS_BYTES
 
 
 @compiled
 def read_block(address):  # type: ignore[no-untyped-def]
     """The length of a block, and the address behind the settings."""
-    return np.int64(load_word(address) & UINT(0xFFFFFFFF)), address + 8
+    return np.int64(load_word(address) & UINT(0xFFFFFFFF)), address + SETTINGS_BYTES
 
 
 @compiled

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gradsieve.codec.blocks import (
+    SETTINGS_BYTES,
     choose_blocks,
     read_block,
     read_counts,
@@ -23,7 +24,8 @@ def encode_exact(indices, raw, numel, smallest_block, threshold):  # type: ignor
     float32.
     """
     block, counts = choose_blocks(indices, numel, smallest_block)
-    payload = np.empty(set_room(numel, block, counts) + raw.size + 32, np.uint8)
+    room = SETTINGS_BYTES + set_room(numel, block, counts) + raw.size
+    payload = np.empty(room, np.uint8)
     start = payload.ctypes.data
     address = write_counts(counts, write_settings(block, threshold, start))
     payload[address - start : address - start + raw.size] = raw

@@ -159,9 +159,10 @@ def decode_frame(
 
 def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
     """The frame's bytes with SLACK bytes behind them, copied where there are none."""
-    if frame.dtype is not torch.uint8 or frame.dim() != 1 or frame.device.type != "cpu":
+    plain = frame.layout is torch.strided and frame.dim() == 1 and frame.device.type == "cpu"
+    if frame.dtype is not torch.uint8 or not plain:
         raise FrameError(
-            f"a frame is a one-dimensional uint8 tensor on the CPU, got {frame.dtype} "
+            f"a frame is a dense, one-dimensional uint8 tensor on the CPU, got {frame.dtype} "
             f"{list(frame.shape)} on {frame.device}"
         )
     behind = frame.untyped_storage().nbytes() - frame.storage_offset() - frame.numel()

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gradsieve.codec.bits import (
+    STORE_REACH,
     float_bits,
     load_float,
     load_word,
@@ -43,6 +44,9 @@ from gradsieve.compiled import compiled, compiled_with_free_order
 
 UINT = np.uint64
 SIGN = np.uint32(0x80000000)
+FLOAT_STEP = 2.0**-23
+"""From 1 to the next float32."""
+LEVEL_SETTINGS_BYTES = 20
 
 
 @compiled
@@ -107,32 +111,34 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
         payload (uint8, empty where levels might leave float32's range), low bits, planes, and
         the sum of squares of what the payload lacks (0 without a residual).
     """
-    count = values.size
-    mean_excess = mean_excess_over(threshold, values)
+    # Magnitudes that are all alike exceed it by nothing: any step does, if only it is not 0.
+    mean_excess = max(mean_excess_over(threshold, values), threshold * FLOAT_STEP)
     if not (SMALLEST_MEAN_EXCESS < mean_excess < LARGEST_MAGNITUDE > threshold):
         return np.empty(0, np.uint8), 0, 0, 0.0
-    step = np.float32(choose_step(threshold, mean_excess, count / numel))
+    step = np.float32(choose_step(threshold, mean_excess, values.size / numel))
     low_bits = low_bits_for(step, mean_excess)
-    levels = np.empty(count, np.uint16)
+    levels = np.empty(values.size, np.uint16)
     first, rest = quantize(values, threshold, step, PLANES << low_bits, levels)
     places, depths = first_plane(levels, low_bits)
     exact = places[depths == PLANES]
     squared_remainder = 0.0
     if residual is not None:
-        sent = np.empty(count, np.float32)
+        sent = np.empty(values.size, np.float32)
         reconstruct(levels, step, first, rest, sent)
         copy_signs(values, sent)
         sent[exact] = values[exact]
         squared_remainder = settle(indices, values, sent, residual)
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = set_room(numel, block, counts) + planes_room(count, depths) + 4 * exact.size
-    payload = np.empty(room + count // 8 + count * low_bits // 8 + 64, np.uint8)
+    room = LEVEL_SETTINGS_BYTES + set_room(numel, block, counts)
+    room += planes_room(values.size, depths) + 4 * exact.size
+    room += values.size * (1 + low_bits) // 8 + 3 * STORE_REACH
+    payload = np.empty(room, np.uint8)
     start = payload.ctypes.data
     address = write_settings(block, threshold, start)
     for number in (step, first, rest):
         address = write_rest(address, float_bits(number), 32)
     address = write_counts(counts, address)
-    planes, address = write_planes(places, depths, count, address)
+    planes, address = write_planes(places, depths, values.size, address)
     patterns = values.view(np.uint32)
     for place in exact:
         address = write_rest(address, UINT(patterns[place]), 32)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from gradsieve.codec.bits import at_least, load_word, ones, store_ones, store_word
+from gradsieve.codec.bits import STORE_REACH, at_least, load_word, ones, store_ones, store_word
 from gradsieve.codec.blocks import choose_blocks, read_counts, write_counts
 from gradsieve.codec.positions import (
     LOG_OF_GOLDEN_RATIO,
@@ -78,8 +78,8 @@ def planes_room(count, depths):  # type: ignore[no-untyped-def]
     members = 0
     for depth in depths:
         members += depth
-    # A set takes at most 1.6 bits an element of its universe, its blocks' counts 0.1.
-    return PLANES * (PLANE_HEADER + 64) + (count + members) // 4
+    # Of its universe a set takes 1.2 bits an element at most, its blocks' counts 0.1.
+    return PLANES * (PLANE_HEADER + 4 * STORE_REACH) + (count + members) // 4
 
 
 @compiled

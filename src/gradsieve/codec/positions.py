@@ -11,6 +11,7 @@ code and bitmap.
 import numpy as np
 
 from gradsieve.codec.bits import (
+    STORE_REACH,
     bit_length,
     load_word,
     ones,
@@ -70,7 +71,7 @@ def positions_room(universe, block, counts):  # type: ignore[no-untyped-def]
         if counts[b]:
             length = min(block, universe - b * block)
             bits += counts[b] + ((length - counts[b]) >> rice_parameter(counts[b], length))
-    return bits // 8 + 16
+    return bits // 8 + 2 * STORE_REACH
 
 
 @compiled
@@ -229,7 +230,7 @@ def read_some(state, address, end, universe, block, counts, out):  # type: ignor
     """Read the next out.size positions; returns whether they make sense.
 
     `end`: the address behind the last byte that belongs to the set. Whole words are read, so that
-    seven bytes behind it must exist; what is in them does not matter. What was read is in order
+    eight bytes behind it must exist; what is in them does not matter. What was read is in order
     and below `universe` unless False is returned.
     """
     marks = np.empty(MARKS + 8, np.uint32)

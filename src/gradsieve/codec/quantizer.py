@@ -44,7 +44,8 @@ def price_difference(step, threshold, density):  # type: ignore[no-untyped-def]
     """What a bit of finer levels buys, times the bits of a survivor, less what it removes."""
     q = math.exp(-step)
     slope = math.log(2) * (step / math.tanh(step / 2) - 2)
-    bits = math.log2((1 - density) / density) + 1 - math.log2(1 - q)
+    # Where most are members already, one more may shorten the positions by more than it takes.
+    bits = max(math.log2((1 - density) / density) + 1 - math.log2(1 - q), 0.0)
     centroid = 1 - step * q / (1 - q)
     return slope * bits - (threshold * threshold - centroid * centroid)
 
@@ -65,7 +66,7 @@ def choose_step(threshold, mean_excess, density):  # type: ignore[no-untyped-def
             low = middle
         else:
             high = middle
-    return high * mean_excess
+    return min(high, LARGEST_STEP) * mean_excess
 
 
 @compiled_with_free_order

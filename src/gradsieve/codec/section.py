@@ -45,7 +45,7 @@ LEVEL_SETTINGS = Struct("<fff")
 """Step, first and rest of the quantizer, behind SETTINGS."""
 SHORTEST_BLOCK, LONGEST_ROW = 128, 4096
 SLACK = 8
-"""Bytes that must be readable behind a payload: readers take whole words."""
+"""Bytes that must be readable behind a payload: readers take whole words, also from its end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +94,10 @@ class Section:
         Raises:
             FrameError: the payload makes no sense; `name` is in the message. Nothing outside
                 `total` was touched.
+            ValueError: `total` is not float32 [numel].
         """
+        if total.shape != (self.numel,):
+            raise ValueError(f"{name} has {self.numel} elements, what it is added to {total.shape}")
         scale = np.float32(factor)
         if self.whole:
             # What overflowed or was NaN on one rank is to be so on all.
@@ -173,9 +176,11 @@ def pruned_section(
 ) -> Section:
     """A parameter's survivors.
 
+    Nothing of this is checked here; `gradsieve.encode` does.
+
     Args:
-        indices: ascending, each in 0 .. numel - 1.
-        values: of the survivors, magnitudes of `threshold` or more.
+        indices: int32, ascending, each in 0 .. numel - 1.
+        values: of the survivors, magnitudes of `threshold` or more; not in the residual's memory.
         row: elements that lie together in the parameter (a row, a filter): blocks that may have a
             count of their own are a row or several. 0 where it is not known.
         finite: no value is NaN or infinite; others travel exactly whatever the mode.

@@ -1,5 +1,6 @@
 """The frame of one parameter: the public `encode` and `decode`."""
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.frame import decode_frame, encode_frame
 from gradsieve.codec.section import VALUES, Values, pruned_section
+
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 def encode(
@@ -32,8 +35,8 @@ def encode(
         mode: "float32" sends values exactly, "bfloat16" rounded, "levels" quantized with a step
             and reconstruction points chosen for the values. NaN or an infinite value makes any
             mode exact.
-        row: elements of a row or filter of the parameter, which survivors cluster in; 0 where
-            there is none.
+        row: elements of a row or filter of the parameter, which survivors cluster in; 0 where it
+            has none or they are not known: any runs of 128 elements are then tried.
         residual: contiguous float32 with `numel` elements; its elements at `indices` are set to
             what the frame does not carry of the values.
 
@@ -43,12 +46,19 @@ def encode(
     Raises:
         ValueError: the arguments do not make a frame that decodes.
     """
+    if indices.dtype is not torch.int32 or values.dtype is not torch.float32:
+        raise ValueError(
+            f"indices must be torch.int32 and values torch.float32, got {indices.dtype} and "
+            f"{values.dtype}"
+        )
     positions = indices.detach().cpu().contiguous().numpy()
     numbers = values.detach().cpu().contiguous().numpy()
     check(positions, numbers, numel, threshold, mode, row)
     left = None
     if residual is not None:
         left = checked_residual(residual, numel)
+        if np.shares_memory(left, numbers):
+            numbers = numbers.copy()
         left[positions] = 0
     finite = bool(np.isfinite(numbers).all())
     section = pruned_section(
@@ -65,11 +75,8 @@ def check(
     mode: str,
     row: int,
 ) -> None:
-    if positions.dtype != np.int32 or numbers.dtype != np.float32:
-        raise ValueError(
-            f"indices must be torch.int32 and values torch.float32, got {positions.dtype} and "
-            f"{numbers.dtype}"
-        )
+    if not (isinstance(numel, int) and isinstance(row, int)):
+        raise ValueError(f"numel and row must be whole numbers, got {numel!r} and {row!r}")
     if positions.shape != numbers.shape or positions.ndim != 1:
         raise ValueError(
             "indices and values must be of one length, got "
@@ -82,8 +89,8 @@ def check(
         raise ValueError(f"indices must ascend within 0..{numel - 1}")
     if mode not in VALUES:
         raise ValueError(f"mode must be one of {', '.join(VALUES)}, got {mode!r}")
-    if not threshold >= 0:
-        raise ValueError(f"the threshold must be 0 or more, got {threshold}")
+    if not (0 <= threshold <= LARGEST_FLOAT or threshold == math.inf):
+        raise ValueError(f"the threshold must be 0 or more and a float32, got {threshold}")
     if (np.abs(numbers) < np.float32(threshold)).any():
         raise ValueError(
             f"every value must have a magnitude of the threshold {threshold} or more; the "
