@@ -2,7 +2,9 @@
 
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Frame, Section
@@ -39,7 +41,13 @@ def add_section(total: Tensor, section: Section, factor: float, name: str) -> No
     if total.is_cpu:
         section.add_to(total.numpy(), factor, name)
         return
-    indices, values = section.survivors(name)
+    add_on_device(total, *section.survivors(name), factor)
+
+
+def add_on_device(
+    total: Tensor, indices: NDArray[np.int32], values: NDArray[np.float32], factor: float
+) -> None:
+    """What `Section.add_to` does, bit for bit, on any device."""
     added = torch.from_numpy(values).to(total.device)
     # Multiplied apart: `alpha` might round once where the CPU rounds twice.
     total.index_add_(0, torch.from_numpy(indices).to(total.device), added * factor)

@@ -31,7 +31,13 @@ def shared(work: Callable[[int], T], count: int, threads: int) -> list[T]:
 
     def take() -> None:
         for number in numbers:
-            results[number] = work(number)
+            try:
+                results[number] = work(number)
+            except BaseException:
+                # The others need not go on.
+                for _ in numbers:
+                    pass
+                raise
 
     helpers = [_pool.submit(take) for _ in range(min(threads, count) - 1)]
     try:

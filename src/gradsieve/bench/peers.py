@@ -100,7 +100,7 @@ def error_at(rate: float, curve: list[tuple[float, float]]) -> float | None:
     if rate > ordered[-1][0]:
         return ordered[-1][1]
     for (low, error), (high, next_error) in pairwise(ordered):
-        if low <= rate <= high:
+        if low <= rate <= high and low < high:
             share = (math.log(rate) - math.log(low)) / (math.log(high) - math.log(low))
             return math.exp(math.log(error) * (1 - share) + math.log(next_error) * share)
     return None

@@ -55,7 +55,7 @@ def rice_parameter(count, length):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def low_bits(universe, block, counts):  # type: ignore[no-untyped-def]
+def low_stream_bits(universe, block, counts):  # type: ignore[no-untyped-def]
     bits = 0
     for b in range(counts.size):
         if counts[b]:
@@ -66,7 +66,7 @@ def low_bits(universe, block, counts):  # type: ignore[no-untyped-def]
 @compiled
 def positions_room(universe, block, counts):  # type: ignore[no-untyped-def]
     """Bytes that `write_positions` may touch at most."""
-    bits = low_bits(universe, block, counts)
+    bits = low_stream_bits(universe, block, counts)
     for b in range(counts.size):
         if counts[b]:
             length = min(block, universe - b * block)
@@ -188,7 +188,7 @@ def start_reading(address, universe, block, counts):  # type: ignore[no-untyped-
     state = np.zeros(FIELDS, np.int64)
     state[BLOCK] = -1
     state[WORD_START] = -64
-    state[NEXT] = address + (low_bits(universe, block, counts) + 7) // 8
+    state[NEXT] = address + (low_stream_bits(universe, block, counts) + 7) // 8
     return state
 
 
@@ -244,6 +244,31 @@ def read_some(state, address, end, universe, block, counts, out):  # type: ignor
 
 
 @compiled
+def place_run(marks, start, ahead, k, address, low_bit, lows, out):  # type: ignore[no-untyped-def]
+    """Positions of one block from its quotients and lower bits; returns the sum of the latter.
+
+    start: the place of the first one if its quotient were 0; ahead: the position before it, with
+    nothing of `lows`, the sum of the lower bits so far.
+    """
+    mask = (ONE << UINT(k)) - ONE
+    fours = out.size // 4 * 4 if k <= MOST_BITS_OF_FOUR else 0
+    for first in range(0, fours, 4):
+        low = load_word(address + (low_bit >> 3)) >> UINT(low_bit & 7)
+        low_bit += 4 * k
+        for i in range(4):
+            lows += np.int64(low & mask)
+            low >>= UINT(k)
+            at = UINT(first + i)
+            out[at] = ahead + ((marks[at] - start - first - i) << k) + lows + first + i
+    for i in range(fours, out.size):
+        low = load_word(address + (low_bit >> 3)) >> UINT(low_bit & 7)
+        lows += np.int64(low & mask)
+        low_bit += k
+        out[UINT(i)] = ahead + ((marks[UINT(i)] - start - i) << k) + lows + i
+    return lows
+
+
+@compiled
 def place_marks(state, address, universe, block, counts, marks, out):  # type: ignore[no-untyped-def]
     """Turn places of ones, as many as out has elements, into positions; False as `read_some`."""
     number, left, done, lows = state[BLOCK], state[LEFT], state[DONE], state[LOWS]
@@ -261,29 +286,16 @@ def place_marks(state, address, universe, block, counts, marks, out):  # type: i
             done = lows = np.int64(0)
         origin = number * block
         stop = count + min(left, out.size - count)
-        # What the place of a one is over the quotient of the survivor of the same number.
-        over = block_start + done - count
         if k == 0:
             shift = np.int32(origin - block_start)
             for i in range(count, stop):
                 out[UINT(i)] = np.int32(marks[UINT(i)]) + shift
         else:
-            mask = (ONE << UINT(k)) - ONE
-            ahead = origin + done - count
-            behind_fours = count + ((stop - count) & -4 if k <= MOST_BITS_OF_FOUR else 0)
-            for first in range(count, behind_fours, 4):
-                low = load_word(address + (low_bit >> 3)) >> UINT(low_bit & 7)
-                low_bit += 4 * k
-                for i in range(4):
-                    lows += np.int64(low & mask)
-                    low >>= UINT(k)
-                    at = UINT(first + i)
-                    out[at] = ahead + ((marks[at] - over - first - i) << k) + lows + first + i
-            for i in range(behind_fours, stop):
-                low = load_word(address + (low_bit >> 3)) >> UINT(low_bit & 7)
-                lows += np.int64(low & mask)
-                low_bit += k
-                out[UINT(i)] = ahead + ((marks[UINT(i)] - over - i) << k) + lows + i
+            start, ahead = block_start + done, origin + done
+            lows = place_run(
+                marks[count:stop], start, ahead, k, address, low_bit, lows, out[count:stop]
+            )
+            low_bit += k * (stop - count)
         done += stop - count
         left -= stop - count
         # Positions ascend by construction: the last one tells for all.
