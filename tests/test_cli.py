@@ -185,6 +185,21 @@ def test_bench_codec_measures_bits_and_peers(tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--plot", "rates.pdf"], "must end in .png or .svg"),
+        (["--plot", "no/such/folder/rates.png"], "is no folder"),
+        (["--json", "no/such/folder/rates.json"], "is no folder"),
+    ],
+)
+def test_bench_codec_says_before_it_measures_what_it_cannot_write(arguments, words):
+    ran = gradsieve("bench", "codec", *arguments, timeout=30)
+    assert ran.returncode == 1
+    assert words in " ".join(ran.stderr.split())
+    assert "done" not in ran.stdout
+
+
 def test_bench_codec_refuses_an_unknown_workload():
     ran = gradsieve("bench", "codec", "--workload", "resnet")
     assert ran.returncode == 1

@@ -346,3 +346,9 @@ def test_on_a_network_the_policies_do_what_they_do_on_noise():
     assert all(last[name] < 1e-3 * first[name] for name in named)
     assert 0.0005 < density[gs.UnsentMean(4.0)] < 0.3
     assert density[gs.Density(0.01)] == pytest.approx(0.01, rel=0.2)
+
+
+@pytest.mark.parametrize("threshold", [0.01, "1 %"])
+def test_a_number_is_no_policy(threshold):
+    with pytest.raises(TypeError, match=r"policy such as gradsieve\.Density"):
+        gs.SieveState(threshold)

@@ -108,13 +108,24 @@ def bench_codec_command(
     from gradsieve.bench.codec_report import bits_table, draw, peers_table, speed_table
     from gradsieve.bench.gradients import sources
     from gradsieve.bench.peers import PeerRow, peer_rows
+    from gradsieve.workloads.workload import WORKLOADS
+
+    names = workload or ["mnist_cnn", "mlp", "gpt"]
+    for name in names:
+        if name not in WORKLOADS:
+            fail(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        fail(f"cannot draw {plot}: its name must end in .png or .svg")
+    for path in (plot, json_file):
+        if path is not None and not path.parent.is_dir():
+            fail(f"cannot write {path}: {path.parent} is no folder")
 
     rows: list[CodecRow] = []
     peers: list[PeerRow] = []
     curves: dict[str, Curve] = {}
     bounds: dict[str, Curve] = {}
     try:
-        for source, gradients in sources(workload or ["mnist_cnn", "mlp", "gpt"]):
+        for source, gradients in sources(names):
             with console.status(f"measuring {source} ..."):
                 measured = list(bench_codec(source, gradients, repeats))
                 points = [(row.bits_per_parameter, row.relative_error) for row in measured]
@@ -148,7 +159,7 @@ def report(
 ) -> None:
     """What is in a frame: its sections, and how many bits each part takes."""
     from gradsieve.codec import FrameError
-    from gradsieve.report.frame import frame_table, read_frame
+    from gradsieve.report.frame import frame_tables, read_frame
 
     try:
         found = read_frame(frame)
@@ -156,7 +167,8 @@ def report(
         fail(f"cannot read {frame}: {error.strerror}")
     except FrameError as error:
         fail(f"{frame} is no frame, or a damaged one: {error}")
-    console.print(frame_table(found))
+    for table in frame_tables(found):
+        console.print(table)
     write_json(json_file, asdict(found) | {"bits_per_parameter": found.bits_per_parameter})
 
 

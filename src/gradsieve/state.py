@@ -20,6 +20,7 @@ from gradsieve.sieve import DTYPES, Workspace, measure, sample_magnitudes
 from gradsieve.tally import Tally
 from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Threshold, UnsentMean
+from gradsieve.warm_up import warm_up
 
 OLDEST_TORCH = (2, 6)
 STATE_VERSION = 1
@@ -66,6 +67,12 @@ class SieveState:
         # Settings.
         if values not in VALUES:
             raise ValueError(f"values must be one of {', '.join(VALUES)}, got {values!r}")
+        if threshold is not None and not hasattr(threshold, "measured"):
+            raise TypeError(
+                "the threshold must be a policy such as gradsieve.Density(0.01) or "
+                f"gradsieve.Fixed(0.1), got {threshold!r}"
+            )
+        warm_up(values, error_feedback)
         self.threshold: Threshold = UnsentMean() if threshold is None else threshold
         self.values: Values = values
         self.error_feedback = error_feedback

@@ -237,6 +237,22 @@ def test_encode_refuses_what_would_not_decode(indices, values):
         gs.encode(indices, values, 10)
 
 
+def test_what_is_no_tensor_is_named():
+    indices, values = torch.tensor([1, 2], dtype=torch.int32), torch.ones(2)
+    with pytest.raises(TypeError, match=r"indices must be a torch\.Tensor, got list"):
+        gs.encode([1, 2], values, 10)
+    with pytest.raises(TypeError, match=r"values must be a torch\.Tensor, got ndarray"):
+        gs.encode(indices, values.numpy(), 10)
+    for read in (gs.decode, gs.inspect):
+        with pytest.raises(TypeError, match=r"got bytes.*torch\.frombuffer"):
+            read(gs.encode(indices, values, 10).numpy().tobytes())
+
+
+def test_the_first_index_out_of_order_is_named():
+    with pytest.raises(ValueError, match="number 2 is 4 behind 4"):
+        gs.encode(torch.tensor([1, 4, 4], dtype=torch.int32), torch.ones(3), 10)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

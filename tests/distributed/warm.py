@@ -4,16 +4,11 @@ import torch
 import torch._dynamo  # DDP imports it when the first model is made.
 
 import gradsieve as gs
-from gradsieve.codec import VALUES, decode_frame
-from gradsieve.sieve import sample_magnitudes
+from gradsieve.codec import VALUES
+from gradsieve.warm_up import warm_up
 
-ones, zeros = torch.ones(8), torch.zeros(8)
-gs.measure(ones)
-gs.measure(ones, zeros)
-sample_magnitudes(ones, zeros, None, 0)
+indices, values, _ = gs.select(torch.ones(8), torch.zeros(8), 0.5)
 for mode in VALUES:
-    for residual in (None, zeros):
-        indices, values, _ = gs.select(ones, zeros, 0.5)
-        frame = gs.encode(indices, values, 8, threshold=0.5, mode=mode, residual=residual)
-        decode_frame(frame).sections[0].add_to(ones.numpy(), 1.0)
-        gs.decode(frame)
+    for error_feedback in (True, False):
+        warm_up(mode, error_feedback)
+    gs.decode(gs.encode(indices, values, 8, threshold=0.5, mode=mode))

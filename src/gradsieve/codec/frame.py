@@ -159,6 +159,11 @@ def decode_frame(
 
 def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
     """The frame's bytes with SLACK bytes behind them, copied where there are none."""
+    if not isinstance(frame, Tensor):
+        raise TypeError(
+            f"a frame is a torch.Tensor of uint8, got {type(frame).__name__}; of bytes "
+            "torch.frombuffer(bytearray(data), dtype=torch.uint8) makes one"
+        )
     plain = frame.layout is torch.strided and frame.dim() == 1 and frame.device.type == "cpu"
     if frame.dtype is not torch.uint8 or not plain:
         raise FrameError(

@@ -44,8 +44,12 @@ def encode(
         The frame, uint8 on the CPU.
 
     Raises:
+        TypeError: `indices` or `values` are no tensors.
         ValueError: the arguments do not make a frame that decodes.
     """
+    for name, tensor in (("indices", indices), ("values", values)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if indices.dtype is not torch.int32 or values.dtype is not torch.float32:
         raise ValueError(
             f"indices must be torch.int32 and values torch.float32, got {indices.dtype} and "
@@ -79,14 +83,19 @@ def check(
         raise ValueError(f"numel and row must be whole numbers, got {numel!r} and {row!r}")
     if positions.shape != numbers.shape or positions.ndim != 1:
         raise ValueError(
-            "indices and values must be of one length, got "
+            "indices and values must have one dimension and one length, got "
             f"{list(positions.shape)} and {list(numbers.shape)}"
         )
     if not 0 <= numel < 2**31:
         raise ValueError(f"numel must be 0 or more and below 2^31, got {numel}")
-    ascending = bool((positions[1:] > positions[:-1]).all())
-    if positions.size and not (positions[0] >= 0 and positions[-1] < numel and ascending):
-        raise ValueError(f"indices must ascend within 0..{numel - 1}")
+    inside = (positions >= 0) & (positions < numel)
+    inside[1:] &= positions[1:] > positions[:-1]
+    if not inside.all():
+        place = int(inside.argmin())
+        raise ValueError(
+            f"indices must ascend strictly within 0..{numel - 1}; number {place} is "
+            f"{positions[place]}" + (f" behind {positions[place - 1]}" if place else "")
+        )
     if mode not in VALUES:
         raise ValueError(f"mode must be one of {', '.join(VALUES)}, got {mode!r}")
     if not (0 <= threshold <= LARGEST_FLOAT or threshold == math.inf):

@@ -9,21 +9,8 @@ from rich.table import Table
 from gradsieve.codec import FrameReport, inspect
 from gradsieve.tables import table_of
 
-HEADINGS = (
-    "section",
-    "kind",
-    "elements",
-    "sent",
-    "threshold",
-    "step",
-    "block",
-    "positions",
-    "signs",
-    "values",
-    "overhead",
-    "bits sent",
-    "bits",
-)
+SETTINGS = ("section", "kind", "elements", "sent", "threshold", "step", "block")
+BITS = ("section", "positions", "signs", "values", "overhead", "all", "all, an element")
 
 
 def read_frame(path: Path) -> FrameReport:
@@ -31,29 +18,21 @@ def read_frame(path: Path) -> FrameReport:
     return inspect(torch.from_numpy(np.fromfile(path, np.uint8)))
 
 
-def frame_table(report: FrameReport) -> Table:
+def frame_tables(report: FrameReport) -> tuple[Table, Table]:
+    return settings_table(report), bits_table(report)
+
+
+def settings_table(report: FrameReport) -> Table:
     table = table_of(
-        HEADINGS,
+        SETTINGS,
         title=(
             f"step {report.step}, layout {report.layout:#018x}, {report.bytes:,} bytes, "
             f"{report.bits_per_parameter:.3f} bits a parameter"
             + (", with values that are not finite" if report.nonfinite else "")
         ),
-        caption=(
-            "positions (with the counts of blocks), signs, values and overhead: bits an element "
-            "that was sent; bits: of the section, an element"
-        ),
         words=("kind",),
     )
     for number, section in enumerate(report.sections):
-        sent = max(section.survivors, 1)
-        parts = (
-            section.positions_bytes + section.counts_bytes,
-            section.signs_bytes,
-            section.values_bytes,
-            section.settings_bytes,
-            section.bytes,
-        )
         table.add_row(
             str(number),
             section.kind,
@@ -62,7 +41,31 @@ def frame_table(report: FrameReport) -> Table:
             f"{section.threshold:.3g}",
             f"{section.step:.3g}" if section.step else "",
             f"{section.block:,}",
-            *(f"{8 * part / sent:.2f}" for part in parts),
+        )
+    return table
+
+
+def bits_table(report: FrameReport) -> Table:
+    table = table_of(
+        BITS,
+        title="Bits",
+        caption=(
+            "an element that was sent, but for the last column; positions: with the counts of "
+            "blocks; overhead: settings and the entry in the frame's table"
+        ),
+    )
+    for number, section in enumerate(report.sections):
+        parts = (
+            section.positions_bytes + section.counts_bytes,
+            section.signs_bytes,
+            section.values_bytes,
+            section.settings_bytes,
+            section.bytes,
+        )
+        sent = section.survivors
+        table.add_row(
+            str(number),
+            *(f"{8 * part / sent:.2f}" if sent else "–" for part in parts),
             f"{8 * section.bytes / max(section.numel, 1):.3f}",
         )
     return table

@@ -1,0 +1,50 @@
+"""Compiling ahead of the first step."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Timer
+
+import torch
+
+from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section
+from gradsieve.sieve import measure, sample_magnitudes, select
+
+NOTICE_AFTER = 2.0
+"""Seconds; loading what an earlier process has compiled takes less."""
+
+
+@cache
+def warm_up(values: Values, error_feedback: bool = True) -> None:
+    """Run every compiled function that training with these settings calls, on a few numbers.
+
+    The first time on a machine they are compiled, about half a minute on one core, and kept in
+    numba's cache. In the first step all ranks would wait for it, and its time be counted as theirs.
+    """
+    with notice("gradsieve: compiling for this processor, once; this takes about half a minute"):
+        ones, zeros = torch.ones(8), torch.zeros(8)
+        measure(ones)
+        measure(ones, zeros)
+        sample_magnitudes(ones, zeros, None, 0)
+        indices, numbers, _ = select(ones, zeros, 0.5)
+        section = pruned_section(
+            indices.numpy(),
+            numbers.numpy(),
+            8,
+            0.5,
+            values,
+            residual=zeros.numpy() if error_feedback else None,
+        )
+        decode_frame(encode_frame([section])).sections[0].add_to(ones.numpy(), 1.0)
+
+
+@contextmanager
+def notice(text: str) -> Iterator[None]:
+    timer = Timer(NOTICE_AFTER, print, (text,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
