@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.status import Status
 
 app = typer.Typer(
     help="Threshold-pruned gradients for PyTorch data-parallel training over slow links.",
@@ -114,12 +117,7 @@ def bench_codec_command(
     for name in names:
         if name not in WORKLOADS:
             fail(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        fail(f"cannot draw {plot}: its name must end in .png or .svg")
-    for path in (plot, json_file):
-        if path is not None and not path.parent.is_dir():
-            fail(f"cannot write {path}: {path.parent} is no folder")
-
+    require_outputs(plot, json_file)
     rows: list[CodecRow] = []
     peers: list[PeerRow] = []
     curves: dict[str, Curve] = {}
@@ -152,6 +150,64 @@ def bench_codec_command(
     write_json(json_file, content)
 
 
+@bench.command("rate")
+def bench_rate_command(
+    workload: Annotated[str, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small.")] = "gpt-small",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:0.01:levels; several."),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None, typer.Option("--lr", min=0, help="The workload's own; several.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="0; several.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of each run.")] = 300,
+    ranks: Annotated[int, typer.Option(min=1, help="Played one after the other.")] = 2,
+    runs: Annotated[
+        Path, typer.Option(help="Finished runs are appended to this file, none is repeated.")
+    ] = Path("rate.jsonl"),
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw quality against bits to this .png or .svg.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Quality against bits: train with each method, at each learning rate, from each seed.
+
+    Without --method nothing is trained: what the file of runs holds is printed and drawn.
+    """
+    from gradsieve.bench.rate.play import Setting, play
+    from gradsieve.bench.rate.report import draw, rate_tables, summarize
+    from gradsieve.bench.rate.runs import RunFile
+    from gradsieve.workloads.workload import load_workload
+
+    require_outputs(plot, json_file)
+    file = RunFile(runs)
+    try:
+        rates = learning_rate or [load_workload(workload).learning_rate]
+        for name, rate, number in product(method or [], rates, seed or [0]):
+            setting = Setting(
+                workload=workload,
+                method=name,
+                learning_rate=rate,
+                seed=number,
+                steps=steps,
+                ranks=ranks,
+            )
+            if file.find(setting) is None:
+                with console.status(f"{name} at {rate:g}, seed {number} ...") as status:
+                    run = play(setting, progress(status, name, steps))
+                file.append(run)
+                console.print(f"{name} at {rate:g}, seed {number}: {run.quality:.4f}", style="dim")
+        rows = summarize(file)
+    except ValueError as error:
+        fail(str(error))
+    for table in rate_tables(rows):
+        console.print(table)
+    if plot is not None:
+        draw(rows, plot)
+    write_json(json_file, [asdict(row) for row in rows])
+
+
 @app.command()
 def report(
     frame: Annotated[Path, typer.Option(help="A file with the bytes of one frame.")],
@@ -170,6 +226,19 @@ def report(
     for table in frame_tables(found):
         console.print(table)
     write_json(json_file, asdict(found) | {"bits_per_parameter": found.bits_per_parameter})
+
+
+def progress(status: Status, name: str, steps: int) -> Callable[[int, float], None]:
+    return lambda step, loss: status.update(f"{name}: {step} of {steps}, loss {loss:.3f}")
+
+
+def require_outputs(plot: Path | None, json_file: Path | None) -> None:
+    """Refuse, before anything is measured, what could not be written."""
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        fail(f"cannot draw {plot}: its name must end in .png or .svg")
+    for path in (plot, json_file):
+        if path is not None and not path.parent.is_dir():
+            fail(f"cannot write {path}: {path.parent} is no folder")
 
 
 def write_json(path: Path | None, content: object) -> None:

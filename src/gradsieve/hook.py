@@ -1,6 +1,8 @@
 """The way of one bucket: select, encode, exchange, decode."""
 
 # DDP compares the hook's annotations with the types themselves: they must not become strings.
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -92,7 +94,7 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     if state.plain:
         return all_reduce(state, bucket)
     tally = state.tally
-    sections = sieve_bucket(state, parameters, bucket)
+    sections = sieve_gradients(state, parameters, bucket.gradients())
     with tally.timed("encode"):
         layout = state.layout(parameters)
         nonfinite = tally.nonfinite > 0
@@ -110,14 +112,13 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     return future
 
 
-def sieve_bucket(
-    state: SieveState, parameters: list[ParameterState], bucket: GradBucket
+def sieve_gradients(
+    state: SieveState, parameters: Sequence[ParameterState], gradients: Sequence[Tensor]
 ) -> list[Section]:
     sections: list[Section] = []
-    for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         # As it lies in the bucket, whatever the parameter's memory format.
         flat = gradient.view(-1).float()
-
         make = send_whole if parameter.whole else send_survivors
         sections.append(make(state, parameter, flat))
         state.tally.elements += parameter.numel

@@ -150,9 +150,11 @@ def workload(name: str, *, layers: int, width: int, heads: int) -> Workload:
         make_model=partial(Gpt, layers, width, heads),
         make_optimizer=make_optimizer,
         learning_rate=LEARNING_RATE,
+        make_schedule=make_schedule,
         batches=batches,
         metric=held_out_loss,
         metric_name="held-out loss",
+        higher_is_better=False,
     )
 
 

@@ -44,4 +44,5 @@ MLP = Workload(
     batches=batches_of_training_images,
     metric=test_set_accuracy,
     metric_name="test accuracy",
+    higher_is_better=True,
 )

@@ -60,4 +60,5 @@ MNIST_CNN = Workload(
     batches=batches_of_training_images,
     metric=test_set_accuracy,
     metric_name="test accuracy",
+    higher_is_better=True,
 )

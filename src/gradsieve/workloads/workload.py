@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 WORKLOADS = {
     "mnist_cnn": "gradsieve.workloads.mnist_cnn:MNIST_CNN",
@@ -17,6 +18,10 @@ WORKLOADS = {
     "gpt": "gradsieve.workloads.gpt:GPT",
     "gpt-small": "gradsieve.workloads.gpt:GPT_SMALL",
 }
+
+
+def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
+    return LambdaLR(optimizer, lambda step: 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +34,14 @@ class Workload:
     make_optimizer: Callable[[nn.Module, float], Optimizer]
     """With a learning rate; the gradients are left as they are (no clipping)."""
     learning_rate: float
+    make_schedule: Callable[[Optimizer, int], LRScheduler] = constant
+    """Of the learning rate, for a number of steps; its `step()` follows the optimizer's."""
     batches: Callable[[int, int, int], Iterator[tuple[Tensor, Tensor]]]
     """Rank, world size and seed to endless inputs and targets (int64 classes)."""
     metric: Callable[[nn.Module], float]
     """Measured on data that no rank trains on."""
     metric_name: str
+    higher_is_better: bool
 
 
 def load_workload(name: str) -> Workload:

@@ -1,0 +1,1 @@
+"""Quality against bits: many ranks played in one process."""

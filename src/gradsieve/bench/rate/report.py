@@ -1,0 +1,135 @@
+"""The table and the plot of quality against bits."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+from rich.table import Table
+
+from gradsieve.bench.rate.play import Run
+from gradsieve.tables import table_of
+from gradsieve.workloads.workload import load_workload
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateRow:
+    """The seeds of one method at one learning rate."""
+
+    workload: str
+    steps: int
+    ranks: int
+    method: str
+    learning_rate: float
+    seeds: int
+    bits_per_parameter: float
+    quality: float
+    lowest: float
+    highest: float
+    best: bool
+    """No other learning rate of this method was better."""
+
+
+def summarize(runs: Iterable[Run]) -> list[RateRow]:
+    """One row a workload, number of steps and of ranks, method and learning rate."""
+    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        key = run.workload, run.steps, run.ranks, run.method, run.learning_rate
+        groups[key].append(run)
+    means = {key: statistics.mean(run.quality for run in group) for key, group in groups.items()}
+    rows = []
+    for key, group in groups.items():
+        of_method = [mean for other, mean in means.items() if other[:-1] == key[:-1]]
+        choose = max if load_workload(key[0]).higher_is_better else min
+        rows.append(
+            RateRow(
+                workload=key[0],
+                steps=key[1],
+                ranks=key[2],
+                method=key[3],
+                learning_rate=key[4],
+                seeds=len(group),
+                bits_per_parameter=statistics.mean(run.bits_per_parameter for run in group),
+                quality=means[key],
+                lowest=min(run.quality for run in group),
+                highest=max(run.quality for run in group),
+                best=means[key] == choose(of_method),
+            )
+        )
+    return sorted(rows, key=lambda row: (row.workload, row.steps, -row.bits_per_parameter))
+
+
+def rate_tables(rows: list[RateRow]) -> list[Table]:
+    tables = []
+    for workload, steps, ranks in dict.fromkeys((r.workload, r.steps, r.ranks) for r in rows):
+        metric = load_workload(workload).metric_name
+        table = table_of(
+            ("method", "rate", "seeds", "bits a parameter", "quality", "spread"),
+            title=f"{workload}: {metric}, {steps} steps, {ranks} ranks",
+            caption="rate: of learning, * the method's best; spread: of the seeds",
+            words=("method",),
+        )
+        for row in rows:
+            if (row.workload, row.steps, row.ranks) == (workload, steps, ranks):
+                table.add_row(
+                    row.method,
+                    f"{row.learning_rate:g}{'*' if row.best else ' '}",
+                    str(row.seeds),
+                    f"{row.bits_per_parameter:.3f}",
+                    f"{row.quality:.4f}",
+                    f"{row.lowest:.4f}–{row.highest:.4f}" if row.seeds > 1 else "",
+                )
+        tables.append(table)
+    return tables
+
+
+def draw(rows: list[RateRow], path: Path) -> None:
+    """Each method at its best learning rate, the dense runs as a band; PNG or SVG by the ending."""
+    groups = dict.fromkeys((row.workload, row.steps) for row in rows)
+    panels = [
+        panel(f"{workload}, {steps} steps", [r for r in rows if (r.workload, r.steps) == group])
+        for group in groups
+        for workload, steps in [group]
+    ]
+    specification = alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee").to_json()
+    if path.suffix == ".svg":
+        path.write_text(vl_convert.vegalite_to_svg(specification))
+    else:
+        path.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
+
+
+def panel(title: str, rows: list[RateRow]) -> Any:
+    data: Any = alt.Data
+    points = [asdict(row) | {"family": family(row.method)} for row in rows if row.best]
+    metric = load_workload(rows[0].workload).metric_name
+    dense = [point for point in points if point["method"] == DENSE]
+    others = [point for point in points if point["method"] != DENSE]
+    bits = alt.X("bits_per_parameter:Q", scale=alt.Scale(type="log"), title="bits a parameter")
+    quality = alt.Y("quality:Q", scale=alt.Scale(zero=False), title=metric)
+    colour = alt.Color("family:N", title=None, scale=alt.Scale(scheme="category10"))
+    base = alt.Chart(data(values=others)).encode(x=bits, color=colour)
+    spread = base.mark_rule().encode(y=alt.Y("lowest:Q", title=metric), y2="highest:Q")
+    lines = base.mark_line().encode(y=quality)
+    marks = base.mark_point(filled=True).encode(y=quality)
+    band = alt.Chart(data(values=dense)).mark_rect(color="#999999", opacity=0.4)
+    level = alt.Chart(data(values=dense)).mark_rule(color="#555555", strokeDash=[4, 3])
+    layers = (
+        band.encode(y="lowest:Q", y2="highest:Q"),
+        level.encode(y=quality),
+        spread,
+        lines,
+        marks,
+    )
+    return alt.layer(*layers).properties(title=title, width=360, height=280)
+
+
+def family(method: str) -> str:
+    """The method without its density or rank."""
+    name, *options = method.split(":")
+    return " ".join([name, *options[1:]])
