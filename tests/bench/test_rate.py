@@ -1,0 +1,151 @@
+"""Playing ranks in one process: what is averaged, what is counted, what is kept."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from gradsieve.bench.rate.compressors import make_compressor
+from gradsieve.bench.rate.play import Run, Setting, play
+from gradsieve.bench.rate.report import draw, rate_tables, summarize
+from gradsieve.bench.rate.runs import RunFile
+
+SHAPES = [(64, 96), (128, 40), (100,)]
+NUMEL = sum(torch.Size(shape).numel() for shape in SHAPES)
+
+
+def gradients(ranks, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(ranks)]
+
+
+def mean_of(all_gradients):
+    return [torch.stack(own).mean(dim=0) for own in zip(*all_gradients, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "method", ["topk:0.1", "sieve:0.1", "sieve:0.1:float32", "sieve:0.3:bfloat16", "powersgd:3"]
+)
+def test_what_is_not_sent_now_is_sent_later(method):
+    ranks, steps = 3, 4
+    compressor = make_compressor(method, gradients(1, 0)[0], ranks)
+    arrived = [torch.zeros(shape) for shape in SHAPES]
+    wanted = [torch.zeros(shape) for shape in SHAPES]
+    for step in range(steps):
+        given = gradients(ranks, step)
+        averages, bits = compressor.average(given)
+        assert 0 < bits < 32 * NUMEL
+        for total, part in zip(arrived, averages, strict=True):
+            total += part
+        for total, part in zip(wanted, mean_of(given), strict=True):
+            total += part
+    short = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
+    assert 0 < short < 1.1 * sum(float(b.norm()) for b in wanted)
+    # With next to nothing new, what was kept arrives.
+    nothing = [[1e-6 * gradient for gradient in own] for own in gradients(ranks, steps)]
+    for _ in range(60):
+        averages, _ = compressor.average(nothing)
+        for total, part in zip(arrived, averages, strict=True):
+            total += part
+    late = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
+    assert late < 0.35 * short
+
+
+@pytest.mark.parametrize(("method", "bits"), [("dense", 32), ("fp16", 16), ("8-bit", 8)])
+def test_rounding_counts_its_bits(method, bits):
+    given = gradients(2, 0)
+    averages, sent = make_compressor(method, given[0], 2).average(given)
+    assert sent == bits * NUMEL
+    for average, mean in zip(averages, mean_of(given), strict=True):
+        torch.testing.assert_close(average, mean, rtol=0, atol=0.02 if bits == 8 else 0.002)
+
+
+def test_powersgd_sends_a_matrix_of_its_rank_exactly():
+    left, right = torch.randn(64, 2), torch.randn(2, 96)
+    given = [[left @ right], [left @ right]]
+    averages, bits = make_compressor("powersgd:2", given[0], 2).average(given)
+    torch.testing.assert_close(averages[0], left @ right, rtol=1e-3, atol=1e-3)
+    assert bits == 32 * 2 * (64 + 96)
+
+
+@pytest.mark.parametrize("method", ["none", "sieve", "sieve:x", "powersgd:4:2", "sieve:0.1:int3"])
+def test_a_method_that_is_none_is_named(method):
+    with pytest.raises(ValueError, match=f"{method!r} is no method"):
+        make_compressor(method, [torch.zeros(3)], 2)
+
+
+SETTING = Setting(
+    workload="gpt-small", method="sieve:0.05", learning_rate=1e-3, seed=3, steps=2, ranks=2
+)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return play(SETTING)
+
+
+def test_a_run_is_the_same_again(run):
+    again = play(SETTING)
+    assert replace(again, seconds=0.0) == replace(run, seconds=0.0)
+    assert [step for step, _ in run.curve] == [1, 2]
+    assert 0.1 < run.bits_per_parameter < 1.5
+
+
+def test_a_finished_run_is_kept_and_found(run, tmp_path):
+    file = RunFile(tmp_path / "of" / "runs.jsonl")
+    assert file.find(SETTING) is None
+    file.append(run)
+    file.append(replace(run, seed=4))
+    assert file.find(SETTING) == run
+    assert file.find(replace(SETTING, seed=5)) is None
+    file.path.write_text(file.path.read_text() + "{}\n")
+    with pytest.raises(ValueError, match="line 3 is no finished run"):
+        list(file)
+
+
+def made(method, learning_rate, seed, quality, bits):
+    setting = replace(SETTING, method=method, learning_rate=learning_rate, seed=seed)
+    return Run(
+        **asdict(setting),
+        bits_per_parameter=bits,
+        quality=quality,
+        curve=[[2, quality]],
+        seconds=1.0,
+        torch="2",
+    )
+
+
+def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
+    runs = [
+        made("dense", 1e-3, 0, 1.7, 32.0),
+        made("dense", 1e-3, 1, 1.9, 32.0),
+        made("dense", 3e-3, 0, 1.6, 32.0),
+        made("sieve:0.1", 1e-3, 0, 2.0, 0.7),
+    ]
+    rows = summarize(runs)
+    assert [(r.method, r.learning_rate, r.seeds, r.best) for r in rows] == [
+        ("dense", 1e-3, 2, False),
+        ("dense", 3e-3, 1, True),
+        ("sieve:0.1", 1e-3, 1, True),
+    ]
+    assert rows[0].quality == pytest.approx(1.8)
+    assert (rows[0].lowest, rows[0].highest) == (1.7, 1.9)
+    (table,) = rate_tables(rows)
+    assert table.row_count == 3
+    for ending in ("png", "svg"):
+        draw(rows, tmp_path / f"rate.{ending}")
+        assert (tmp_path / f"rate.{ending}").stat().st_size > 2000
+
+
+def test_lower_loss_and_higher_accuracy_are_better():
+    runs = [made("dense", rate, 0, quality, 32.0) for rate, quality in ((1e-3, 0.7), (3e-3, 0.9))]
+    assert [row.best for row in summarize(runs)] == [True, False]
+    accuracies = [replace(run, workload="mnist_cnn") for run in runs]
+    assert [row.best for row in summarize(accuracies)] == [False, True]
+
+
+def test_lines_are_json(run, tmp_path):
+    file = RunFile(tmp_path / "runs.jsonl")
+    file.append(run)
+    assert json.loads(file.path.read_text())["method"] == "sieve:0.05"
