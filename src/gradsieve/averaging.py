@@ -1,5 +1,6 @@
 """The average of the ranks' frames, in the bucket."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -8,13 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Frame, Section
+from gradsieve.codec.add import add_at
+from gradsieve.codec.errors import refuse
 from gradsieve.threads import shared
 
 
-def average_into(buffer: Tensor, frames: list[Frame], threads: int = 1) -> None:
+def average_into(
+    buffer: Tensor,
+    frames: list[Frame],
+    threads: int = 1,
+    scales: Sequence[Tensor | None] | None = None,
+) -> None:
     """Add the frames in rank order, each value divided by their number.
 
-    A parameter is one thread's: the result does not depend on how many there are.
+    A parameter is one thread's: the result does not depend on how many there are. `scales`: of each
+    parameter, what its scaled sections are in units of.
 
     Raises:
         FrameError: a payload makes no sense; the buffer holds nothing of use.
@@ -29,19 +38,30 @@ def average_into(buffer: Tensor, frames: list[Frame], threads: int = 1) -> None:
 
     def average(number: int) -> None:
         parameter = total[starts[number] : starts[number + 1]]
+        scale = None if scales is None else scales[number]
         for frame in frames:
-            add_section(parameter, frame.sections[number], factor, f"section {number}")
+            add_section(parameter, frame.sections[number], factor, f"section {number}", scale)
 
     shared(average, len(numels), threads if total.is_cpu else 1)
     if total is not buffer:
         buffer.copy_(total)
 
 
-def add_section(total: Tensor, section: Section, factor: float, name: str) -> None:
-    if total.is_cpu:
+def add_section(
+    total: Tensor, section: Section, factor: float, name: str, scale: Tensor | None = None
+) -> None:
+    if section.scaled and scale is None:
+        refuse(f"{name} flags", "scaled, where this rank has no scale")
+    if total.is_cpu and not section.scaled:
         section.add_to(total.numpy(), factor, name)
         return
-    add_on_device(total, *section.survivors(name), factor)
+    indices, values = section.survivors(name)
+    if section.scaled and scale is not None:
+        values = values * scale[torch.from_numpy(indices).to(scale.device).long()].cpu().numpy()
+    if total.is_cpu:
+        add_at(total.numpy(), indices, values, np.float32(factor))
+    else:
+        add_on_device(total, indices, values, factor)
 
 
 def add_on_device(

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gradsieve.bench.peers import eight_bit, prune
 from gradsieve.bench.rate.sieve import Sieve
@@ -99,10 +100,15 @@ class PowerSGD:
         return averages, bits
 
 
-METHODS = "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve:DENSITY, sieve:DENSITY:VALUES"
+METHODS = (
+    "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve:DENSITY[:VALUES], "
+    "sieve-adam:DENSITY[:VALUES]"
+)
 
 
-def make_compressor(method: str, parameters: Sequence[Tensor], ranks: int) -> Compressor:
+def make_compressor(
+    method: str, parameters: Sequence[Tensor], ranks: int, optimizer: Optimizer
+) -> Compressor:
     """Raises ValueError where no method is written like this."""
     name, *options = method.split(":")
     try:
@@ -117,6 +123,10 @@ def make_compressor(method: str, parameters: Sequence[Tensor], ranks: int) -> Co
                 return Sieve(parameters, ranks, float(density))
             case "sieve", [density, values]:
                 return Sieve(parameters, ranks, float(density), values)
+            case "sieve-adam", [density]:
+                return Sieve(parameters, ranks, float(density), optimizer=optimizer)
+            case "sieve-adam", [density, values]:
+                return Sieve(parameters, ranks, float(density), values, optimizer)
     except ValueError as error:
         raise ValueError(f"{method!r} is no method: {error}") from error
     raise ValueError(f"{method!r} is no method; write one of {METHODS}")
