@@ -50,13 +50,13 @@ def average_into(
 def add_section(
     total: Tensor, section: Section, factor: float, name: str, scale: Tensor | None = None
 ) -> None:
-    if section.scaled and scale is None:
-        refuse(f"{name} flags", "scaled, where this rank has no scale")
     if total.is_cpu and not section.scaled:
         section.add_to(total.numpy(), factor, name)
         return
     indices, values = section.survivors(name)
-    if section.scaled and scale is not None:
+    if section.scaled:
+        if scale is None:
+            refuse(f"{name} flags", "scaled, where this rank has no scale")
         values = values * scale[torch.from_numpy(indices).to(scale.device).long()].cpu().numpy()
     if total.is_cpu:
         add_at(total.numpy(), indices, values, np.float32(factor))

@@ -111,18 +111,17 @@ def bench_codec_command(
     from gradsieve.bench.codec_report import bits_table, draw, peers_table, speed_table
     from gradsieve.bench.gradients import sources
     from gradsieve.bench.peers import PeerRow, peer_rows
-    from gradsieve.workloads.workload import WORKLOADS
+    from gradsieve.workloads.workload import require_workload
 
     names = workload or ["mnist_cnn", "mlp", "gpt"]
-    for name in names:
-        if name not in WORKLOADS:
-            fail(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
     require_outputs(plot, json_file)
     rows: list[CodecRow] = []
     peers: list[PeerRow] = []
     curves: dict[str, Curve] = {}
     bounds: dict[str, Curve] = {}
     try:
+        for name in names:
+            require_workload(name)
         for source, gradients in sources(names):
             with console.status(f"measuring {source} ..."):
                 measured = list(bench_codec(source, gradients, repeats))

@@ -8,7 +8,7 @@ import torch
 
 from gradsieve.bench.rate.compressors import make_compressor
 from gradsieve.bench.rate.play import Run, Setting, play
-from gradsieve.bench.rate.report import draw, rate_tables, summarize
+from gradsieve.bench.rate.report import comparisons, draw, rate_tables, summarize
 from gradsieve.bench.rate.runs import RunFile
 
 SHAPES = [(64, 96), (128, 40), (100,)]
@@ -173,3 +173,13 @@ def test_lines_are_json(run, tmp_path):
     file = RunFile(tmp_path / "runs.jsonl")
     file.append(run)
     assert json.loads(file.path.read_text())["method"] == "sieve:0.05"
+
+
+def test_runs_of_other_numbers_of_ranks_are_not_compared():
+    two = made("dense", 1e-3, 0, 1.7, 32.0)
+    rows = summarize([two, replace(two, ranks=4, quality=1.6)])
+    assert [row.best for row in rows] == [True, True]
+    assert [list(group) for group in comparisons(rows)] == [
+        ["gpt-small", 2, 2],
+        ["gpt-small", 2, 4],
+    ]

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 from rich.table import Table
 
 from gradsieve.bench.codec import CodecRow, Curve
 from gradsieve.bench.peers import PeerRow, error_at
+from gradsieve.charts import write_chart
 from gradsieve.tables import table_of
 
 BOUND, LEVELS = "bound of the histogram", "gradsieve levels"
@@ -126,11 +126,7 @@ def draw(
         points.append(point(peer.source, method, peer.bits_per_parameter, peer.relative_error))
     seen = [p for p in points if SHOWN[0] <= p["bits"] <= SHOWN[1] and p["error"] > SMALLEST_ERROR]
     panels = [panel(source, [p for p in seen if p["source"] == source]) for source in curves]
-    specification = alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee").to_json()
-    if path.suffix == ".svg":
-        path.write_text(vl_convert.vegalite_to_svg(specification))
-    else:
-        path.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
+    write_chart(alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee"), path)
 
 
 def point(source: str, method: str, bits: float, error: float) -> dict[str, Any]:

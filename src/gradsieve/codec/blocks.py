@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from gradsieve.codec.bits import bit_length, float_bits, load_word, store_word
+from gradsieve.codec.bits import bit_length
 from gradsieve.codec.positions import (
     behind_last,
     positions_room,
@@ -20,7 +20,6 @@ from gradsieve.codec.positions import (
 from gradsieve.compiled import compiled
 
 UINT = np.uint64
-SETTINGS_BYTES = 8
 RICE_EXTRA = 1.47
 """Bits of a Rice code over log₂(length / count), for small densities."""
 LOGARITHMS = np.log2(np.arange(4096).clip(1))
@@ -83,11 +82,11 @@ def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
     smallest: the shortest block to try, 0 for none. The length is `universe` where one block is
     best.
     """
+    whole = np.full(1, indices.size, np.int32)
     block = best_block(indices, universe, smallest) if smallest and indices.size else universe
     if block == universe:
-        return max(universe, 1), np.full(1, indices.size, np.int32)
+        return max(universe, 1), whole
     counts = count_blocks(indices, 0, universe, block)
-    whole = np.full(1, indices.size, np.int32)
     if set_room(universe, block, counts) < set_room(universe, universe, whole):
         return block, counts
     return universe, whole
@@ -141,19 +140,6 @@ def add_expected_bits(indices, low, high, shortest, bits):  # type: ignore[no-un
                 length = min(behind, high) - max(before, low)
                 bits[doubling] += expected_bits(counts[b], length, math.log2(length))
         counts = merge_pairs(counts)
-
-
-@compiled
-def write_settings(block, threshold, address):  # type: ignore[no-untyped-def]
-    """The settings of a pruned parameter's section; returns the address behind them."""
-    store_word(address, UINT(block) | float_bits(threshold) << UINT(32))
-    return address + SETTINGS_BYTES
-
-
-@compiled
-def read_block(address):  # type: ignore[no-untyped-def]
-    """The length of a block, and the address behind the settings."""
-    return np.int64(load_word(address) & UINT(0xFFFFFFFF)), address + SETTINGS_BYTES
 
 
 @compiled

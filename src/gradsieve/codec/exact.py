@@ -2,16 +2,9 @@
 
 import numpy as np
 
-from gradsieve.codec.blocks import (
-    SETTINGS_BYTES,
-    choose_blocks,
-    read_block,
-    read_counts,
-    set_room,
-    write_counts,
-    write_settings,
-)
+from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
 from gradsieve.codec.positions import write_positions
+from gradsieve.codec.settings import SETTINGS_BYTES, read_block, write_settings
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_VALUES, GOOD
 from gradsieve.compiled import compiled
 

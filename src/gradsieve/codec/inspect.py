@@ -6,7 +6,8 @@ from torch import Tensor
 
 from gradsieve.codec.blocks import read_counts
 from gradsieve.codec.frame import ENTRY, HEADER, decode_frame
-from gradsieve.codec.section import LEVEL_SETTINGS, SETTINGS, Kind, Section
+from gradsieve.codec.section import Kind, Section
+from gradsieve.codec.settings import LEVEL_SETTINGS, SETTINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,14 +11,7 @@ from gradsieve.codec.bits import (
     sign_bits,
     store_byte,
 )
-from gradsieve.codec.blocks import (
-    choose_blocks,
-    read_block,
-    read_counts,
-    set_room,
-    write_counts,
-    write_settings,
-)
+from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
 from gradsieve.codec.planes import (
     PLANES,
     first_plane,
@@ -39,6 +32,12 @@ from gradsieve.codec.quantizer import (
     quantize,
     reconstruct,
 )
+from gradsieve.codec.settings import (
+    LEVEL_SETTINGS_BYTES,
+    SETTINGS_BYTES,
+    read_block,
+    write_settings,
+)
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_PLANES, BAD_VALUES, GOOD, add_survivors
 from gradsieve.compiled import compiled, compiled_with_free_order
 
@@ -46,7 +45,6 @@ UINT = np.uint64
 SIGN = np.uint32(0x80000000)
 FLOAT_STEP = 2.0**-23
 """From 1 to the next float32."""
-LEVEL_SETTINGS_BYTES = 20
 
 
 @compiled
@@ -129,7 +127,7 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
         sent[exact] = values[exact]
         squared_remainder = settle(indices, values, sent, residual)
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = LEVEL_SETTINGS_BYTES + set_room(numel, block, counts)
+    room = SETTINGS_BYTES + LEVEL_SETTINGS_BYTES + set_room(numel, block, counts)
     room += planes_room(values.size, depths) + 4 * exact.size
     room += values.size * (1 + low_bits) // 8 + 3 * STORE_REACH
     payload = np.empty(room, np.uint8)
@@ -178,7 +176,7 @@ def open_levels(payload, count, numel, low_bits, planes):  # type: ignore[no-unt
     values = np.empty(count, np.float32)
     block, at = read_block(start)
     step, first, rest = load_float(at), load_float(at + 4), load_float(at + 8)
-    counts, at = read_counts(at + 12, end, numel, block, count)
+    counts, at = read_counts(at + LEVEL_SETTINGS_BYTES, end, numel, block, count)
     if at == 0:
         return BAD_BLOCKS, counts, values, at
     levels = np.zeros(count, np.uint16)

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from struct import Struct
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,6 +13,7 @@ from gradsieve.codec.errors import refuse
 from gradsieve.codec.exact import encode_exact, open_exact
 from gradsieve.codec.levels import add_levels, encode_levels, open_levels, settle
 from gradsieve.codec.planes import MOST_LOW_BITS, PLANES
+from gradsieve.codec.settings import LEVEL_SETTINGS, SETTINGS
 from gradsieve.codec.survivors import PARTS, add_survivors, read_survivors
 
 Floats = NDArray[np.float32]
@@ -39,10 +39,6 @@ VALUE_BYTES = {
     Kind.FLOAT32: 4,
     Kind.BFLOAT16: 2,
 }
-SETTINGS = Struct("<If")
-"""Block and threshold, at the start of a pruned parameter's payload."""
-LEVEL_SETTINGS = Struct("<fff")
-"""Step, first and rest of the quantizer, behind SETTINGS."""
 SHORTEST_BLOCK, LONGEST_ROW = 128, 4096
 SLACK = 8
 """Bytes that must be readable behind a payload: readers take whole words, also from its end."""

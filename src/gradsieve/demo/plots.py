@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 
+from gradsieve.charts import write_chart
 from gradsieve.demo.table import Row
 
 COLOURS = {
@@ -30,16 +30,14 @@ def write_plots(rows: list[Row], out: Path) -> dict[str, str]:
         "accuracy": accuracy_chart(rows),
         "time": time_chart(rows),
     }
-    return {name: write_chart(chart, name, out) for name, chart in charts.items()}
+    return {name: write_styled(chart, name, out) for name, chart in charts.items()}
 
 
-def write_chart(chart: Any, name: str, out: Path) -> str:
+def write_styled(chart: Any, name: str, out: Path) -> str:
     styled = chart.configure_view(stroke=None).configure_legend(orient="top", labelLimit=0)
-    specification = styled.to_json()
-    (out / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
-    svg: str = vl_convert.vegalite_to_svg(specification)
-    (out / f"{name}.svg").write_text(svg)
-    return svg
+    for ending in ("png", "svg"):
+        write_chart(styled, out / f"{name}.{ending}")
+    return (out / f"{name}.svg").read_text()
 
 
 def sieved(rows: list[Row]) -> list[Row]:

@@ -50,10 +50,15 @@ def load_workload(name: str) -> Workload:
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in WORKLOADS:
-        raise ValueError(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
+    require_workload(name)
     module, _, attribute = WORKLOADS[name].partition(":")
     return cast(Workload, getattr(import_module(module), attribute))
+
+
+def require_workload(name: str) -> None:
+    """Raise ValueError where there is none of that name."""
+    if name not in WORKLOADS:
+        raise ValueError(f"there is no workload {name!r}; choose from {', '.join(WORKLOADS)}")
 
 
 def require_rank(rank: int, world_size: int) -> None:

@@ -119,14 +119,10 @@ def make_compressor(
                 return PowerSGD(parameters, ranks, int(rank))
             case "topk", [density]:
                 return TopK(parameters, ranks, float(density))
-            case "sieve", [density]:
-                return Sieve(parameters, ranks, float(density))
-            case "sieve", [density, values]:
-                return Sieve(parameters, ranks, float(density), values)
-            case "sieve-adam", [density]:
-                return Sieve(parameters, ranks, float(density), optimizer=optimizer)
-            case "sieve-adam", [density, values]:
-                return Sieve(parameters, ranks, float(density), values, optimizer)
+            case (("sieve" | "sieve-adam"), ([density] | [density, _])):
+                values = options[1] if len(options) == 2 else "levels"
+                metric = optimizer if name == "sieve-adam" else None
+                return Sieve(parameters, ranks, float(density), values, metric)
     except ValueError as error:
         raise ValueError(f"{method!r} is no method: {error}") from error
     raise ValueError(f"{method!r} is no method; write one of {METHODS}")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +68,7 @@ def play(setting: Setting, watch: Callable[[int, float], None] = lambda step, lo
             curve.append([step, workload.metric(model)])
     numel = sum(parameter.numel() for parameter in parameters)
     return Run(
-        workload=setting.workload,
-        method=setting.method,
-        learning_rate=setting.learning_rate,
-        seed=setting.seed,
-        steps=setting.steps,
-        ranks=setting.ranks,
+        **asdict(setting),
         bits_per_parameter=bits / numel / setting.steps,
         quality=curve[-1][1],
         curve=curve,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 from rich.table import Table
 
 from gradsieve.bench.rate.play import Run
+from gradsieve.charts import write_chart
 from gradsieve.tables import table_of
 from gradsieve.workloads.workload import load_workload
 
@@ -65,9 +65,17 @@ def summarize(runs: Iterable[Run]) -> list[RateRow]:
     return sorted(rows, key=lambda row: (row.workload, row.steps, -row.bits_per_parameter))
 
 
+def comparisons(rows: list[RateRow]) -> dict[tuple[str, int, int], list[RateRow]]:
+    """Rows by what must be alike to be compared: workload, steps and ranks."""
+    groups: dict[tuple[str, int, int], list[RateRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.workload, row.steps, row.ranks].append(row)
+    return groups
+
+
 def rate_tables(rows: list[RateRow]) -> list[Table]:
     tables = []
-    for workload, steps, ranks in dict.fromkeys((r.workload, r.steps, r.ranks) for r in rows):
+    for (workload, steps, ranks), compared in comparisons(rows).items():
         metric = load_workload(workload).metric_name
         table = table_of(
             ("method", "rate", "seeds", "bits a parameter", "quality", "spread"),
@@ -75,33 +83,26 @@ def rate_tables(rows: list[RateRow]) -> list[Table]:
             caption="rate: of learning, * the method's best; spread: of the seeds",
             words=("method",),
         )
-        for row in rows:
-            if (row.workload, row.steps, row.ranks) == (workload, steps, ranks):
-                table.add_row(
-                    row.method,
-                    f"{row.learning_rate:g}{'*' if row.best else ' '}",
-                    str(row.seeds),
-                    f"{row.bits_per_parameter:.3f}",
-                    f"{row.quality:.4f}",
-                    f"{row.lowest:.4f}–{row.highest:.4f}" if row.seeds > 1 else "",
-                )
+        for row in compared:
+            table.add_row(
+                row.method,
+                f"{row.learning_rate:g}{'*' if row.best else ' '}",
+                str(row.seeds),
+                f"{row.bits_per_parameter:.3f}",
+                f"{row.quality:.4f}",
+                f"{row.lowest:.4f}–{row.highest:.4f}" if row.seeds > 1 else "",
+            )
         tables.append(table)
     return tables
 
 
 def draw(rows: list[RateRow], path: Path) -> None:
     """Each method at its best learning rate, the dense runs as a band; PNG or SVG by the ending."""
-    groups = dict.fromkeys((row.workload, row.steps) for row in rows)
     panels = [
-        panel(f"{workload}, {steps} steps", [r for r in rows if (r.workload, r.steps) == group])
-        for group in groups
-        for workload, steps in [group]
+        panel(f"{workload}, {steps} steps, {ranks} ranks", compared)
+        for (workload, steps, ranks), compared in comparisons(rows).items()
     ]
-    specification = alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee").to_json()
-    if path.suffix == ".svg":
-        path.write_text(vl_convert.vegalite_to_svg(specification))
-    else:
-        path.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
+    write_chart(alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee"), path)
 
 
 def panel(title: str, rows: list[RateRow]) -> Any:

@@ -24,8 +24,8 @@ class Sieve:
         parameters: Sequence[Tensor],
         ranks: int,
         density: float,
-        values: Any = "levels",
-        optimizer: Optimizer | None = None,
+        values: Any,
+        optimizer: Optimizer | None,
     ) -> None:
         self.parameters = parameters
         self.states = [
