@@ -63,7 +63,7 @@ class Player:
 
     def step(self, gradient):
         """The threshold and the moments of one step."""
-        threshold = self.state.next_threshold(self.parameter, gradient, self.left, None)
+        threshold = self.state.next_threshold(self.parameter, gradient, self.left)
         _, _, self.parameter.moments = gs.select(gradient, self.left, threshold)
         if not self.state.error_feedback:
             self.left.zero_()

@@ -1,6 +1,5 @@
 """The average of the ranks' frames, in the bucket."""
 
-from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -9,21 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Frame, Section
-from gradsieve.codec.add import add_at
-from gradsieve.codec.errors import refuse
 from gradsieve.threads import shared
 
 
-def average_into(
-    buffer: Tensor,
-    frames: list[Frame],
-    threads: int = 1,
-    scales: Sequence[Tensor | None] | None = None,
-) -> None:
+def average_into(buffer: Tensor, frames: list[Frame], threads: int = 1) -> None:
     """Add the frames in rank order, each value divided by their number.
 
-    A parameter is one thread's: the result does not depend on how many there are. `scales`: of each
-    parameter, what its scaled sections are in units of.
+    A parameter is one thread's: the result does not depend on how many there are.
 
     Raises:
         FrameError: a payload makes no sense; the buffer holds nothing of use.
@@ -38,30 +29,19 @@ def average_into(
 
     def average(number: int) -> None:
         parameter = total[starts[number] : starts[number + 1]]
-        scale = None if scales is None else scales[number]
         for frame in frames:
-            add_section(parameter, frame.sections[number], factor, f"section {number}", scale)
+            add_section(parameter, frame.sections[number], factor, f"section {number}")
 
     shared(average, len(numels), threads if total.is_cpu else 1)
     if total is not buffer:
         buffer.copy_(total)
 
 
-def add_section(
-    total: Tensor, section: Section, factor: float, name: str, scale: Tensor | None = None
-) -> None:
-    if total.is_cpu and not section.scaled:
+def add_section(total: Tensor, section: Section, factor: float, name: str) -> None:
+    if total.is_cpu:
         section.add_to(total.numpy(), factor, name)
         return
-    indices, values = section.survivors(name)
-    if section.scaled:
-        if scale is None:
-            refuse(f"{name} flags", "scaled, where this rank has no scale")
-        values = values * scale[torch.from_numpy(indices).to(scale.device).long()].cpu().numpy()
-    if total.is_cpu:
-        add_at(total.numpy(), indices, values, np.float32(factor))
-    else:
-        add_on_device(total, indices, values, factor)
+    add_on_device(total, *section.survivors(name), factor)
 
 
 def add_on_device(

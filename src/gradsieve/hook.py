@@ -1,9 +1,7 @@
 """The way of one bucket: select, encode, exchange, decode."""
 
 # DDP compares the hook's annotations with the types themselves: they must not become strings.
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,11 +9,9 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from gradsieve.averaging import average_into
 from gradsieve.codec import (
-    Frame,
     Kind,
     Section,
     Values,
@@ -38,7 +34,6 @@ def attach(
     *,
     threshold: Threshold | None = None,
     values: Values = "levels",
-    optimizer: Optimizer | None = None,
     error_feedback: bool = True,
     min_numel: int = 2048,
     start_step: int = 0,
@@ -66,7 +61,6 @@ def attach(
     state = SieveState(
         threshold,
         values=values,
-        optimizer=optimizer,
         error_feedback=error_feedback,
         min_numel=min_numel,
         start_step=start_step,
@@ -100,19 +94,18 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     if state.plain:
         return all_reduce(state, bucket)
     tally = state.tally
-    scales = state.scales(parameters, bucket.parameters())
-    sections = sieve_gradients(state, parameters, bucket.gradients(), scales)
+    sections = sieve_gradients(state, parameters, bucket.gradients())
     with tally.timed("encode"):
-        layout = state.layout(parameters, scales)
+        layout = state.layout(parameters)
         nonfinite = tally.nonfinite > 0
         frame = encode_frame(sections, layout=layout, step=state.step, nonfinite=nonfinite)
         tally.frame_bytes += frame.numel()
     buffer = bucket.buffer()
     future = future_on(buffer.device)
     numels = [parameter.numel for parameter in parameters]
-    average = partial(average_into, buffer, threads=torch.get_num_threads(), scales=scales)
+    threads = torch.get_num_threads()
     state.worker.submit(
-        lambda: future.set_result(exchange(state, frame, layout, numels, buffer, average))
+        lambda: future.set_result(exchange(state, frame, layout, numels, buffer, threads))
     )
     if bucket.is_last():
         state.end_step()
@@ -120,61 +113,49 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
 
 
 def sieve_gradients(
-    state: SieveState,
-    parameters: Sequence[ParameterState],
-    gradients: Sequence[Tensor],
-    scales: Sequence[Tensor | None],
+    state: SieveState, parameters: Sequence[ParameterState], gradients: Sequence[Tensor]
 ) -> list[Section]:
     sections: list[Section] = []
-    for parameter, gradient, scale in zip(parameters, gradients, scales, strict=True):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         # As it lies in the bucket, whatever the parameter's memory format.
         flat = gradient.view(-1).float()
-        if parameter.whole:
-            sections.append(send_whole(state, flat))
-        else:
-            sections.append(send_survivors(state, parameter, flat, scale))
+        make = send_whole if parameter.whole else send_survivors
+        sections.append(make(state, parameter, flat))
         state.tally.elements += parameter.numel
         state.tally.sent_elements += sections[-1].count
     return sections
 
 
-def send_whole(state: SieveState, flat: Tensor) -> Section:
+def send_whole(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
     with state.tally.timed("encode"):
         values = flat.cpu().numpy()
         state.tally.nonfinite += int(np.count_nonzero(~np.isfinite(values)))
         return whole_section(values, state.values)
 
 
-def send_survivors(
-    state: SieveState, parameter: ParameterState, flat: Tensor, scale: Tensor | None
-) -> Section:
+def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -> Section:
     tally, left = state.tally, parameter.flat_residual()
     if state.holds(flat):
         return empty_section(parameter.numel)
     with tally.timed("select"):
-        threshold = state.next_threshold(parameter, flat, left, scale)
-        indices, values, moments = select(flat, left, threshold, scale, out=state.workspace)
+        threshold = state.next_threshold(parameter, flat, left)
+        indices, values, moments = select(flat, left, threshold, out=state.workspace)
         if not state.error_feedback:
             left.zero_()
-    units = None
-    if scale is not None and state.values == "levels" and not moments.nonfinite:
-        units = scale[indices.long()]
     with tally.timed("encode"):
-        at_once = state.error_feedback and left.is_cpu and units is None
         section = pruned_section(
             indices.cpu().numpy(),
-            (values if units is None else values / units).cpu().numpy(),
+            values.cpu().numpy(),
             parameter.numel,
             threshold,
             state.values,
             row=parameter.row,
             finite=moments.nonfinite == 0,
-            residual=left.numpy() if at_once else None,
+            residual=left.numpy() if state.error_feedback and left.is_cpu else None,
         )
-        section = section if units is None else replace(section, scaled=True)
         parameter.squared_remainder = section.squared_remainder
-        if state.error_feedback and not at_once:
-            parameter.squared_remainder = leave_remainder(left, indices, values, section, units)
+        if state.error_feedback and not left.is_cpu:
+            parameter.squared_remainder = leave_remainder(left, indices, values, section)
     parameter.moments = moments
     state.sent.append((parameter, indices, values))
     tally.thresholds[parameter.name] = threshold
@@ -183,20 +164,16 @@ def send_survivors(
     return section
 
 
-def leave_remainder(
-    left: Tensor, indices: Tensor, values: Tensor, section: Section, units: Tensor | None
-) -> float:
-    """What a section does not carry of finite values stays in the residual.
-
-    Where `pruned_section` cannot do it: on a device, and where it carries multiples of units.
+def leave_remainder(left: Tensor, indices: Tensor, values: Tensor, section: Section) -> float:
+    """On a device: what a section does not carry of finite values stays in the residual.
 
     Returns:
         The sum of squares of what stays.
     """
-    if section.kind is Kind.FLOAT32 and units is None:
+    if section.kind is Kind.FLOAT32:
         return 0.0
-    carried = torch.from_numpy(section.survivors()[1]).to(left.device)
-    remainder = values - (carried if units is None else carried * units)
+    _, sent = section.survivors()
+    remainder = values - torch.from_numpy(sent).to(left.device)
     left.index_copy_(0, indices.long(), remainder)
     return float(remainder.square().sum())
 
@@ -207,7 +184,7 @@ def exchange(
     layout: int,
     numels: list[int],
     buffer: Tensor,
-    average: Callable[[list[Frame]], None],
+    threads: int,
 ) -> Tensor:
     """In the communication thread: exchange and decode one bucket while others are computed."""
     tally, step = state.tally, state.step % 2**32
@@ -221,7 +198,7 @@ def exchange(
         for other in frames:
             if other.step != step:
                 refuse("step", f"{other.step}, this rank is at {step}")
-        average(frames)
+        average_into(buffer, frames, threads)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
     tally.nonfinite_anywhere |= overflowed or any(other.nonfinite for other in frames)

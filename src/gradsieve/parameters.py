@@ -22,8 +22,6 @@ class ParameterState:
         """The parameter is too small to prune and travels whole; it has no residual."""
         self.threshold: float | None = None
         self.moments: Moments | None = None
-        self.scaled = False
-        """Threshold and moments are in the optimizer's units."""
         self.residual: Tensor | None = None
         residual = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False).detach()
         if residual.stride() != parameter.stride():
@@ -57,12 +55,7 @@ class ParameterState:
             fields = Moments.__dataclass_fields__
             moments = {n: getattr(self.moments, n) for n in fields if n != "magnitudes"}
         residual = None if self.residual is None else self.residual.contiguous().clone()
-        return {
-            "threshold": self.threshold,
-            "moments": moments,
-            "residual": residual,
-            "scaled": self.scaled,
-        }
+        return {"threshold": self.threshold, "moments": moments, "residual": residual}
 
     def require_fit(self, saved: Mapping[str, object]) -> None:
         """Raise ValueError if `load` cannot take what was saved."""
@@ -91,7 +84,6 @@ class ParameterState:
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None
         self.moments = Moments(**moments) if isinstance(moments, dict) else None
-        self.scaled = bool(saved.get("scaled", False))
 
 
 def row_numel(parameter: Tensor) -> int:

@@ -1,7 +1,7 @@
 """The state behind the hook: settings, what each parameter keeps, the account of each step."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, Gather, group_of_its_own
-from gradsieve.metric import Metric, OptimizerMetric
 from gradsieve.parameters import ParameterState, Residuals, numbers_for
 from gradsieve.sieve import DTYPES, Workspace, measure, sample_magnitudes
 from gradsieve.tally import Tally
@@ -37,9 +35,6 @@ class SieveState:
         values: how survivors travel: "levels", quantized with a dead zone of the threshold;
             "bfloat16", rounded; "float32", exact. What is not sent of a value stays in the
             residual. Parameters that travel whole are float32 with "float32", else bfloat16.
-        optimizer: one that keeps `exp_avg_sq` (Adam, AdamW): thresholds are in units of its root,
-            and levels too. Every rank must hold all of it. Before its first step, and with others,
-            the size of the elements counts.
         error_feedback: keep what is pruned in a residual and add it to the next gradient; without
             it what is pruned is dropped.
         min_numel: parameters with fewer elements (biases, norms) travel whole.
@@ -58,7 +53,6 @@ class SieveState:
         threshold: Threshold | None = None,
         *,
         values: Values = "levels",
-        optimizer: Optimizer | None = None,
         error_feedback: bool = True,
         min_numel: int = 2048,
         start_step: int = 0,
@@ -81,7 +75,6 @@ class SieveState:
         warm_up(values, error_feedback)
         self.threshold: Threshold = UnsentMean() if threshold is None else threshold
         self.values: Values = values
-        self.metric: Metric | None = None if optimizer is None else OptimizerMetric(optimizer)
         self.error_feedback = error_feedback
         self.min_numel = min_numel
         self.start_step = start_step
@@ -105,7 +98,7 @@ class SieveState:
         # A loaded state whose parameters are not all known yet.
         self._loaded: dict[str, Any] | None = None
         self._was_loaded = False
-        self._layouts: dict[tuple[tuple[int, bool], ...], int] = {}
+        self._layouts: dict[tuple[int, ...], int] = {}
 
     # Names.
 
@@ -219,7 +212,6 @@ class SieveState:
             settings=(
                 f"threshold={self.threshold}",
                 f"values={self.values}",
-                f"metric={type(self.metric).__name__}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",
                 f"start_step={self.start_step}",
@@ -277,27 +269,12 @@ class SieveState:
             )
         return found[1]
 
-    def scales(
-        self, kept: Sequence[ParameterState], parameters: Sequence[Tensor]
-    ) -> list[Tensor | None]:
-        """The metric's units of each parameter's elements; None: the elements' own size counts."""
-        return [
-            None
-            if self.metric is None or state.whole
-            else self.metric.scale(parameter, state.stride)
-            for state, parameter in zip(kept, parameters, strict=True)
-        ]
-
-    def next_threshold(
-        self, parameter: ParameterState, gradient: Tensor, left: Tensor, scale: Tensor | None
-    ) -> float:
-        """Ask the policy, with the moments that it reads; all in units of the scale."""
-        if parameter.scaled != (scale is not None):
-            parameter.scaled, parameter.moments, parameter.threshold = scale is not None, None, None
+    def next_threshold(self, parameter: ParameterState, gradient: Tensor, left: Tensor) -> float:
+        """Ask the policy, with the moments that it reads."""
         ramp = self._ramp()
         moments = parameter.moments
         if self.threshold.measured == "gradient":
-            moments = measure(gradient, None, scale)
+            moments = measure(gradient)
         elif (
             moments is None
             or parameter.threshold is None
@@ -305,9 +282,9 @@ class SieveState:
             or self.threshold.measured == "accumulated"
         ):
             # In a ramp the last moments are those of a lower threshold, which would draw it down.
-            moments = measure(gradient, left, scale)
+            moments = measure(gradient, left)
         if self.threshold.measured == "magnitudes":
-            sample = sample_magnitudes(gradient, left, scale, self.step)
+            sample = sample_magnitudes(gradient, left, None, self.step)
             moments = replace(moments, magnitudes=sample)
         threshold = self.threshold.next(moments, parameter.threshold)
         if not threshold >= 0:
@@ -333,15 +310,11 @@ class SieveState:
             return False
         return not bool(gradient.any())
 
-    def layout(self, parameters: list[ParameterState], scales: list[Tensor | None]) -> int:
+    def layout(self, parameters: list[ParameterState]) -> int:
         """Digest of what both sides of a frame must share."""
-        scaled = [scale is not None for scale in scales]
-        key = tuple((id(p), own) for p, own in zip(parameters, scaled, strict=True))
+        key = tuple(id(parameter) for parameter in parameters)
         if key not in self._layouts:
-            lines = [
-                f"{p.name} {p.shape} {p.stride} {p.whole} {own}"
-                for p, own in zip(parameters, scaled, strict=True)
-            ]
+            lines = [f"{p.name} {p.shape} {p.stride} {p.whole}" for p in parameters]
             self._layouts[key] = digest([f"values={self.values}", *lines])
         return self._layouts[key]
 
@@ -388,8 +361,8 @@ class SieveState:
         kept = [
             p for p in self._parameters.values() if self.error_feedback and p.residual is not None
         ]
-        if self.tally.nonfinite_anywhere or any(p.scaled for p in kept):
-            # The moments know nothing of survivors that were put back, or are in other units.
+        if self.tally.nonfinite_anywhere:
+            # The moments know nothing of the survivors that were put back.
             return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
         squares = [p.moments.unsent_square_sum + p.squared_remainder for p in kept if p.moments]
         return math.sqrt(sum(squares))

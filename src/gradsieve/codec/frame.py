@@ -48,12 +48,10 @@ ENTRY = np.dtype(
         ("kind", "u1"),
         ("low_bits", "u1"),
         ("planes", "u1"),
-        ("flags", "u1"),
+        ("zero", "u1"),
     ]
 )
 """One in the table for each section."""
-SCALED = 1
-"""Flag of an entry: values are in units that both sides know of each element."""
 KINDS = {int(kind): kind for kind in Kind}
 NONFINITE = 1
 """Flag: some value in the frame is NaN or infinite."""
@@ -95,8 +93,7 @@ def encode_frame(
     frame = np.empty(size + SLACK, np.uint8)
     frame[size:] = 0
     frame[HEADER.itemsize : start].view(ENTRY)[:] = [
-        (s.numel, s.count, s.payload.size, s.kind, s.low_bits, s.planes, SCALED * s.scaled)
-        for s in sections
+        (s.numel, s.count, s.payload.size, s.kind, s.low_bits, s.planes, 0) for s in sections
     ]
     for section in sections:
         stop = start + section.payload.size
@@ -142,17 +139,16 @@ def decode_frame(
             refuse("numel", f"expected {list(numels)}, found {found}")
     sections = []
     for number, entry in enumerate(table.tolist()):
-        numel, count, size, kind, low_bits, planes, own_flags = entry
+        numel, count, size, kind, low_bits, planes, zero = entry
         name = f"section {number}"
         if kind not in KINDS:
             refuse(f"{name} kind", f"{kind} is unknown")
-        if own_flags not in (0, SCALED):
-            refuse(f"{name} flags", f"{own_flags} are unknown")
+        if zero:
+            refuse(f"{name} zero", f"{zero}")
         stop = start + size
         if stop > data.size:
             refuse(f"{name} bytes", f"{size} go beyond the frame's end")
-        payload, scaled = data[start:stop], own_flags == SCALED
-        section = Section(numel, count, KINDS[kind], payload, low_bits, planes, scaled)
+        section = Section(numel, count, KINDS[kind], data[start:stop], low_bits, planes)
         require_section(section, name)
         sections.append(section)
         start = stop

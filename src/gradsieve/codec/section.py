@@ -55,8 +55,6 @@ class Section:
     payload: NDArray[np.uint8]
     low_bits: int = 0
     planes: int = 0
-    scaled: bool = False
-    """Values are in units of a scale that has a number for each element, known to both sides."""
     squared_remainder: float = 0.0
     """Known to the encoder: the sum of squares of what the payload lacks of finite values."""
 
@@ -192,9 +190,7 @@ def pruned_section(
             indices, values, numel, smallest, dead_zone, residual
         )
         if payload.size:
-            return Section(
-                numel, count, Kind.LEVELS, payload, low_bits, planes, squared_remainder=error
-            )
+            return Section(numel, count, Kind.LEVELS, payload, low_bits, planes, error)
     error = 0.0
     if mode == "bfloat16" and finite:
         halves = to_bfloat16(values)
@@ -243,8 +239,6 @@ def require_section(section: Section, name: str) -> None:
     if not levels and (section.low_bits or section.planes):
         found = f"{section.low_bits} low bits and {section.planes} planes"
         refuse(f"{name} levels", f"{found}, where there are no levels")
-    if section.scaled and section.whole:
-        refuse(f"{name} flags", "a whole parameter has no scale")
     if section.whole:
         require_whole(section, name)
         return

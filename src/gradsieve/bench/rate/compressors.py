@@ -5,7 +5,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from gradsieve.bench.peers import eight_bit, prune
 from gradsieve.bench.rate.sieve import Sieve
@@ -100,15 +99,10 @@ class PowerSGD:
         return averages, bits
 
 
-METHODS = (
-    "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve:DENSITY[:VALUES], "
-    "sieve-adam:DENSITY[:VALUES]"
-)
+METHODS = "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve:DENSITY, sieve:DENSITY:VALUES"
 
 
-def make_compressor(
-    method: str, parameters: Sequence[Tensor], ranks: int, optimizer: Optimizer
-) -> Compressor:
+def make_compressor(method: str, parameters: Sequence[Tensor], ranks: int) -> Compressor:
     """Raises ValueError where no method is written like this."""
     name, *options = method.split(":")
     try:
@@ -119,10 +113,9 @@ def make_compressor(
                 return PowerSGD(parameters, ranks, int(rank))
             case "topk", [density]:
                 return TopK(parameters, ranks, float(density))
-            case (("sieve" | "sieve-adam"), ([density] | [density, _])):
+            case "sieve", ([density] | [density, _]):
                 values = options[1] if len(options) == 2 else "levels"
-                metric = optimizer if name == "sieve-adam" else None
-                return Sieve(parameters, ranks, float(density), values, metric)
+                return Sieve(parameters, ranks, float(density), values)
     except ValueError as error:
         raise ValueError(f"{method!r} is no method: {error}") from error
     raise ValueError(f"{method!r} is no method; write one of {METHODS}")

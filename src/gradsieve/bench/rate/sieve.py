@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from gradsieve.averaging import average_into
 from gradsieve.codec import decode_frame, encode_frame
@@ -17,20 +16,12 @@ from gradsieve.thresholds import Density
 
 
 class Sieve:
-    """Density(density) with error feedback; with an optimizer in its metric."""
+    """Density(density) with error feedback."""
 
     def __init__(
-        self,
-        parameters: Sequence[Tensor],
-        ranks: int,
-        density: float,
-        values: Any,
-        optimizer: Optimizer | None,
+        self, parameters: Sequence[Tensor], ranks: int, density: float, values: Any
     ) -> None:
-        self.parameters = parameters
-        self.states = [
-            SieveState(Density(density), values=values, optimizer=optimizer) for _ in range(ranks)
-        ]
+        self.states = [SieveState(Density(density), values=values) for _ in range(ranks)]
         self.kept = [
             [
                 ParameterState(str(number), p, whole=p.numel() < state.min_numel)
@@ -41,16 +32,15 @@ class Sieve:
 
     def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:
         frames = []
-        scales = self.states[0].scales(self.kept[0], self.parameters)
         for state, kept, own in zip(self.states, self.kept, gradients, strict=True):
             state.workspace.clear()
             state.tally = Tally()
-            frames.append(encode_frame(sieve_gradients(state, kept, own, scales)))
+            frames.append(encode_frame(sieve_gradients(state, kept, own)))
             state.sent = []
             state.step += 1
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))
-        average_into(buffer, [decode_frame(frame) for frame in frames], scales=scales)
+        average_into(buffer, [decode_frame(frame) for frame in frames])
         parts = torch.split(buffer, numels)
         averages = [
             part.view_as(gradient) for part, gradient in zip(parts, gradients[0], strict=True)
