@@ -27,7 +27,7 @@ def test_threads_do_not_change_a_bit():
     average_into(alone, frames)
     for threads in (2, 3, 8):
         together = torch.full((75_010,), 7.0)
-        average_into(together, frames, threads)
+        average_into(together, frames, threads=threads)
         assert torch.equal(alone, together)
 
 

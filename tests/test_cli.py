@@ -209,13 +209,13 @@ def test_bench_codec_refuses_an_unknown_workload():
 def test_bench_rate_plays_what_is_new_and_shows_all(tmp_path):
     runs, plot = tmp_path / "runs.jsonl", tmp_path / "rate.png"
     common = ["bench", "rate", "--steps", "1", "--runs", runs]
-    first = gradsieve(*common, "--method", "dense", "--method", "sieve:0.1")
+    first = gradsieve(*common, "--method", "dense", "--method", "sieve:density=0.1")
     assert first.returncode == 0, first.stderr
     assert len(runs.read_text().splitlines()) == 2
     again = gradsieve(*common, "--method", "dense", "--plot", plot)
     assert again.returncode == 0, again.stderr
     assert len(runs.read_text().splitlines()) == 2
-    assert "sieve:0.1" in again.stdout
+    assert "sieve:density=0.1" in again.stdout
     assert "held-out loss" in again.stdout
     assert plot.stat().st_size > 2000
     unknown = gradsieve(*common, "--method", "zip")

@@ -1,5 +1,6 @@
 """The average of the ranks' frames, in the bucket."""
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -8,13 +9,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Frame, Section
+from gradsieve.rotation import Rotation
 from gradsieve.threads import shared
 
 
-def average_into(buffer: Tensor, frames: list[Frame], threads: int = 1) -> None:
+def average_into(
+    buffer: Tensor,
+    frames: list[Frame],
+    rotations: Sequence[Rotation | None] | None = None,
+    threads: int = 1,
+) -> None:
     """Add the frames in rank order, each value divided by their number.
 
-    A parameter is one thread's: the result does not depend on how many there are.
+    Where a parameter has a rotation, it learns from the average and restores the gradient. A
+    parameter is one thread's: the result does not depend on how many there are.
 
     Raises:
         FrameError: a payload makes no sense; the buffer holds nothing of use.
@@ -31,6 +39,9 @@ def average_into(buffer: Tensor, frames: list[Frame], threads: int = 1) -> None:
         parameter = total[starts[number] : starts[number + 1]]
         for frame in frames:
             add_section(parameter, frame.sections[number], factor, f"section {number}")
+        if rotations is not None and (rotation := rotations[number]) is not None:
+            rotation.learn(parameter)
+            rotation.restore(parameter)
 
     shared(average, len(numels), threads if total.is_cpu else 1)
     if total is not buffer:

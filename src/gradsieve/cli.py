@@ -154,7 +154,9 @@ def bench_rate_command(
     workload: Annotated[str, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small.")] = "gpt-small",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:0.01:levels; several."),
+        typer.Option(
+            help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01; several."
+        ),
     ] = None,
     learning_rate: Annotated[
         list[float] | None, typer.Option("--lr", min=0, help="The workload's own; several.")

@@ -25,7 +25,7 @@ from gradsieve.codec.errors import refuse
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
 from gradsieve.sieve import select
-from gradsieve.state import SieveState
+from gradsieve.state import ROTATION_BLOCK, SieveState
 from gradsieve.thresholds import Threshold
 
 
@@ -34,6 +34,7 @@ def attach(
     *,
     threshold: Threshold | None = None,
     values: Values = "levels",
+    rotation: int = ROTATION_BLOCK,
     error_feedback: bool = True,
     min_numel: int = 2048,
     start_step: int = 0,
@@ -61,6 +62,7 @@ def attach(
     state = SieveState(
         threshold,
         values=values,
+        rotation=rotation,
         error_feedback=error_feedback,
         min_numel=min_numel,
         start_step=start_step,
@@ -102,10 +104,9 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
         tally.frame_bytes += frame.numel()
     buffer = bucket.buffer()
     future = future_on(buffer.device)
-    numels = [parameter.numel for parameter in parameters]
     threads = torch.get_num_threads()
     state.worker.submit(
-        lambda: future.set_result(exchange(state, frame, layout, numels, buffer, threads))
+        lambda: future.set_result(exchange(state, frame, layout, parameters, buffer, threads))
     )
     if bucket.is_last():
         state.end_step()
@@ -137,6 +138,8 @@ def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -
     tally, left = state.tally, parameter.flat_residual()
     if state.holds(flat):
         return empty_section(parameter.numel)
+    with tally.timed("rotate"):
+        flat = parameter.coefficients(flat)
     with tally.timed("select"):
         threshold = state.next_threshold(parameter, flat, left)
         indices, values, moments = select(flat, left, threshold, out=state.workspace)
@@ -182,7 +185,7 @@ def exchange(
     state: SieveState,
     frame: Tensor,
     layout: int,
-    numels: list[int],
+    parameters: list[ParameterState],
     buffer: Tensor,
     threads: int,
 ) -> Tensor:
@@ -190,6 +193,7 @@ def exchange(
     tally, step = state.tally, state.step % 2**32
     with tally.timed("exchange"):
         arrived = state.exchange.exchange(frame)
+    numels = [parameter.numel for parameter in parameters]
     with tally.timed("decode"):
         frames = [
             decode_frame(other, layout=layout, numels=numels, own=other is frame)
@@ -198,7 +202,7 @@ def exchange(
         for other in frames:
             if other.step != step:
                 refuse("step", f"{other.step}, this rank is at {step}")
-        average_into(buffer, frames, threads)
+        average_into(buffer, frames, [parameter.rotation for parameter in parameters], threads)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
     tally.nonfinite_anywhere |= overflowed or any(other.nonfinite for other in frames)

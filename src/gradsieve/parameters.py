@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.errors import SieveError
+from gradsieve.rotation import rotation_of
 from gradsieve.sieve import Moments
 
 SavedParameter = dict[str, object]
@@ -14,7 +15,7 @@ SavedParameter = dict[str, object]
 class ParameterState:
     """Residual, threshold and last moments of one parameter on this rank."""
 
-    def __init__(self, name: str, parameter: Tensor, *, whole: bool) -> None:
+    def __init__(self, name: str, parameter: Tensor, *, whole: bool, rotation: int = 0) -> None:
         self.name = name
         self.shape = tuple(parameter.shape)
         self.numel = parameter.numel()
@@ -31,6 +32,8 @@ class ParameterState:
         """Of the parameter's gradient in its bucket."""
         if not whole:
             self.residual = residual
+        self.rotation = None if whole else rotation_of(residual, rotation)
+        """With one, residual and survivors are coefficients in its bases."""
         self.row = row_numel(residual)
         self.squared_remainder = 0.0
         """Of the last step: what its frame lacked of the survivors, squares summed."""
@@ -40,6 +43,22 @@ class ParameterState:
         if self.residual is None:
             raise SieveError(f"parameter {self.name} travels whole and has no residual")
         return self.residual.as_strided((self.numel,), (1,))
+
+    def coefficients(self, flat: Tensor) -> Tensor:
+        """What is pruned of a gradient that lies flat as in its bucket."""
+        return flat if self.rotation is None else self.rotation.coefficients(flat)
+
+    def turn(self) -> None:
+        """Let the bases follow the gradients, where it is time, and the residual with them."""
+        if self.rotation is not None and self.rotation.is_due:
+            self.rotation.turn([self.flat_residual()])
+
+    def unrotated_residual(self) -> Tensor:
+        """A copy of the residual as a part of the gradient."""
+        residual = self.flat_residual().clone()
+        if self.rotation is not None:
+            self.rotation.restore(residual)
+        return residual.as_strided(self.shape, self.stride)
 
     def put_back(self, indices: Tensor, values: Tensor) -> None:
         """Return survivors that never reached the optimizer to the residual.
@@ -55,7 +74,13 @@ class ParameterState:
             fields = Moments.__dataclass_fields__
             moments = {n: getattr(self.moments, n) for n in fields if n != "magnitudes"}
         residual = None if self.residual is None else self.residual.contiguous().clone()
-        return {"threshold": self.threshold, "moments": moments, "residual": residual}
+        rotation = None if self.rotation is None else self.rotation.save()
+        return {
+            "threshold": self.threshold,
+            "moments": moments,
+            "residual": residual,
+            "rotation": rotation,
+        }
 
     def require_fit(self, saved: Mapping[str, object]) -> None:
         """Raise ValueError if `load` cannot take what was saved."""
@@ -69,6 +94,14 @@ class ParameterState:
                 f"parameter {self.name}: the saved state has {'no' if residual is None else 'a'} "
                 "residual, this one has the opposite; min_numel must be what it was when saving"
             )
+        rotation = saved.get("rotation")
+        if (rotation is None) != (self.rotation is None):
+            raise ValueError(
+                f"parameter {self.name}: the saved state has {'no' if rotation is None else 'a'} "
+                "rotation, this one has the opposite; rotation must be what it was when saving"
+            )
+        if self.rotation is not None and isinstance(rotation, Mapping):
+            self.rotation.require_fit(self.name, rotation)
         shape = residual.shape if isinstance(residual, Tensor) else None
         if self.residual is not None and shape != self.residual.shape:
             raise ValueError(
@@ -81,6 +114,9 @@ class ParameterState:
         residual = saved["residual"]
         if self.residual is not None and isinstance(residual, Tensor):
             self.residual.copy_(residual)
+        rotation = saved.get("rotation")
+        if self.rotation is not None and isinstance(rotation, Mapping):
+            self.rotation.load(rotation)
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None
         self.moments = Moments(**moments) if isinstance(moments, dict) else None
@@ -98,10 +134,10 @@ class Residuals(Mapping[str, Tensor]):
         self._parameters = parameters
 
     def __getitem__(self, name: str) -> Tensor:
-        residual = self._parameters[name].residual
-        if residual is None:
+        parameter = self._parameters[name]
+        if parameter.residual is None:
             raise KeyError(f"{name} travels whole and has no residual (see min_numel)")
-        return residual.clone()
+        return parameter.unrotated_residual()
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, state in self._parameters.items() if not state.whole)

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
 
-Stage = Literal["select", "encode", "exchange", "decode", "wait"]
+Stage = Literal["rotate", "select", "encode", "exchange", "decode", "wait"]
+
+EXPOSED: tuple[Stage, ...] = ("rotate", "select", "encode", "wait")
 
 
 class Tally:
@@ -25,7 +27,7 @@ class Tally:
 
     @property
     def exposed_seconds(self) -> float:
-        return self.seconds["select"] + self.seconds["encode"] + self.seconds["wait"]
+        return sum(self.seconds[stage] for stage in EXPOSED)
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -43,6 +45,7 @@ class Tally:
             density=self.sent_elements / self.elements if self.elements else 0.0,
             frame_bytes=self.frame_bytes,
             bits_per_parameter=8 * self.frame_bytes / self.elements if self.elements else 0.0,
+            rotate_seconds=self.seconds["rotate"],
             select_seconds=self.seconds["select"],
             encode_seconds=self.seconds["encode"],
             exchange_seconds=self.seconds["exchange"],

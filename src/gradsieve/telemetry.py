@@ -21,13 +21,15 @@ class StepRecord:
     """Of this rank's frames; plain steps count the bucket's bytes."""
     bits_per_parameter: float
     """8 · frame_bytes / elements."""
+    rotate_seconds: float
+    """On coefficients of gradients; bringing averages back is a part of decode."""
     select_seconds: float
     encode_seconds: float
     exchange_seconds: float
     decode_seconds: float
     exposed_seconds: float | None
-    """What the exchange adds to the step: select, encode, and the wait for what the backward pass
-    did not hide; None for a plain step."""
+    """What the exchange adds to the step: rotate, select, encode, and the wait for what the
+    backward pass did not hide; None for a plain step."""
     residual_norm: float
     """Euclidean norm of the residuals of all parameters."""
     plain: bool

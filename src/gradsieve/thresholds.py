@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Protocol
 from gradsieve.sieve import Moments
 from gradsieve.sieve.magnitudes import below
 
-Measured = Literal["sent", "gradient", "accumulated", "magnitudes"]
+Measured = Literal["sent", "gradient", "accumulated", "magnitudes", "model"]
 
 
 class Threshold(Protocol):
@@ -23,7 +23,8 @@ class Threshold(Protocol):
 
         "sent": those that the last selection yielded, at no cost. "gradient" and "accumulated":
         this step's, before the selection, in a pass of their own; they count nothing as sent.
-        "magnitudes": as "sent", with a histogram of this step's accumulated magnitudes.
+        "magnitudes": as "sent", with a histogram of this step's accumulated magnitudes. "model":
+        those of the whole model's gradient, averaged over the last steps.
         """
 
     def next(self, moments: Moments, threshold: float | None) -> float:
@@ -53,22 +54,24 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Sigma:
-    """k standard deviations of this step's gradient, or of the accumulated one.
+    """k standard deviations of a gradient: one threshold for the whole model, or its own for each.
 
-    The accumulated gradient feeds back on itself: the residual widens it, fewer elements pass, the
-    residual grows. A constant gradient has no deviation: its threshold is 0.
+    Of the model: the root mean square of all its gradients over the last steps, so that bits go
+    where the gradients are large. Of the gradient: of this parameter in this step. Of the
+    accumulated gradient: it feeds back on itself, since the residual widens it, fewer elements
+    pass and the residual grows. A constant gradient has no deviation: its threshold is 0.
 
     Raises:
         ValueError: `k` is not positive and finite, or `of` is another word.
     """
 
     k: float
-    of: Literal["gradient", "accumulated"] = "gradient"
+    of: Literal["gradient", "accumulated", "model"] = "gradient"
 
     def __post_init__(self) -> None:
         require(0 < self.k < math.inf, "Sigma", "k", "positive and finite", self.k)
-        known = self.of in ("gradient", "accumulated")
-        require(known, "Sigma", "of", '"gradient" or "accumulated"', repr(self.of))
+        known = self.of in ("gradient", "accumulated", "model")
+        require(known, "Sigma", "of", '"gradient", "accumulated" or "model"', repr(self.of))
 
     @property
     def measured(self) -> Measured:

@@ -9,6 +9,7 @@ from threading import Timer
 import torch
 
 from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section
+from gradsieve.rotation import Rotation
 from gradsieve.sieve import measure, sample_magnitudes, select
 
 NOTICE_AFTER = 2.0
@@ -16,7 +17,7 @@ NOTICE_AFTER = 2.0
 
 
 @cache
-def warm_up(values: Values, error_feedback: bool = True) -> None:
+def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) -> None:
     """Run every compiled function that training with these settings calls, on a few numbers.
 
     The first time on a machine they are compiled, about half a minute on one core, and kept in
@@ -37,6 +38,11 @@ def warm_up(values: Values, error_feedback: bool = True) -> None:
             residual=zeros.numpy() if error_feedback else None,
         )
         decode_frame(encode_frame([section])).sections[0].add_to(ones.numpy(), 1.0)
+        if rotates:
+            rotation = Rotation(2, 2, 2, ones.device)
+            rotation.learn(torch.ones(4))
+            rotation.turn([torch.ones(4)])
+            rotation.restore(torch.ones(4))
 
 
 @contextmanager

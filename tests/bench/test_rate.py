@@ -25,7 +25,15 @@ def mean_of(all_gradients):
 
 
 @pytest.mark.parametrize(
-    "method", ["topk:0.1", "sieve:0.1", "sieve:0.1:float32", "sieve:0.3:bfloat16", "powersgd:3"]
+    "method",
+    [
+        "topk:0.1",
+        "sieve:density=0.1",
+        "sieve:density=0.1,values=float32",
+        "sieve:density=0.3,values=bfloat16",
+        "sieve:model-sigma=1.5,rotation=16,min_numel=50",
+        "powersgd:3",
+    ],
 )
 def test_what_is_not_sent_now_is_sent_later(method):
     ranks, steps = 3, 4
@@ -69,14 +77,25 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
     assert bits == 32 * 2 * (64 + 96)
 
 
-@pytest.mark.parametrize("method", ["none", "sieve", "sieve:x", "powersgd:4:2", "sieve:0.1:int3"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "none",
+        "sieve",
+        "sieve:x",
+        "sieve:density=x",
+        "sieve:0.1",
+        "powersgd:4:2",
+        "sieve:density=0.1,values=int3",
+    ],
+)
 def test_a_method_that_is_none_is_named(method):
     with pytest.raises(ValueError, match=f"{method!r} is no method"):
         make_compressor(method, [torch.zeros(3)], 2)
 
 
 SETTING = Setting(
-    workload="gpt-small", method="sieve:0.05", learning_rate=1e-3, seed=3, steps=2, ranks=2
+    workload="gpt-small", method="sieve:density=0.05", learning_rate=1e-3, seed=3, steps=2, ranks=2
 )
 
 
@@ -121,13 +140,13 @@ def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
         made("dense", 1e-3, 0, 1.7, 32.0),
         made("dense", 1e-3, 1, 1.9, 32.0),
         made("dense", 3e-3, 0, 1.6, 32.0),
-        made("sieve:0.1", 1e-3, 0, 2.0, 0.7),
+        made("sieve:density=0.1", 1e-3, 0, 2.0, 0.7),
     ]
     rows = summarize(runs)
     assert [(r.method, r.learning_rate, r.seeds, r.best) for r in rows] == [
         ("dense", 1e-3, 2, False),
         ("dense", 3e-3, 1, True),
-        ("sieve:0.1", 1e-3, 1, True),
+        ("sieve:density=0.1", 1e-3, 1, True),
     ]
     assert rows[0].quality == pytest.approx(1.8)
     assert (rows[0].lowest, rows[0].highest) == (1.7, 1.9)
@@ -148,7 +167,7 @@ def test_lower_loss_and_higher_accuracy_are_better():
 def test_lines_are_json(run, tmp_path):
     file = RunFile(tmp_path / "runs.jsonl")
     file.append(run)
-    assert json.loads(file.path.read_text())["method"] == "sieve:0.05"
+    assert json.loads(file.path.read_text())["method"] == "sieve:density=0.05"
 
 
 def test_runs_of_other_numbers_of_ranks_are_not_compared():

@@ -32,7 +32,8 @@ def row(name):
         "loss": 1.0,
         "accuracy": 0.5,
         "density": 0.05,
-        "select_seconds": 0.004,
+        "rotate_seconds": 0.001,
+        "select_seconds": 0.003,
         "encode_seconds": 0.001,
         "thresholds": {"dense1.weight": 0.01, "conv2.weight": None},
     }

@@ -157,7 +157,7 @@ def test_nothing_is_lost_whatever_the_gradients(data):
         average_into(buffer, frames)
         for threads in (2, 8):
             other = torch.full((total_numel,), 7.0)
-            average_into(other, frames, threads)
+            average_into(other, frames, threads=threads)
             assert torch.equal(other, buffer)
         np.testing.assert_allclose(
             buffer.numpy() * ranks, sent, rtol=1e-5, atol=1e-6 * np.abs(sent).max()

@@ -10,5 +10,5 @@ from gradsieve.warm_up import warm_up
 indices, values, _ = gs.select(torch.ones(8), torch.zeros(8), 0.5)
 for mode in VALUES:
     for error_feedback in (True, False):
-        warm_up(mode, error_feedback)
+        warm_up(mode, error_feedback, True)
     gs.decode(gs.encode(indices, values, 8, threshold=0.5, mode=mode))

@@ -171,6 +171,6 @@ def stage_seconds(row: Row) -> dict[str, float]:
     if row.method.threshold is None:
         return dict(zip(STAGES, (step - added, 0.0, added), strict=True))
     records = row.records[len(row.records) // 10 :]
-    select = statistics.median(r["select_seconds"] + r["encode_seconds"] for r in records)
-    select = min(select, added)
+    ours = ("rotate_seconds", "select_seconds", "encode_seconds")
+    select = min(added, statistics.median(sum(r[stage] for stage in ours) for r in records))
     return dict(zip(STAGES, (step - added, select, added - select), strict=True))

@@ -81,6 +81,8 @@ class Run:
                 self.model,
                 threshold=self.method.threshold(),
                 ramp_steps=self.method.ramp_steps,
+                # With 50 images a step, bases would cost more than the backward pass.
+                rotation=0,
             )
         # Dropout must differ between ranks; the weights above must not.
         torch.manual_seed(config.seed + 1 + self.rank)

@@ -131,6 +131,8 @@ def panel(title: str, rows: list[RateRow]) -> Any:
 
 
 def family(method: str) -> str:
-    """The method without its density or rank."""
-    name, *options = method.split(":")
-    return " ".join([name, *options[1:]])
+    """The method without its density, rank or multiple."""
+    name, _, options = method.partition(":")
+    first, *others = options.split(",")
+    policy = first.partition("=")[0] if "=" in first else ""
+    return ", ".join([f"{name} {policy}".strip(), *others])

@@ -1,6 +1,6 @@
 """The ranks' sieves in one process, through the hook's own select, encode and decode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,23 +12,47 @@ from gradsieve.hook import sieve_gradients
 from gradsieve.parameters import ParameterState
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
-from gradsieve.thresholds import Density
+from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
+
+POLICIES: Mapping[str, Callable[[float], Threshold]] = {
+    "density": Density,
+    "fixed": Fixed,
+    "model-sigma": lambda k: Sigma(k, of="model"),
+    "sigma": Sigma,
+    "unsent-mean": UnsentMean,
+}
+OPTIONS: Mapping[str, Callable[[str], Any]] = {"values": str, "rotation": int, "min_numel": int}
 
 
 class Sieve:
-    """Density(density) with error feedback."""
+    """`SieveState` on each rank.
 
-    def __init__(
-        self, parameters: Sequence[Tensor], ranks: int, density: float, values: Any
-    ) -> None:
-        self.states = [SieveState(Density(density), values=values) for _ in range(ranks)]
+    Args:
+        options: of the state, written as "POLICY=NUMBER" and, after commas, "OPTION=VALUE".
+
+    Raises:
+        ValueError: they are written otherwise, or a number is out of range.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], ranks: int, options: str) -> None:
+        threshold, settings = read_options(options)
+        self.states = [SieveState(threshold, **settings) for _ in range(ranks)]
         self.kept = [
             [
-                ParameterState(str(number), p, whole=p.numel() < state.min_numel)
+                ParameterState(
+                    str(number),
+                    p,
+                    whole=p.numel() < state.min_numel,
+                    rotation=state.rotation if rank == 0 else 0,
+                )
                 for number, p in enumerate(parameters)
             ]
-            for state in self.states
+            for rank, state in enumerate(self.states)
         ]
+        # What all ranks hold alike is kept and followed once.
+        for of_ranks in zip(*self.kept, strict=True):
+            for parameter in of_ranks:
+                parameter.rotation = of_ranks[0].rotation
 
     def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:
         frames = []
@@ -37,12 +61,27 @@ class Sieve:
             state.tally = Tally()
             frames.append(encode_frame(sieve_gradients(state, kept, own)))
             state.sent = []
+            state.model_moments.end_step()
             state.step += 1
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))
-        average_into(buffer, [decode_frame(frame) for frame in frames])
+        rotations = [parameter.rotation for parameter in self.kept[0]]
+        average_into(buffer, [decode_frame(frame) for frame in frames], rotations)
+        for of_ranks in zip(*self.kept, strict=True):
+            rotation = of_ranks[0].rotation
+            if rotation is not None and rotation.is_due:
+                rotation.turn([parameter.flat_residual() for parameter in of_ranks])
         parts = torch.split(buffer, numels)
         averages = [
             part.view_as(gradient) for part, gradient in zip(parts, gradients[0], strict=True)
         ]
         return averages, 8 * sum(frame.numel() for frame in frames) / len(frames)
+
+
+def read_options(options: str) -> tuple[Threshold, dict[str, Any]]:
+    policy, *others = (option.partition("=") for option in options.split(","))
+    known = f"write POLICY=NUMBER, one of {', '.join(POLICIES)}, then any of {', '.join(OPTIONS)}"
+    if policy[0] not in POLICIES or any(name not in OPTIONS for name, _, _ in others):
+        raise ValueError(known)
+    threshold = POLICIES[policy[0]](float(policy[2]))
+    return threshold, {name: OPTIONS[name](value) for name, _, value in others}

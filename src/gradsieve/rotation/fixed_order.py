@@ -1,0 +1,126 @@
+"""Linear algebra whose results are the same bits on every machine and with any number of threads.
+
+Ranks invert the rotation each for itself, and their replicas must agree. A library's matrix product
+adds in an order that depends on the processor; here every element is a sum in the order of its
+terms, each product rounded before it is added. The inner loops run along rows, over elements that
+do not depend on each other, and so in vector registers all the same.
+"""
+
+import math
+
+import numpy as np
+
+from gradsieve.compiled import compiled
+
+AT_ONCE = 4
+"""Rows that are added while a row of the result is in registers."""
+NEGLIGIBLE = 1e-30
+"""A column's norm, beside entries of up to 1, from which no direction can be told."""
+SPARSE = 4
+"""A row with fewer than one survivor in so many elements is multiplied by its survivors alone."""
+
+
+@compiled
+def add_row(row, factor, other):  # type: ignore[no-untyped-def]
+    for j in range(row.size):
+        row[j] += factor * other[j]
+
+
+@compiled
+def add_rows(row, factors, places, count, others):  # type: ignore[no-untyped-def]
+    """row += Σ factors[k] · others[places[k]] for the first `count` of them."""
+    whole = count // AT_ONCE * AT_ONCE
+    for k in range(0, whole, AT_ONCE):
+        f, g, h, i = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
+        a, b = others[places[k]], others[places[k + 1]]
+        c, d = others[places[k + 2]], others[places[k + 3]]
+        for j in range(row.size):
+            row[j] = (((row[j] + f * a[j]) + g * b[j]) + h * c[j]) + i * d[j]
+    for k in range(whole, count):
+        add_row(row, factors[k], others[places[k]])
+
+
+@compiled
+def gather_nonzero(row, factors, places):  # type: ignore[no-untyped-def]
+    count = 0
+    for k in range(row.size):
+        factors[count] = row[k]
+        places[count] = k
+        count += 1 if row[k] != 0 else 0
+    return count
+
+
+@compiled
+def multiply(left, right, product):  # type: ignore[no-untyped-def]
+    """product = left · right; zeros of `left` cost nothing.
+
+    left: [M, K], right: [K, N], product: [M, N], contiguous, of one dtype.
+    """
+    factors = np.empty(left.shape[1] + 1, left.dtype)
+    places = np.empty(left.shape[1] + 1, np.int64)
+    for i in range(left.shape[0]):
+        row = product[i]
+        row[:] = 0
+        count = gather_nonzero(left[i], factors, places)
+        add_rows(row, factors, places, count, right)
+
+
+@compiled
+def add_gram(matrix, gram):  # type: ignore[no-untyped-def]
+    """gram += matrixᵀ · matrix, both float32; zeros of `matrix` cost nothing."""
+    n = matrix.shape[1]
+    factors = np.empty(n + 1, np.float32)
+    places = np.empty(n + 1, np.int64)
+    for i in range(matrix.shape[0]):
+        row = matrix[i]
+        count = gather_nonzero(row, factors, places)
+        for a in range(count):
+            target = gram[places[a]]
+            if SPARSE * count > n:
+                add_row(target, factors[a], row)
+            else:
+                for b in range(count):
+                    target[places[b]] += factors[a] * factors[b]
+
+
+@compiled
+def orthonormal_factor(matrix, factor):  # type: ignore[no-untyped-def]
+    """Write Q of matrix = Q · R to `factor`; both float64 [N, N], `matrix` is overwritten by R.
+
+    The largest entry of `matrix` should be about 1. By Householder reflections (G. Golub, C. Van
+    Loan, Matrix Computations, algorithm 5.2.1), which keep Q orthonormal where the matrix has no
+    full rank. The diagonal of R is not made positive.
+    """
+    n = matrix.shape[0]
+    reflectors = np.zeros((n, n))
+    scales = np.zeros(n)
+    sums = np.empty(n)
+    for k in range(n):
+        v = reflectors[k]
+        square = 0.0
+        for i in range(k, n):
+            v[i] = matrix[i, k]
+            square += v[i] * v[i]
+        norm = math.sqrt(square)
+        if norm < NEGLIGIBLE:
+            continue
+        v[k] += norm if v[k] >= 0 else -norm
+        scales[k] = 1 / (norm * abs(v[k]))
+        reflect(matrix, v, scales[k], k, sums)
+    factor[:] = 0
+    for i in range(n):
+        factor[i, i] = 1
+    for k in range(n - 1, -1, -1):
+        if scales[k] != 0:
+            reflect(factor, reflectors[k], scales[k], k, sums)
+
+
+@compiled
+def reflect(matrix, v, scale, first, sums):  # type: ignore[no-untyped-def]
+    """matrix -= scale · v · (vᵀ · matrix) in the rows and columns from `first` on."""
+    part = sums[first:]
+    part[:] = 0
+    for i in range(first, v.size):
+        add_row(part, v[i], matrix[i, first:])
+    for i in range(first, v.size):
+        add_row(matrix[i, first:], -scale * v[i], part)

@@ -1,0 +1,157 @@
+"""Both sides of a matrix: gradients to coefficients, averaged coefficients to gradients."""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradsieve.rotation.basis import Basis, product
+
+SavedRotation = dict[str, Any]
+
+EARLY = (1, 3, 7)
+"""The steps after which the bases turn for the first times."""
+PERIOD = 10
+"""Steps from turn to turn after that."""
+
+
+class Side:
+    """One side of a matrix, in blocks of nearly equal size with a basis each.
+
+    The cost of a rotation is proportional to the size of a block, whatever the size of the matrix.
+    """
+
+    def __init__(self, size: int, block: int, device: torch.device) -> None:
+        count = -(-size // block)
+        stops = [size * number // count for number in range(1, count + 1)]
+        self.blocks = [
+            (slice(start, stop), Basis(stop - start, device))
+            for start, stop in zip([0, *stops], stops, strict=False)
+        ]
+
+    def __iter__(self) -> Iterator[tuple[slice, Basis]]:
+        return iter(self.blocks)
+
+
+class Rotation:
+    """Orthonormal bases of the rows and the columns of a gradient G [M, N].
+
+    Its coefficients are left · G · rightᵀ: few of them carry most of it, as few products of a
+    vector of each side do (what PowerSGD sends: T. Vogels et al., NeurIPS 2019). The bases follow
+    what the ranks have decoded, which is the same on all: they cost no byte.
+
+    Args:
+        rows, columns: M and N, as the parameter lies in memory.
+        block: the largest size of a basis; longer sides are rotated in blocks.
+    """
+
+    def __init__(self, rows: int, columns: int, block: int, device: torch.device) -> None:
+        self.rows, self.columns = rows, columns
+        self.left, self.right = Side(rows, block, device), Side(columns, block, device)
+        self.steps = 0
+        self.fingerprint = 0
+        """Of the bases: alike on two ranks where these are the same bits."""
+
+    def coefficients(self, flat: Tensor) -> Tensor:
+        """Of a gradient, float32 [M · N]; a new tensor."""
+        matrix = flat.view(self.rows, self.columns)
+        half, coefficients = torch.empty_like(matrix), torch.empty_like(matrix)
+        for rows, basis in self.left:
+            torch.mm(basis.vectors, matrix[rows], out=half[rows])
+        for columns, basis in self.right:
+            coefficients[:, columns] = half[:, columns] @ basis.vectors.T
+        return coefficients.view(-1)
+
+    def restore(self, flat: Tensor) -> None:
+        """Coefficients that all ranks share become a gradient, float32 [M · N], in place."""
+        matrix = flat.view(self.rows, self.columns)
+        for columns, basis in self.right:
+            matrix[:, columns] = product(matrix[:, columns], basis.vectors)
+        for rows, basis in self.left:
+            occupied = matrix[rows].any(dim=1).nonzero().squeeze(1)
+            vectors = basis.vectors[occupied]
+            matrix[rows] = product(vectors.T, matrix[rows][occupied])
+
+    def learn(self, flat: Tensor) -> None:
+        """Look at a step's coefficients that all ranks share, float32 [M · N]."""
+        matrix = flat.view(self.rows, self.columns)
+        self.steps += 1
+        if not bool(matrix.isfinite().all()):
+            return
+        for rows, basis in self.left:
+            basis.learn(matrix[rows].T)
+        for columns, basis in self.right:
+            basis.learn(matrix[:, columns])
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the bases turn after this step."""
+        return self.steps in EARLY or self.steps % PERIOD == 0
+
+    def turn(self, residuals: Sequence[Tensor]) -> None:
+        """Turn the bases, and coefficients that are kept: float32 [M · N] each, in place."""
+        matrices = [flat.view(self.rows, self.columns) for flat in residuals]
+        for rows, basis in self.left:
+            if (turned := basis.turn()) is not None:
+                for matrix in matrices:
+                    matrix[rows] = turned.T @ matrix[rows]
+        for columns, basis in self.right:
+            if (turned := basis.turn()) is not None:
+                for matrix in matrices:
+                    matrix[:, columns] = matrix[:, columns] @ turned
+        self._take_fingerprint()
+
+    def _take_fingerprint(self) -> None:
+        self.fingerprint = 0
+        for basis in self.bases:
+            self.fingerprint = zlib.crc32(basis.vectors.cpu().numpy().tobytes(), self.fingerprint)
+
+    @property
+    def bases(self) -> list[Basis]:
+        return [basis for side in (self.left, self.right) for _, basis in side]
+
+    def save(self) -> SavedRotation:
+        return {
+            "steps": self.steps,
+            "vectors": [basis.vectors.clone() for basis in self.bases],
+            "covariances": [basis.covariance.clone() for basis in self.bases],
+        }
+
+    def require_fit(self, name: str, saved: Mapping[str, Any]) -> None:
+        """Raise ValueError if `load` cannot take what was saved of the parameter `name`."""
+        mine = [basis.vectors.shape for basis in self.bases]
+        for what in ("vectors", "covariances"):
+            theirs = [tensor.shape for tensor in saved.get(what, [])]
+            if theirs != mine:
+                raise ValueError(
+                    f"parameter {name}: the saved rotation has {what} of {theirs}, this one of "
+                    f"{mine}; rotation must be what it was when saving"
+                )
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        self.steps = int(saved["steps"])
+        for basis, vectors, covariance in zip(
+            self.bases, saved["vectors"], saved["covariances"], strict=True
+        ):
+            basis.vectors.copy_(vectors)
+            basis.covariance.copy_(covariance)
+        self._take_fingerprint()
+
+
+def rotation_of(parameter: Tensor, block: int) -> Rotation | None:
+    """For a parameter that is dense in memory; None where it is a vector, or with block 0."""
+    rows, columns = matrix_of(parameter)
+    if not block or min(rows, columns) < 2:
+        return None
+    return Rotation(rows, columns, block, parameter.device)
+
+
+def matrix_of(parameter: Tensor) -> tuple[int, int]:
+    """Rows and their length: the outermost dimension in memory, and all others."""
+    outermost = max(range(parameter.dim()), key=parameter.stride, default=None)
+    if outermost is None or not parameter.numel():
+        return 1, parameter.numel()
+    rows = parameter.shape[outermost]
+    return rows, parameter.numel() // rows

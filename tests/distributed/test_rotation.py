@@ -1,0 +1,163 @@
+"""Pruning in bases that follow the gradients: laws hold, and ranks that differ say so."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from models import Crossed, Ledger, Net, batch, build, same_on_all_ranks, train, weights
+from ranks import run_ranks
+
+import gradsieve as gs
+
+SETTINGS = {"rotation": 16, "min_numel": 100}
+
+
+def nothing_is_lost():
+    for values in ("levels", "bfloat16", "float32"):
+        for policy in (gs.Density(0.1), gs.UnsentMean(4.0), gs.Sigma(1.0, of="model")):
+            model = build(Crossed)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            ledger = Ledger(model, threshold=policy, values=values, **SETTINGS)
+            for step in range(12):
+                ledger.step(optimizer, batch(step), rtol=1e-4)
+                assert same_on_all_ranks(model), (policy, values)
+            squares = [r.square().sum() for r in ledger.state.residuals.values()]
+            assert ledger.state.last.residual_norm == pytest.approx(
+                float(sum(squares) ** 0.5), rel=1e-3
+            )
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_nothing_is_lost_and_ranks_agree(count):
+    run_ranks(count, nothing_is_lost)
+
+
+def threshold_zero_is_ddp():
+    plain, sieved = build(), build()
+    gs.attach(sieved, threshold=gs.Fixed(0.0), values="float32", **SETTINGS)
+    train(plain, 12)
+    train(sieved, 12)
+    torch.testing.assert_close(weights(sieved), weights(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_threshold_zero_is_ddp():
+    run_ranks(2, threshold_zero_is_ddp)
+
+
+def ranks_with_unlike_threads():
+    torch.set_num_threads(1 + dist.get_rank())
+    model = build(Crossed)
+    gs.attach(model, threshold=gs.Sigma(1.0, of="model"), **SETTINGS)
+    train(model, 25)
+    assert same_on_all_ranks(model)
+
+
+def test_threads_do_not_part_the_replicas():
+    run_ranks(2, ranks_with_unlike_threads)
+
+
+def resume():
+    def start():
+        model = build(Net)
+        state = gs.attach(model, threshold=gs.Sigma(1.0, of="model"), **SETTINGS)
+        return model, state, torch.optim.Adam(model.parameters(), lr=0.01)
+
+    model, _, optimizer = start()
+    train(model, 16, optimizer=optimizer)
+    expected = weights(model)
+    model, state, optimizer = start()
+    train(model, 8, optimizer=optimizer)
+    saved = copy.deepcopy([thing.state_dict() for thing in (model, optimizer, state)])
+    model, state, optimizer = start()
+    for thing, one in zip((model, optimizer, state), saved, strict=True):
+        thing.load_state_dict(one)
+    train(model, 8, first=8, optimizer=optimizer)
+    assert torch.equal(weights(model), expected)
+
+
+def test_resume_is_exact():
+    run_ranks(2, resume)
+
+
+def a_state_without_rotation():
+    model = build()
+    state = gs.attach(model, **SETTINGS)
+    train(model, 2)
+    other = gs.attach(build(), min_numel=100, rotation=0)
+    with pytest.raises(ValueError, match="has a rotation"):
+        other.load_state_dict(state.state_dict())
+    with pytest.raises(ValueError, match="has no rotation"):
+        state.load_state_dict(other.state_dict())
+    narrower = gs.attach(build(), min_numel=100, rotation=8)
+    with pytest.raises(ValueError, match="saved rotation has vectors"):
+        narrower.load_state_dict(state.state_dict())
+
+
+def test_a_state_of_another_rotation_is_refused():
+    run_ranks(1, a_state_without_rotation)
+
+
+def blocks_of_another_size():
+    model = build()
+    gs.attach(model, rotation=8 + 8 * dist.get_rank(), min_numel=100)
+    with pytest.raises(gs.SieveError, match="rotation"):
+        train(model, 1)
+
+
+def bases_that_have_parted():
+    model = build()
+    state = gs.attach(model, **SETTINGS)
+    train(model, 2)
+    state.finish_exchanges()
+    if dist.get_rank():
+        rotation = state._parameters["one.weight"].rotation
+        rotation.bases[0].covariance[0, 0] *= 1.01
+    with pytest.raises(gs.FrameError, match="layout"):
+        train(model, 4, first=2)
+
+
+@pytest.mark.parametrize("differ", [blocks_of_another_size, bases_that_have_parted])
+def test_ranks_that_differ_raise_on_all(differ):
+    run_ranks(2, differ)
+
+
+def layouts():
+    torch.manual_seed(0)
+    model = torch.nn.parallel.DistributedDataParallel(
+        torch.nn.Sequential(
+            torch.nn.Conv2d(4, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 8, 3)
+        ).to(memory_format=torch.channels_last)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ledger = Ledger(model, threshold=gs.Density(0.1), **SETTINGS)
+    for step in range(8):
+        images = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(step))
+        ledger.step(optimizer, images.to(memory_format=torch.channels_last), rtol=1e-4)
+        assert same_on_all_ranks(model)
+
+
+def test_filters_in_any_memory_format():
+    run_ranks(2, layouts)
+
+
+def a_nonfinite_gradient():
+    model = build()
+    state = gs.attach(model, threshold=gs.Density(0.1), **SETTINGS)
+    train(model, 3)
+    residuals = dict(state.residuals)
+    bad = batch(3)
+    bad[0, 0] = torch.inf if dist.get_rank() == 0 else 1.0
+    model.zero_grad()
+    model(bad).square().mean().backward()
+    assert state.last.nonfinite == 0 or dist.get_rank() == 0
+    assert not bool(model.module.one.weight.grad.isfinite().all())
+    after = state.residuals
+    assert all(bool(residual.isfinite().all()) for residual in after.values())
+    assert residuals.keys() == dict(after).keys()
+    train(model, 3, first=4)
+    assert bool(weights(model).isfinite().all())
+
+
+def test_a_nonfinite_gradient_reaches_the_training_loop_and_no_residual():
+    run_ranks(2, a_nonfinite_gradient)
