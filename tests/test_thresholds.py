@@ -63,10 +63,11 @@ class Player:
 
     def step(self, gradient):
         """The threshold and the moments of one step."""
-        threshold = self.state.next_threshold(self.parameter, gradient, self.left)
+        threshold = self.state.steering.next(self.parameter, gradient, self.left, self.state.step)
         _, _, self.parameter.moments = gs.select(gradient, self.left, threshold)
         if not self.state.error_feedback:
             self.left.zero_()
+        self.state.steering.end_step()
         self.state.step += 1
         return threshold, self.parameter.moments
 
@@ -352,3 +353,43 @@ def test_on_a_network_the_policies_do_what_they_do_on_noise():
 def test_a_number_is_no_policy(threshold):
     with pytest.raises(TypeError, match=r"policy such as gradsieve\.Density"):
         gs.SieveState(threshold)
+
+
+def steered(steering, gradients, step=0):
+    """The thresholds of several parameters in one step."""
+    thresholds = [
+        steering.next(
+            ParameterState("p", torch.zeros(g.numel()), whole=False),
+            g,
+            torch.zeros(g.numel()),
+            step,
+        )
+        for g in gradients
+    ]
+    steering.end_step()
+    return thresholds
+
+
+def test_sigma_of_the_model_is_one_threshold_for_all_from_the_steps_before(pools):
+    steering = gs.SieveState(gs.Sigma(2.0, of="model")).steering
+    small, large = pools["normal"][:3000], 10 * pools["normal"][3000:4000]
+    first = steered(steering, [small, large])
+    assert first == pytest.approx([2 * float(small.std()), 2 * float(large.std())], rel=0.01)
+    mean_square = float(torch.cat([small, large]).square().mean())
+    assert steered(steering, [small, large]) == pytest.approx([2 * mean_square**0.5] * 2)
+    # A jump is believed by and by.
+    steered(steering, [10 * small, 10 * large])
+    after = steered(steering, [small, large])
+    assert after == pytest.approx([2 * ((0.9 + 0.1 * 100) * mean_square) ** 0.5] * 2)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_sigma_of_the_model_forgets_a_step_that_is_not_finite(bad, pools):
+    steering = gs.SieveState(gs.Sigma(1.0, of="model")).steering
+    gradient = pools["normal"][:1000]
+    steered(steering, [gradient])
+    before = steered(steering, [gradient])
+    poisoned = gradient.clone()
+    poisoned[3] = bad
+    steered(steering, [poisoned])
+    assert steered(steering, [gradient]) == pytest.approx(before)

@@ -141,7 +141,7 @@ def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -
     with tally.timed("rotate"):
         flat = parameter.coefficients(flat)
     with tally.timed("select"):
-        threshold = state.next_threshold(parameter, flat, left)
+        threshold = state.steering.next(parameter, flat, left, state.step)
         indices, values, moments = select(flat, left, threshold, out=state.workspace)
         if not state.error_feedback:
             left.zero_()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +14,10 @@ from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, Gather, group_of_its_own
-from gradsieve.model_moments import ModelMoments
 from gradsieve.parameters import ParameterState, Residuals, numbers_for
 from gradsieve.rotation.cost import RotationCost
-from gradsieve.sieve import DTYPES, Workspace, measure, sample_magnitudes
+from gradsieve.sieve import DTYPES, Workspace
+from gradsieve.steering import Steering
 from gradsieve.tally import Tally
 from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Sigma, Threshold
@@ -27,7 +26,6 @@ from gradsieve.warm_up import warm_up
 OLDEST_TORCH = (2, 6)
 STATE_VERSION = 1
 ROTATION_BLOCK = 256
-LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
 class SieveState:
@@ -93,6 +91,7 @@ class SieveState:
         self.min_numel = min_numel
         self.start_step = start_step
         self.ramp_steps = ramp_steps
+        self.steering = Steering(self.threshold, start_step, ramp_steps)
         # For the user to read and set.
         self.step = 0
         self.last: StepRecord | None = None
@@ -100,7 +99,6 @@ class SieveState:
         # Internal.
         self.workspace = Workspace()
         self.tally = Tally()
-        self.model_moments = ModelMoments()
         self.rotation_cost = RotationCost()
         self.sent: list[tuple[ParameterState, Tensor, Tensor]] = []
         self.worker = ExchangeWorker()
@@ -287,41 +285,6 @@ class SieveState:
             )
         return found[1]
 
-    def next_threshold(self, parameter: ParameterState, gradient: Tensor, left: Tensor) -> float:
-        """Ask the policy, with the moments that it reads."""
-        ramp = self._ramp()
-        moments = parameter.moments
-        if self.threshold.measured == "gradient":
-            moments = measure(gradient)
-        elif self.threshold.measured == "model":
-            self.model_moments.add(gradient)
-            moments = self.model_moments.moments(parameter.numel) or measure(gradient)
-        elif (
-            moments is None
-            or parameter.threshold is None
-            or ramp < 1
-            or self.threshold.measured == "accumulated"
-        ):
-            # In a ramp the last moments are those of a lower threshold, which would draw it down.
-            moments = measure(gradient, left)
-        if self.threshold.measured == "magnitudes":
-            sample = sample_magnitudes(gradient, left, None, self.step)
-            moments = replace(moments, magnitudes=sample)
-        threshold = self.threshold.next(moments, parameter.threshold)
-        if not threshold >= 0:
-            raise SieveError(
-                f"{self.threshold} gave the threshold {threshold} for {parameter.name}; a policy "
-                "must give 0 or more"
-            )
-        # An all-zero parameter teaches nothing; its first threshold is still to come.
-        parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
-        ramped = ramp * threshold
-        return ramped if ramped <= LARGEST_FLOAT else math.inf
-
-    def _ramp(self) -> float:
-        done = self.step - self.start_step + 1
-        return min(1.0, done / (self.ramp_steps + 1))
-
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
 
@@ -374,7 +337,7 @@ class SieveState:
             self.put_back_survivors()
         self.sent = []
         self._first_buckets = []
-        self.model_moments.end_step()
+        self.steering.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())
         self.step += 1
         if self.rotation and self.group.rank() == 0:
@@ -409,7 +372,7 @@ class SieveState:
         return {
             "version": STATE_VERSION,
             "step": self.step,
-            "mean_square": self.model_moments.mean_square,
+            "mean_square": self.steering.model.mean_square,
             "parameters": {name: state.save() for name, state in self._parameters.items()},
         }
 
@@ -436,7 +399,7 @@ class SieveState:
             parameter.load(saved[name])
         self._was_loaded = True
         self._loaded = None if self._parameters else dict(saved)
-        self.model_moments.mean_square = state.get("mean_square")
+        self.steering.model.mean_square = state.get("mean_square")
         self.step = int(state["step"])
 
 

@@ -151,5 +151,29 @@ def test_vectors_are_not_rotated(parameter):
     assert rotation_of(parameter, 128) is None
 
 
+def test_a_side_of_very_many_blocks_is_left_as_it_is():
+    rotation = rotation_of(torch.empty(200, 10), 4)
+    assert [len(side) for side in (rotation.left, rotation.right)] == [0, 3]
+    gradient = torch.randn(2000)
+    rotation.learn(gradient)
+    rotation.turn([])
+    coefficients = rotation.coefficients(gradient)
+    assert not torch.equal(coefficients, gradient)
+    rows = gradient.view(200, 10).square().sum(dim=1)
+    torch.testing.assert_close(coefficients.view(200, 10).square().sum(dim=1), rows)
+    rotation.restore(coefficients)
+    torch.testing.assert_close(coefficients, gradient, rtol=1e-4, atol=1e-5)
+    assert rotation_of(torch.empty(200, 200), 4) is None
+
+
+def test_bases_turn_once_a_step_that_is_due():
+    rotation = Rotation(6, 6, 8, CPU)
+    assert not rotation.is_due
+    rotation.learn(torch.randn(36))
+    assert rotation.is_due
+    rotation.turn([])
+    assert not rotation.is_due
+
+
 def test_block_0_rotates_nothing():
     assert rotation_of(torch.empty(50, 50), 0) is None

@@ -15,21 +15,28 @@ EARLY = (1, 3, 7)
 """The steps after which the bases turn for the first times."""
 PERIOD = 10
 """Steps from turn to turn after that."""
+MOST_BLOCKS = 32
+"""A longer side (a vocabulary) has rows of its own that come and go, and is left as it is."""
 
 
 class Side:
-    """One side of a matrix, in blocks of nearly equal size with a basis each.
+    """One side of a matrix, in blocks of nearly equal size with a basis each; or none at all.
 
     The cost of a rotation is proportional to the size of a block, whatever the size of the matrix.
     """
 
     def __init__(self, size: int, block: int, device: torch.device) -> None:
         count = -(-size // block)
+        if count > MOST_BLOCKS:
+            count = 0
         stops = [size * number // count for number in range(1, count + 1)]
         self.blocks = [
             (slice(start, stop), Basis(stop - start, device))
             for start, stop in zip([0, *stops], stops, strict=False)
         ]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
 
     def __iter__(self) -> Iterator[tuple[slice, Basis]]:
         return iter(self.blocks)
@@ -51,17 +58,19 @@ class Rotation:
         self.rows, self.columns = rows, columns
         self.left, self.right = Side(rows, block, device), Side(columns, block, device)
         self.steps = 0
+        self.is_due = False
+        """Whether the bases turn after this step."""
         self.fingerprint = 0
         """Of the bases: alike on two ranks where these are the same bits."""
 
     def coefficients(self, flat: Tensor) -> Tensor:
         """Of a gradient, float32 [M · N]; a new tensor."""
         matrix = flat.view(self.rows, self.columns)
-        half, coefficients = torch.empty_like(matrix), torch.empty_like(matrix)
+        coefficients = torch.empty_like(matrix) if self.left else matrix.clone()
         for rows, basis in self.left:
-            torch.mm(basis.vectors, matrix[rows], out=half[rows])
+            torch.mm(basis.vectors, matrix[rows], out=coefficients[rows])
         for columns, basis in self.right:
-            coefficients[:, columns] = half[:, columns] @ basis.vectors.T
+            coefficients[:, columns] = coefficients[:, columns] @ basis.vectors.T
         return coefficients.view(-1)
 
     def restore(self, flat: Tensor) -> None:
@@ -78,17 +87,13 @@ class Rotation:
         """Look at a step's coefficients that all ranks share, float32 [M · N]."""
         matrix = flat.view(self.rows, self.columns)
         self.steps += 1
+        self.is_due = self.steps in EARLY or self.steps % PERIOD == 0
         if not bool(matrix.isfinite().all()):
             return
         for rows, basis in self.left:
             basis.learn(matrix[rows].T)
         for columns, basis in self.right:
             basis.learn(matrix[:, columns])
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the bases turn after this step."""
-        return self.steps in EARLY or self.steps % PERIOD == 0
 
     def turn(self, residuals: Sequence[Tensor]) -> None:
         """Turn the bases, and coefficients that are kept: float32 [M · N] each, in place."""
@@ -101,6 +106,7 @@ class Rotation:
             if (turned := basis.turn()) is not None:
                 for matrix in matrices:
                     matrix[:, columns] = matrix[:, columns] @ turned
+        self.is_due = False
         self._take_fingerprint()
 
     def _take_fingerprint(self) -> None:
@@ -145,7 +151,8 @@ def rotation_of(parameter: Tensor, block: int) -> Rotation | None:
     rows, columns = matrix_of(parameter)
     if not block or min(rows, columns) < 2:
         return None
-    return Rotation(rows, columns, block, parameter.device)
+    rotation = Rotation(rows, columns, block, parameter.device)
+    return rotation if rotation.bases else None
 
 
 def matrix_of(parameter: Tensor) -> tuple[int, int]:

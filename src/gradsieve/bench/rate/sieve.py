@@ -61,7 +61,7 @@ class Sieve:
             state.tally = Tally()
             frames.append(encode_frame(sieve_gradients(state, kept, own)))
             state.sent = []
-            state.model_moments.end_step()
+            state.steering.end_step()
             state.step += 1
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))

@@ -1,0 +1,61 @@
+"""Each parameter's threshold in each step: the policy, the moments that it reads, the ramp."""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gradsieve.errors import SieveError
+from gradsieve.model_moments import ModelMoments
+from gradsieve.parameters import ParameterState
+from gradsieve.sieve import measure, sample_magnitudes
+from gradsieve.thresholds import Threshold
+
+LARGEST_FLOAT = torch.finfo(torch.float32).max
+
+
+class Steering:
+    def __init__(self, policy: Threshold, start_step: int, ramp_steps: int) -> None:
+        self.policy = policy
+        self.start_step = start_step
+        self.ramp_steps = ramp_steps
+        self.model = ModelMoments()
+
+    def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
+        """Ask the policy, and remember its answer; infinity where float32 cannot hold it.
+
+        Raises:
+            SieveError: the policy gave a negative threshold or NaN.
+        """
+        ramp = min(1.0, (step - self.start_step + 1) / (self.ramp_steps + 1))
+        moments = parameter.moments
+        if self.policy.measured == "gradient":
+            moments = measure(gradient)
+        elif self.policy.measured == "model":
+            self.model.add(gradient)
+            moments = self.model.moments(parameter.numel) or measure(gradient)
+        elif (
+            moments is None
+            or parameter.threshold is None
+            or ramp < 1
+            or self.policy.measured == "accumulated"
+        ):
+            # In a ramp the last moments are those of a lower threshold, which would draw it down.
+            moments = measure(gradient, left)
+        if self.policy.measured == "magnitudes":
+            sample = sample_magnitudes(gradient, left, None, step)
+            moments = replace(moments, magnitudes=sample)
+        threshold = self.policy.next(moments, parameter.threshold)
+        if not threshold >= 0:
+            raise SieveError(
+                f"{self.policy} gave the threshold {threshold} for {parameter.name}; a policy "
+                "must give 0 or more"
+            )
+        # An all-zero parameter teaches nothing; its first threshold is still to come.
+        parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
+        ramped = ramp * threshold
+        return ramped if ramped <= LARGEST_FLOAT else math.inf
+
+    def end_step(self) -> None:
+        self.model.end_step()
