@@ -377,10 +377,13 @@ def test_sigma_of_the_model_is_one_threshold_for_all_from_the_steps_before(pools
     assert first == pytest.approx([2 * float(small.std()), 2 * float(large.std())], rel=0.01)
     mean_square = float(torch.cat([small, large]).square().mean())
     assert steered(steering, [small, large]) == pytest.approx([2 * mean_square**0.5] * 2)
-    # A jump is believed by and by.
-    steered(steering, [10 * small, 10 * large])
+    # A jump is believed by and by; one burst does not silence the steps after it.
+    steered(steering, [1000 * small, 1000 * large])
     after = steered(steering, [small, large])
-    assert after == pytest.approx([2 * ((0.9 + 0.1 * 100) * mean_square) ** 0.5] * 2)
+    assert after == pytest.approx([2 * ((0.9 + 0.1 * 10) * mean_square) ** 0.5] * 2)
+    for _ in range(60):
+        after = steered(steering, [1000 * small, 1000 * large])
+    assert after == pytest.approx([2000 * mean_square**0.5] * 2, rel=0.1)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -392,4 +395,6 @@ def test_sigma_of_the_model_forgets_a_step_that_is_not_finite(bad, pools):
     poisoned = gradient.clone()
     poisoned[3] = bad
     steered(steering, [poisoned])
+    assert steered(steering, [gradient]) == pytest.approx(before)
+    steered(steering, [torch.zeros(1000)])
     assert steered(steering, [gradient]) == pytest.approx(before)

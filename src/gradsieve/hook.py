@@ -1,6 +1,7 @@
 """The way of one bucket: select, encode, exchange, decode."""
 
 # DDP compares the hook's annotations with the types themselves: they must not become strings.
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ from gradsieve.codec import (
 from gradsieve.codec.errors import refuse
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
+from gradsieve.rotation import Rotation
 from gradsieve.sieve import select
 from gradsieve.state import ROTATION_BLOCK, SieveState
 from gradsieve.thresholds import Threshold
@@ -139,7 +141,8 @@ def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -
     if state.holds(flat):
         return empty_section(parameter.numel)
     with tally.timed("rotate"):
-        flat = parameter.coefficients(flat)
+        if parameter.rotation is not None:
+            flat = rotate(state, parameter, parameter.rotation, flat)
     with tally.timed("select"):
         threshold = state.steering.next(parameter, flat, left, state.step)
         indices, values, moments = select(flat, left, threshold, out=state.workspace)
@@ -165,6 +168,26 @@ def send_survivors(state: SieveState, parameter: ParameterState, flat: Tensor) -
     tally.moments[parameter.name] = moments
     tally.nonfinite += moments.nonfinite
     return section
+
+
+def rotate(
+    state: SieveState, parameter: ParameterState, rotation: Rotation, flat: Tensor
+) -> Tensor:
+    """The coefficients of a gradient; one is NaN where the gradient is not finite.
+
+    Every coefficient of a block would be: the residual would get nothing of what is finite.
+    """
+    if math.isfinite(float(flat.sum())):
+        return rotation.coefficients(flat)
+    finite = flat.isfinite()
+    coefficients = rotation.coefficients(torch.where(finite, flat, 0.0))
+    bad = flat.numel() - int(finite.sum())
+    if bad:
+        parameter.flat_residual()[0] += coefficients[0]
+        coefficients[0] = math.nan
+        # Selecting counts one.
+        state.tally.nonfinite += bad - 1
+    return coefficients
 
 
 def leave_remainder(left: Tensor, indices: Tensor, values: Tensor, section: Section) -> float:

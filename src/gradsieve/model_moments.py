@@ -9,6 +9,8 @@ from gradsieve.sieve import Moments
 
 MEMORY = 0.9
 """The share of the average that a step leaves."""
+LARGEST_JUMP = 10.0
+"""Of the average: a step counts for no more, or one burst would silence the steps after it."""
 
 
 class ModelMoments:
@@ -23,14 +25,18 @@ class ModelMoments:
         self._numel += gradient.numel()
 
     def end_step(self) -> None:
-        """A step without gradients, or with non-finite ones, leaves the average as it is."""
+        """A step whose gradients are zero, or not finite, leaves the average as it is."""
         squares, numel = self._squares, self._numel
-        self._squares, self._numel = 0.0, 0
-        if not numel or not math.isfinite(squares):
+        self.drop_step()
+        if not squares or not math.isfinite(squares):
             return
         mean = squares / numel
-        before = mean if self.mean_square is None else self.mean_square
-        self.mean_square = MEMORY * before + (1 - MEMORY) * mean
+        before = self.mean_square or mean
+        self.mean_square = MEMORY * before + (1 - MEMORY) * min(mean, LARGEST_JUMP * before)
+
+    def drop_step(self) -> None:
+        """Forget what was taken since the last step's end."""
+        self._squares, self._numel = 0.0, 0
 
     def moments(self, numel: int) -> Moments | None:
         """As of a parameter of `numel` elements that are this large and have mean 0."""

@@ -1,6 +1,6 @@
 """What the sieve keeps for each parameter, and how parameters get their names."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,10 +43,6 @@ class ParameterState:
         if self.residual is None:
             raise SieveError(f"parameter {self.name} travels whole and has no residual")
         return self.residual.as_strided((self.numel,), (1,))
-
-    def coefficients(self, flat: Tensor) -> Tensor:
-        """What is pruned of a gradient that lies flat as in its bucket."""
-        return flat if self.rotation is None else self.rotation.coefficients(flat)
 
     def turn(self) -> None:
         """Let the bases follow the gradients, where it is time, and the residual with them."""
@@ -130,13 +126,18 @@ def row_numel(parameter: Tensor) -> int:
 class Residuals(Mapping[str, Tensor]):
     """Read-only view: parameter name → residual, float32, of the parameter's shape."""
 
-    def __init__(self, parameters: Mapping[str, ParameterState]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, ParameterState], settle: Callable[[], None]
+    ) -> None:
         self._parameters = parameters
+        self._settle = settle
 
     def __getitem__(self, name: str) -> Tensor:
         parameter = self._parameters[name]
         if parameter.residual is None:
             raise KeyError(f"{name} travels whole and has no residual (see min_numel)")
+        # Bases and residuals may be turning.
+        self._settle()
         return parameter.unrotated_residual()
 
     def __iter__(self) -> Iterator[str]:

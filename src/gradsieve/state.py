@@ -174,8 +174,7 @@ class SieveState:
     @property
     def residuals(self) -> Mapping[str, Tensor]:
         """Parameter name → a copy of its residual (float32, the parameter's shape)."""
-        self.finish_exchanges()
-        return Residuals(self._parameters)
+        return Residuals(self._parameters, self.finish_exchanges)
 
     # A step.
 
@@ -207,9 +206,9 @@ class SieveState:
                 cannot be handled.
         """
         if bucket.index() == 0:
+            self.tally = Tally()
             self._settle()
             self.workspace.clear()
-            self.tally = Tally()
         parameters = bucket.parameters()
         if self._exchange is None:
             self._compare_ranks(parameters)
@@ -314,6 +313,7 @@ class SieveState:
         """Clear up what a backward pass that was cut short has left: jobs, survivors, names."""
         self.finish_exchanges()
         self.put_back_survivors()
+        self.steering.model.drop_step()
         self._first_buckets = []
 
     def finish_exchanges(self) -> None:
@@ -340,9 +340,10 @@ class SieveState:
         self.steering.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())
         self.step += 1
-        if self.rotation and self.group.rank() == 0:
-            self.rotation_cost.add(self.last.rotate_seconds)
-        self.worker.submit(self._turn)
+        self.worker.submit_local(self._turn)
+        if self.rotation and not self.last.plain and self.group.rank() == 0:
+            rotations = [p.rotation for p in self._parameters.values() if p.rotation is not None]
+            self.rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
         if self.on_step is not None:
             self.on_step(self.last)
 

@@ -35,8 +35,7 @@ class StepRecord:
     plain: bool
     """Nothing was pruned: a step before `start_step`, or the first of a state without names."""
     nonfinite: int
-    """Elements of this rank's gradient that were NaN or infinite; where it is rotated coefficients,
-    of which one bad element spoils a block."""
+    """Elements of this rank's gradient that were NaN or infinite."""
 
 
 class JsonLines:

@@ -56,9 +56,9 @@ class Fixed:
 class Sigma:
     """k standard deviations of a gradient: one threshold for the whole model, or its own for each.
 
-    Of the model: the root mean square of all its gradients over the last steps, so that bits go
-    where the gradients are large. Of the gradient: of this parameter in this step. Of the
-    accumulated gradient: it feeds back on itself, since the residual widens it, fewer elements
+    Of the model: the root mean square of all gradients that are pruned, over the last steps, so
+    that bits go where the gradients are large. Of the gradient: of this parameter in this step. Of
+    the accumulated gradient: it feeds back on itself, since the residual widens it, fewer elements
     pass and the residual grows. A constant gradient has no deviation: its threshold is 0.
 
     Raises:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gradsieve.rotation import Rotation, rotation_of
-from gradsieve.rotation.rotation import PERIOD, matrix_of
+from gradsieve.rotation.rotation import LONGEST_SIDE, PERIOD, matrix_of
 
 CPU = torch.device("cpu")
 
@@ -126,8 +126,12 @@ def test_a_saved_rotation_goes_on_to_the_bit():
 
 
 def test_a_rotation_of_other_blocks_does_not_fit():
+    saved = Rotation(20, 30, 8, CPU).save()
     with pytest.raises(ValueError, match="w: the saved rotation has vectors"):
-        Rotation(20, 30, 16, CPU).require_fit("w", Rotation(20, 30, 8, CPU).save())
+        Rotation(20, 30, 16, CPU).require_fit("w", saved)
+    del saved["steps"]
+    with pytest.raises(ValueError, match="w: the saved rotation lacks its steps"):
+        Rotation(20, 30, 8, CPU).require_fit("w", saved)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +141,9 @@ def test_a_rotation_of_other_blocks_does_not_fit():
         (torch.empty(7, 5).T, (7, 5)),
         (torch.empty(4, 3, 2, 2), (4, 12)),
         (torch.empty(4, 3, 2, 2).to(memory_format=torch.channels_last), (4, 12)),
+        (torch.empty(1, 8, 6), (8, 6)),
+        (torch.empty(8, 1, 6), (8, 6)),
+        (torch.empty(5, 8, 6), (5, 48)),
         (torch.empty(9), (9, 1)),
         (torch.empty(()), (1, 1)),
         (torch.empty(0, 4), (1, 0)),
@@ -151,19 +158,28 @@ def test_vectors_are_not_rotated(parameter):
     assert rotation_of(parameter, 128) is None
 
 
-def test_a_side_of_very_many_blocks_is_left_as_it_is():
-    rotation = rotation_of(torch.empty(200, 10), 4)
+def test_a_very_long_side_is_left_as_it_is():
+    words = LONGEST_SIDE + 1
+    rotation = rotation_of(torch.empty(words, 10), 4)
     assert [len(side) for side in (rotation.left, rotation.right)] == [0, 3]
-    gradient = torch.randn(2000)
+    gradient = torch.randn(10 * words)
     rotation.learn(gradient)
     rotation.turn([])
     coefficients = rotation.coefficients(gradient)
     assert not torch.equal(coefficients, gradient)
-    rows = gradient.view(200, 10).square().sum(dim=1)
-    torch.testing.assert_close(coefficients.view(200, 10).square().sum(dim=1), rows)
+    rows = gradient.view(words, 10).square().sum(dim=1)
+    torch.testing.assert_close(coefficients.view(words, 10).square().sum(dim=1), rows)
     rotation.restore(coefficients)
     torch.testing.assert_close(coefficients, gradient, rtol=1e-4, atol=1e-5)
-    assert rotation_of(torch.empty(200, 200), 4) is None
+    assert len(rotation_of(torch.empty(3072, 768), 64).left) == 48
+
+
+def test_autocast_does_not_round_coefficients():
+    rotation = followed(Rotation(40, 24, 16, CPU), [low_rank(40, 24, 2, 0)])
+    gradient = torch.randn(960)
+    expected = rotation.coefficients(gradient)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rotation.coefficients(gradient), expected)
 
 
 def test_bases_turn_once_a_step_that_is_due():

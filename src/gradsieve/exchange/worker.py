@@ -3,6 +3,7 @@
 Every rank must issue its collectives in the same order, so that all of them go through one queue.
 """
 
+import atexit
 import queue
 import threading
 import weakref
@@ -26,10 +27,24 @@ class ExchangeWorker:
     """Runs jobs in the order in which they came, while the backward pass goes on."""
 
     def __init__(self) -> None:
+        _workers.add(self)
+        self._last_local: Future[None] | None = None
         self._jobs: Jobs = queue.SimpleQueue()
         self._pending: list[Future[None]] = []
         self._errors: list[BaseException] = []
         self._started = False
+
+    def submit_local(self, run: Callable[[], None]) -> None:
+        """Submit a job that waits for no other rank, when no exchange is under way.
+
+        The process waits for it before it ends: Python does not survive a thread that computes.
+        """
+        self.submit(run)
+        self._last_local = self._pending[-1]
+
+    def finish_local(self) -> None:
+        if self._last_local is not None:
+            self._last_local.result()
 
     def submit(self, run: Callable[[], None]) -> None:
         self._start()
@@ -55,6 +70,15 @@ class ExchangeWorker:
         )
         thread.start()
         weakref.finalize(self, self._jobs.put, None)
+
+
+_workers: "weakref.WeakSet[ExchangeWorker]" = weakref.WeakSet()
+
+
+@atexit.register
+def finish_local_jobs() -> None:
+    for worker in list(_workers):
+        worker.finish_local()
 
 
 def work(jobs: Jobs) -> None:

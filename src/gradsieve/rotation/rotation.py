@@ -1,7 +1,9 @@
 """Both sides of a matrix: gradients to coefficients, averaged coefficients to gradients."""
 
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ EARLY = (1, 3, 7)
 """The steps after which the bases turn for the first times."""
 PERIOD = 10
 """Steps from turn to turn after that."""
-MOST_BLOCKS = 32
+LONGEST_SIDE = 2**14
 """A longer side (a vocabulary) has rows of its own that come and go, and is left as it is."""
 
 
@@ -26,9 +28,7 @@ class Side:
     """
 
     def __init__(self, size: int, block: int, device: torch.device) -> None:
-        count = -(-size // block)
-        if count > MOST_BLOCKS:
-            count = 0
+        count = -(-size // block) if size <= LONGEST_SIDE else 0
         stops = [size * number // count for number in range(1, count + 1)]
         self.blocks = [
             (slice(start, stop), Basis(stop - start, device))
@@ -60,6 +60,8 @@ class Rotation:
         self.steps = 0
         self.is_due = False
         """Whether the bases turn after this step."""
+        self.seconds = 0.0
+        """What the rotation has taken so far, in all threads."""
         self.fingerprint = 0
         """Of the bases: alike on two ranks where these are the same bits."""
 
@@ -67,21 +69,24 @@ class Rotation:
         """Of a gradient, float32 [M · N]; a new tensor."""
         matrix = flat.view(self.rows, self.columns)
         coefficients = torch.empty_like(matrix) if self.left else matrix.clone()
-        for rows, basis in self.left:
-            torch.mm(basis.vectors, matrix[rows], out=coefficients[rows])
-        for columns, basis in self.right:
-            coefficients[:, columns] = coefficients[:, columns] @ basis.vectors.T
+        # A backward pass under autocast would round the products.
+        with self._timed(), torch.autocast(flat.device.type, enabled=False):
+            for rows, basis in self.left:
+                torch.mm(basis.vectors, matrix[rows], out=coefficients[rows])
+            for columns, basis in self.right:
+                coefficients[:, columns] = coefficients[:, columns] @ basis.vectors.T
         return coefficients.view(-1)
 
     def restore(self, flat: Tensor) -> None:
         """Coefficients that all ranks share become a gradient, float32 [M · N], in place."""
         matrix = flat.view(self.rows, self.columns)
-        for columns, basis in self.right:
-            matrix[:, columns] = product(matrix[:, columns], basis.vectors)
-        for rows, basis in self.left:
-            occupied = matrix[rows].any(dim=1).nonzero().squeeze(1)
-            vectors = basis.vectors[occupied]
-            matrix[rows] = product(vectors.T, matrix[rows][occupied])
+        with self._timed():
+            for columns, basis in self.right:
+                matrix[:, columns] = product(matrix[:, columns], basis.vectors)
+            for rows, basis in self.left:
+                occupied = matrix[rows].any(dim=1).nonzero().squeeze(1)
+                vectors = basis.vectors[occupied]
+                matrix[rows] = product(vectors.T, matrix[rows][occupied])
 
     def learn(self, flat: Tensor) -> None:
         """Look at a step's coefficients that all ranks share, float32 [M · N]."""
@@ -90,24 +95,32 @@ class Rotation:
         self.is_due = self.steps in EARLY or self.steps % PERIOD == 0
         if not bool(matrix.isfinite().all()):
             return
-        for rows, basis in self.left:
-            basis.learn(matrix[rows].T)
-        for columns, basis in self.right:
-            basis.learn(matrix[:, columns])
+        with self._timed():
+            for rows, basis in self.left:
+                basis.learn(matrix[rows].T)
+            for columns, basis in self.right:
+                basis.learn(matrix[:, columns])
 
     def turn(self, residuals: Sequence[Tensor]) -> None:
         """Turn the bases, and coefficients that are kept: float32 [M · N] each, in place."""
         matrices = [flat.view(self.rows, self.columns) for flat in residuals]
-        for rows, basis in self.left:
-            if (turned := basis.turn()) is not None:
-                for matrix in matrices:
-                    matrix[rows] = turned.T @ matrix[rows]
-        for columns, basis in self.right:
-            if (turned := basis.turn()) is not None:
-                for matrix in matrices:
-                    matrix[:, columns] = matrix[:, columns] @ turned
+        with self._timed():
+            for rows, basis in self.left:
+                if (turned := basis.turn()) is not None:
+                    for matrix in matrices:
+                        matrix[rows] = turned.T @ matrix[rows]
+            for columns, basis in self.right:
+                if (turned := basis.turn()) is not None:
+                    for matrix in matrices:
+                        matrix[:, columns] = matrix[:, columns] @ turned
         self.is_due = False
         self._take_fingerprint()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
 
     def _take_fingerprint(self) -> None:
         self.fingerprint = 0
@@ -127,6 +140,8 @@ class Rotation:
 
     def require_fit(self, name: str, saved: Mapping[str, Any]) -> None:
         """Raise ValueError if `load` cannot take what was saved of the parameter `name`."""
+        if "steps" not in saved:
+            raise ValueError(f"parameter {name}: the saved rotation lacks its steps")
         mine = [basis.vectors.shape for basis in self.bases]
         for what in ("vectors", "covariances"):
             theirs = [tensor.shape for tensor in saved.get(what, [])]
@@ -156,9 +171,12 @@ def rotation_of(parameter: Tensor, block: int) -> Rotation | None:
 
 
 def matrix_of(parameter: Tensor) -> tuple[int, int]:
-    """Rows and their length: the outermost dimension in memory, and all others."""
-    outermost = max(range(parameter.dim()), key=parameter.stride, default=None)
-    if outermost is None or not parameter.numel():
+    """Rows and their length: the outermost dimension in memory, and all others.
+
+    A dimension of size 1 is none. Matrices that lie stacked in one parameter count as one.
+    """
+    dimensions = [number for number, size in enumerate(parameter.shape) if size > 1]
+    if not dimensions or not parameter.numel():
         return 1, parameter.numel()
-    rows = parameter.shape[outermost]
+    rows = parameter.shape[max(dimensions, key=parameter.stride)]
     return rows, parameter.numel() // rows

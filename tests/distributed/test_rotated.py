@@ -1,6 +1,8 @@
 """Pruning in bases that follow the gradients: laws hold, and ranks that differ say so."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -143,21 +145,92 @@ def test_filters_in_any_memory_format():
 
 def a_nonfinite_gradient():
     model = build()
-    state = gs.attach(model, threshold=gs.Density(0.1), **SETTINGS)
-    train(model, 3)
-    residuals = dict(state.residuals)
+    ledger = Ledger(model, threshold=gs.Density(0.1), **SETTINGS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(3):
+        ledger.step(optimizer, batch(step), rtol=1e-4)
+    ledger.open()
     bad = batch(3)
-    bad[0, 0] = torch.inf if dist.get_rank() == 0 else 1.0
-    model.zero_grad()
+    if dist.get_rank() == 0:
+        bad[0, 0] = torch.inf
+    optimizer.zero_grad()
     model(bad).square().mean().backward()
-    assert state.last.nonfinite == 0 or dist.get_rank() == 0
     assert not bool(model.module.one.weight.grad.isfinite().all())
-    after = state.residuals
-    assert all(bool(residual.isfinite().all()) for residual in after.values())
-    assert residuals.keys() == dict(after).keys()
-    train(model, 3, first=4)
+    state, gradient = ledger.state, ledger.gradients["one.weight"]
+    assert state.last.nonfinite == sum(
+        int(g.numel() - g.isfinite().sum()) for g in ledger.gradients.values()
+    )
+    # What is finite is kept for later, since no optimizer should use this step.
+    finite = torch.where(gradient.isfinite(), gradient, 0.0)
+    after = ledger.before["one.weight"] + finite
+    torch.testing.assert_close(state.residuals["one.weight"], after, rtol=1e-4, atol=1e-6)
+    optimizer.zero_grad()
+    for step in range(4, 8):
+        ledger.step(optimizer, batch(step), rtol=1e-4)
     assert bool(weights(model).isfinite().all())
 
 
 def test_a_nonfinite_gradient_reaches_the_training_loop_and_no_residual():
     run_ranks(2, a_nonfinite_gradient)
+
+
+ENDS_WHILE_BASES_TURN = """
+import torch, torch.distributed as dist, gradsieve as gs
+from torch.nn.parallel import DistributedDataParallel as DDP
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model = DDP(torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(4))))
+gs.attach(model)
+for _ in range(3):
+    model(torch.randn(4, 512)).square().mean().backward()
+dist.destroy_process_group()
+"""
+
+
+def test_a_process_may_end_while_bases_turn():
+    for _ in range(3):
+        ran = subprocess.run(
+            [sys.executable, "-c", ENDS_WHILE_BASES_TURN],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+
+
+def held_residuals():
+    model = build()
+    state = gs.attach(model, threshold=gs.Density(0.05), **SETTINGS)
+    residuals = state.residuals
+    for step in range(12):
+        before = residuals["one.weight"]
+        train(model, 1, first=step)
+        turning = residuals["one.weight"]
+        state.finish_exchanges()
+        assert torch.equal(turning, residuals["one.weight"])
+        assert not torch.equal(before, turning)
+
+
+def test_residuals_may_be_read_at_any_time():
+    run_ranks(2, held_residuals)
+
+
+def cut_short():
+    model = build()
+    state = gs.attach(model, threshold=gs.Sigma(1.0, of="model"), **SETTINGS)
+    train(model, 3)
+    before = state.state_dict()["mean_square"]
+
+    def fail(gradient):
+        raise KeyError("in the backward pass")
+
+    handle = model.module.one.weight.register_hook(fail)
+    with pytest.raises(KeyError):
+        (1e3 * model(batch(3))).square().mean().backward()
+    handle.remove()
+    assert state.state_dict()["mean_square"] == before
+    assert state.steering.model._squares == 0
+
+
+def test_a_step_that_was_cut_short_is_not_in_the_average():
+    run_ranks(1, cut_short)
