@@ -83,9 +83,12 @@ def rate_tables(rows: list[RateRow]) -> list[Table]:
             caption="rate: of learning, * the method's best; spread: of the seeds",
             words=("method",),
         )
+        # A method's options may be long: they are folded, numbers are not.
+        for number, column in enumerate(table.columns):
+            column.no_wrap = number > 0
         for row in compared:
             table.add_row(
-                row.method,
+                row.method.replace(",", ", "),
                 f"{row.learning_rate:g}{'*' if row.best else ' '}",
                 str(row.seeds),
                 f"{row.bits_per_parameter:.3f}",
@@ -113,7 +116,12 @@ def panel(title: str, rows: list[RateRow]) -> Any:
     others = [point for point in points if point["method"] != DENSE]
     bits = alt.X("bits_per_parameter:Q", scale=alt.Scale(type="log"), title="bits a parameter")
     quality = alt.Y("quality:Q", scale=alt.Scale(zero=False), title=metric)
-    colour = alt.Color("family:N", title=None, scale=alt.Scale(scheme="category10"))
+    colour = alt.Color(
+        "family:N",
+        title=None,
+        legend=alt.Legend(labelLimit=0),
+        scale=alt.Scale(scheme="category10"),
+    )
     base = alt.Chart(data(values=others)).encode(x=bits, color=colour)
     spread = base.mark_rule().encode(y=alt.Y("lowest:Q", title=metric), y2="highest:Q")
     lines = base.mark_line().encode(y=quality)
