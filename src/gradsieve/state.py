@@ -84,14 +84,13 @@ class SieveState:
                 f"gradsieve.Fixed(0.1), got {threshold!r}"
             )
         warm_up(values, error_feedback, rotation > 0)
-        self.threshold: Threshold = Sigma(1.0, of="model") if threshold is None else threshold
         self.values: Values = values
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
         self.start_step = start_step
-        self.ramp_steps = ramp_steps
-        self.steering = Steering(self.threshold, start_step, ramp_steps)
+        policy = Sigma(1.0, of="model") if threshold is None else threshold
+        self.steering = Steering(policy, start_step, ramp_steps)
         # For the user to read and set.
         self.step = 0
         self.last: StepRecord | None = None
@@ -161,8 +160,7 @@ class SieveState:
             mine = {*self._parameters, *(name for name, _ in named)}
             require_same_model(self._loaded, mine if complete else mine.union(self._loaded))
         for name, parameter in named:
-            whole = parameter.numel() < self.min_numel
-            state = ParameterState(name, parameter, whole=whole, rotation=self.rotation)
+            state = self.parameter_state(name, parameter)
             self._parameters[name] = state
             self._by_id[id(parameter)] = (parameter, state)
         if self._loaded is not None:
@@ -170,6 +168,11 @@ class SieveState:
                 self._parameters[name].load(self._loaded[name])
             if complete:
                 self._loaded = None
+
+    def parameter_state(self, name: str, parameter: Tensor) -> ParameterState:
+        """What the settings make of a parameter."""
+        whole = parameter.numel() < self.min_numel
+        return ParameterState(name, parameter, whole=whole, rotation=self.rotation)
 
     @property
     def residuals(self) -> Mapping[str, Tensor]:
@@ -224,13 +227,13 @@ class SieveState:
         described = known or numbers_for([parameters])
         mine = Description(
             settings=(
-                f"threshold={self.threshold}",
+                f"threshold={self.steering.policy}",
                 f"values={self.values}",
                 f"rotation={self.rotation}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",
                 f"start_step={self.start_step}",
-                f"ramp_steps={self.ramp_steps}",
+                f"ramp_steps={self.steering.ramp_steps}",
                 f"step={self.step}",
                 f"state loaded={self._was_loaded}",
             ),
@@ -313,7 +316,7 @@ class SieveState:
         """Clear up what a backward pass that was cut short has left: jobs, survivors, names."""
         self.finish_exchanges()
         self.put_back_survivors()
-        self.steering.model.drop_step()
+        self.steering.drop_step()
         self._first_buckets = []
 
     def finish_exchanges(self) -> None:
@@ -340,9 +343,10 @@ class SieveState:
         self.steering.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())
         self.step += 1
-        self.worker.submit_local(self._turn)
-        if self.rotation and not self.last.plain and self.group.rank() == 0:
-            rotations = [p.rotation for p in self._parameters.values() if p.rotation is not None]
+        rotations = [p.rotation for p in self._parameters.values() if p.rotation is not None]
+        if any(rotation.is_due for rotation in rotations):
+            self.worker.submit_local(self._turn)
+        if rotations and not self.last.plain and self.group.rank() == 0:
             self.rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
         if self.on_step is not None:
             self.on_step(self.last)
@@ -373,7 +377,7 @@ class SieveState:
         return {
             "version": STATE_VERSION,
             "step": self.step,
-            "mean_square": self.steering.model.mean_square,
+            "mean_square": self.steering.mean_square,
             "parameters": {name: state.save() for name, state in self._parameters.items()},
         }
 
@@ -400,7 +404,7 @@ class SieveState:
             parameter.load(saved[name])
         self._was_loaded = True
         self._loaded = None if self._parameters else dict(saved)
-        self.steering.model.mean_square = state.get("mean_square")
+        self.steering.mean_square = state.get("mean_square")
         self.step = int(state["step"])
 
 

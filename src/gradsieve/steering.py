@@ -20,7 +20,16 @@ class Steering:
         self.policy = policy
         self.start_step = start_step
         self.ramp_steps = ramp_steps
-        self.model = ModelMoments()
+        self._model = ModelMoments()
+
+    @property
+    def mean_square(self) -> float | None:
+        """Of the whole model's gradient, averaged over steps: what a checkpoint needs."""
+        return self._model.mean_square
+
+    @mean_square.setter
+    def mean_square(self, saved: float | None) -> None:
+        self._model.mean_square = saved
 
     def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
         """Ask the policy, and remember its answer; infinity where float32 cannot hold it.
@@ -33,8 +42,8 @@ class Steering:
         if self.policy.measured == "gradient":
             moments = measure(gradient)
         elif self.policy.measured == "model":
-            self.model.add(gradient)
-            moments = self.model.moments(parameter.numel) or measure(gradient)
+            self._model.add(gradient)
+            moments = self._model.moments(parameter.numel) or measure(gradient)
         elif (
             moments is None
             or parameter.threshold is None
@@ -58,4 +67,8 @@ class Steering:
         return ramped if ramped <= LARGEST_FLOAT else math.inf
 
     def end_step(self) -> None:
-        self.model.end_step()
+        self._model.end_step()
+
+    def drop_step(self) -> None:
+        """Forget what was seen since the last step's end."""
+        self._model.drop_step()

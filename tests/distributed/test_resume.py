@@ -10,7 +10,7 @@ from torch import nn
 
 import gradsieve as gs
 
-POLICIES = [gs.UnsentMean(4.0), gs.Sigma(2.0), gs.Density(0.05)]
+POLICIES = [gs.UnsentMean(4.0), gs.Sigma(2.0), gs.Density(0.05), gs.Sigma(1.0, of="model")]
 
 
 def start(policy, *, bound, make=Crossed, state=None, **choice):
@@ -29,13 +29,17 @@ def through_a_file(*things):
     return torch.load(file, weights_only=True)
 
 
+# Bases turn after the tenth step: later than what is saved has been loaded.
+SAVED_AFTER, STEPS = 7, 12
+
+
 def resume(policy, *, bound, load_first, **choice):
     model, state, optimizer = start(policy, bound=bound, **choice)
-    train(model, 6, optimizer=optimizer)
+    train(model, STEPS, optimizer=optimizer)
     expected, residuals = weights(model), dict(state.residuals)
 
     model, state, optimizer = start(policy, bound=bound, **choice)
-    train(model, 3, optimizer=optimizer)
+    train(model, SAVED_AFTER, optimizer=optimizer)
     saved = through_a_file(model, optimizer, state)
 
     fresh = gs.SieveState(policy, min_numel=100)
@@ -46,11 +50,11 @@ def resume(policy, *, bound, load_first, **choice):
     optimizer.load_state_dict(saved[1])
     if not load_first:
         state.load_state_dict(saved[2])
-    assert state.step == 3
+    assert state.step == SAVED_AFTER
     records = []
     state.on_step = records.append
-    train(model, 3, first=3, optimizer=optimizer)
-    assert [record.step for record in records] == [3, 4, 5]
+    train(model, STEPS - SAVED_AFTER, first=SAVED_AFTER, optimizer=optimizer)
+    assert [record.step for record in records] == list(range(SAVED_AFTER, STEPS))
     assert not any(record.plain for record in records)
     assert torch.equal(weights(model), expected)
     assert all(torch.equal(state.residuals[name], r) for name, r in residuals.items())

@@ -9,7 +9,6 @@ from torch import Tensor
 from gradsieve.averaging import average_into
 from gradsieve.codec import decode_frame, encode_frame
 from gradsieve.hook import sieve_gradients
-from gradsieve.parameters import ParameterState
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
 from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
@@ -21,7 +20,12 @@ POLICIES: Mapping[str, Callable[[float], Threshold]] = {
     "sigma": Sigma,
     "unsent-mean": UnsentMean,
 }
-OPTIONS: Mapping[str, Callable[[str], Any]] = {"values": str, "rotation": int, "min_numel": int}
+OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "min_numel": int,
+    "ramp_steps": int,
+    "rotation": int,
+    "values": str,
+}
 
 
 class Sieve:
@@ -38,16 +42,8 @@ class Sieve:
         threshold, settings = read_options(options)
         self.states = [SieveState(threshold, **settings) for _ in range(ranks)]
         self.kept = [
-            [
-                ParameterState(
-                    str(number),
-                    p,
-                    whole=p.numel() < state.min_numel,
-                    rotation=state.rotation if rank == 0 else 0,
-                )
-                for number, p in enumerate(parameters)
-            ]
-            for rank, state in enumerate(self.states)
+            [state.parameter_state(str(number), p) for number, p in enumerate(parameters)]
+            for state in self.states
         ]
         # What all ranks hold alike is kept and followed once.
         for of_ranks in zip(*self.kept, strict=True):
