@@ -1,6 +1,6 @@
-"""What the sieve keeps for each parameter, and how parameters get their names."""
+"""What the sieve keeps for each parameter."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -145,16 +145,3 @@ class Residuals(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return sum(not state.whole for state in self._parameters.values())
-
-
-def numbers_for(
-    buckets: Sequence[Sequence[Tensor]], total: int | None = None
-) -> list[tuple[str, Tensor]]:
-    """Names of parameters that no model has named: their place in `model.parameters()`.
-
-    DDP's first buckets hold the parameters from the last to the first, in order within a bucket.
-    With fewer buckets than all, the number of parameters must be given.
-    """
-    ordered = [parameter for bucket in reversed(buckets) for parameter in bucket]
-    first = 0 if total is None else total - len(ordered)
-    return [(str(first + place), parameter) for place, parameter in enumerate(ordered)]

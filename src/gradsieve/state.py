@@ -1,7 +1,7 @@
 """The state behind the hook: settings, what each parameter keeps, the account of each step."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, Gather, group_of_its_own
-from gradsieve.parameters import ParameterState, Residuals, numbers_for
+from gradsieve.parameters import ParameterState, Residuals
+from gradsieve.registry import Registry
 from gradsieve.rotation.cost import RotationCost
 from gradsieve.sieve import DTYPES, Workspace
 from gradsieve.steering import Steering
@@ -96,6 +97,7 @@ class SieveState:
         self.last: StepRecord | None = None
         self.on_step: Callable[[StepRecord], None] | None = None
         # Internal.
+        self.registry = Registry(min_numel, rotation)
         self.workspace = Workspace()
         self.tally = Tally()
         self.rotation_cost = RotationCost()
@@ -103,13 +105,7 @@ class SieveState:
         self.worker = ExchangeWorker()
         self._group = process_group
         self._exchange: Gather | None = None
-        self._model: nn.Module | None = None
         self._may_be_unused = True
-        self._parameters: dict[str, ParameterState] = {}
-        self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
-        self._first_buckets: list[list[Tensor]] = []
-        # A loaded state whose parameters are not all known yet.
-        self._loaded: dict[str, Any] | None = None
         self._was_loaded = False
         self._layouts: dict[tuple[int, ...], int] = {}
 
@@ -121,63 +117,20 @@ class SieveState:
         Raises:
             SieveError: the state belongs to another model, or has numbered its parameters already.
         """
-        # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
-        inner = model.module if isinstance(model, DistributedDataParallel) else model
-        if self._model is None or self._model is inner:
-            self._take_settings(model)
-        if self._model is inner:
-            return
-        if self._model is not None:
-            raise SieveError(
-                "this state is bound to another model already; make one SieveState a model"
-            )
-        if self._by_id or self._first_buckets:
-            raise SieveError("bind the state before the first training step, not after it")
-        self._model = inner
-        ignored: set[str] = getattr(model, "parameters_to_ignore", set())
-        self._keep(
-            [
-                (name, parameter)
-                for name, parameter in inner.named_parameters()
-                if parameter.requires_grad and name not in ignored
-            ]
-        )
-
-    def _take_settings(self, model: nn.Module) -> None:
         if not isinstance(model, DistributedDataParallel):
+            self.registry.bind(model)
             return
-        if getattr(model, "skip_all_reduce_unused_params", False):
-            raise SieveError(
-                "DDP(skip_all_reduce_unused_params=True) leaves buckets out, which the sieve must "
-                "see in every step; use find_unused_parameters=True alone"
-            )
+        require_all_buckets(model)
+        # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
+        self.registry.bind(model.module, getattr(model, "parameters_to_ignore", ()))
         self._may_be_unused = model.find_unused_parameters or model.static_graph
         if self._group is None:
             self._group = model.process_group
 
-    def _keep(self, named: list[tuple[str, Tensor]], *, complete: bool = True) -> None:
-        if self._loaded is not None:
-            mine = {*self._parameters, *(name for name, _ in named)}
-            require_same_model(self._loaded, mine if complete else mine.union(self._loaded))
-        for name, parameter in named:
-            state = self.parameter_state(name, parameter)
-            self._parameters[name] = state
-            self._by_id[id(parameter)] = (parameter, state)
-        if self._loaded is not None:
-            for name, _ in named:
-                self._parameters[name].load(self._loaded[name])
-            if complete:
-                self._loaded = None
-
-    def parameter_state(self, name: str, parameter: Tensor) -> ParameterState:
-        """What the settings make of a parameter."""
-        whole = parameter.numel() < self.min_numel
-        return ParameterState(name, parameter, whole=whole, rotation=self.rotation)
-
     @property
     def residuals(self) -> Mapping[str, Tensor]:
         """Parameter name → a copy of its residual (float32, the parameter's shape)."""
-        return Residuals(self._parameters, self.finish_exchanges)
+        return Residuals(self.registry.states, self.finish_exchanges)
 
     # A step.
 
@@ -199,7 +152,7 @@ class SieveState:
     @property
     def plain(self) -> bool:
         """This step is a plain all-reduce: before `start_step`, or while names are unknown."""
-        return self.step < self.start_step or bool(self._first_buckets)
+        return self.step < self.start_step or self.registry.nameless
 
     def begin(self, bucket: GradBucket) -> list[ParameterState]:
         """What the state keeps for the bucket's parameters, in the bucket's order.
@@ -216,15 +169,9 @@ class SieveState:
         if self._exchange is None:
             self._compare_ranks(parameters)
         self._require_dense(bucket)
-        if not self._by_id or self._first_buckets or self._model is None:
-            self._number(parameters, last=bucket.is_last())
-        if self._first_buckets:
-            return []
-        return [self._state_of(parameter) for parameter in parameters]
+        return self.registry.meet(parameters, last=bucket.is_last())
 
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
-        known = [(state.name, parameter) for parameter, state in self._by_id.values()]
-        described = known or numbers_for([parameters])
         mine = Description(
             settings=(
                 f"threshold={self.steering.policy}",
@@ -237,7 +184,9 @@ class SieveState:
                 f"step={self.step}",
                 f"state loaded={self._was_loaded}",
             ),
-            parameters=tuple(f"{n} {list(p.shape)} {p.dtype}" for n, p in described),
+            parameters=tuple(
+                f"{n} {list(p.shape)} {p.dtype}" for n, p in self.registry.described(parameters)
+            ),
         )
         require_agreement(mine, self.group)
         _ = self.exchange
@@ -255,37 +204,6 @@ class SieveState:
                 f"a bucket of gradients is {buffer.dtype}; the sieve takes float32, float16 and "
                 "bfloat16 (model.float() converts the parameters)"
             )
-
-    def _number(self, parameters: list[Tensor], *, last: bool) -> None:
-        """Number the parameters of a state that no model was bound to.
-
-        DDP shows them bucket by bucket; the numbers are known when the last bucket has come, or
-        at once where a loaded state says how many parameters there are.
-        """
-        if all(id(parameter) in self._by_id for parameter in parameters):
-            return
-        if self._by_id and self._loaded is None:
-            raise SieveError(
-                "this state has met a parameter that is not of its model; make one SieveState a "
-                "model"
-            )
-        self._first_buckets.append(parameters)
-        if self._loaded is not None:
-            known = len(self._by_id)
-            numbered = numbers_for([parameters], len(self._loaded) - known)
-            self._keep(numbered, complete=last)
-            self._first_buckets = []
-        elif last:
-            self._keep(numbers_for(self._first_buckets))
-
-    def _state_of(self, parameter: Tensor) -> ParameterState:
-        found = self._by_id.get(id(parameter))
-        if found is None:
-            raise SieveError(
-                f"a parameter of shape {list(parameter.shape)} is not of the model that this "
-                "state is bound to; make one SieveState a model"
-            )
-        return found[1]
 
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
@@ -317,7 +235,7 @@ class SieveState:
         self.finish_exchanges()
         self.put_back_survivors()
         self.steering.drop_step()
-        self._first_buckets = []
+        self.registry.end_step()
 
     def finish_exchanges(self) -> None:
         """Wait for the communication thread; on an error nothing that was sent is lost."""
@@ -339,11 +257,11 @@ class SieveState:
             # Whoever scales the loss skips this step on every rank: the survivors stay ours.
             self.put_back_survivors()
         self.sent = []
-        self._first_buckets = []
+        self.registry.end_step()
         self.steering.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())
         self.step += 1
-        rotations = [p.rotation for p in self._parameters.values() if p.rotation is not None]
+        rotations = [p.rotation for p in self.registry if p.rotation is not None]
         if any(rotation.is_due for rotation in rotations):
             self.worker.submit_local(self._turn)
         if rotations and not self.last.plain and self.group.rank() == 0:
@@ -353,13 +271,11 @@ class SieveState:
 
     def _turn(self) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""
-        for parameter in self._parameters.values():
+        for parameter in self.registry:
             parameter.turn()
 
     def _residual_norm(self) -> float:
-        kept = [
-            p for p in self._parameters.values() if self.error_feedback and p.residual is not None
-        ]
+        kept = [p for p in self.registry if self.error_feedback and p.residual is not None]
         if self.tally.nonfinite_anywhere:
             # The moments know nothing of the survivors that were put back.
             return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
@@ -378,7 +294,7 @@ class SieveState:
             "version": STATE_VERSION,
             "step": self.step,
             "mean_square": self.steering.mean_square,
-            "parameters": {name: state.save() for name, state in self._parameters.items()},
+            "parameters": self.registry.save(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -395,24 +311,17 @@ class SieveState:
         if not {"step", "parameters"} <= state.keys():
             raise ValueError("a saved state has a step and parameters; this one lacks them")
         self._settle()
-        saved = state["parameters"]
-        if self._parameters:
-            require_same_model(saved, self._parameters)
-        for name, parameter in self._parameters.items():
-            parameter.require_fit(saved[name])
-        for name, parameter in self._parameters.items():
-            parameter.load(saved[name])
+        self.registry.load(state["parameters"])
         self._was_loaded = True
-        self._loaded = None if self._parameters else dict(saved)
         self.steering.mean_square = state.get("mean_square")
         self.step = int(state["step"])
 
 
-def require_same_model(saved: Collection[str], mine: Collection[str]) -> None:
-    missing, extra = sorted(set(mine) - set(saved)), sorted(set(saved) - set(mine))
-    if missing or extra:
-        raise ValueError(
-            f"the saved state is of another model: it lacks {missing} and has {extra} besides"
+def require_all_buckets(model: DistributedDataParallel) -> None:
+    if getattr(model, "skip_all_reduce_unused_params", False):
+        raise SieveError(
+            "DDP(skip_all_reduce_unused_params=True) leaves buckets out, which the sieve must "
+            "see in every step; use find_unused_parameters=True alone"
         )
 
 

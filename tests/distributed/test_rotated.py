@@ -91,7 +91,7 @@ def bases_that_have_parted():
     train(model, 2)
     state.finish_exchanges()
     if dist.get_rank():
-        rotation = state._parameters["one.weight"].rotation
+        rotation = state.registry.states["one.weight"].rotation
         rotation.bases[0].covariance[0, 0] *= 1.01
     with pytest.raises(gs.FrameError, match="layout"):
         train(model, 4, first=2)

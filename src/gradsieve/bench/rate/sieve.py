@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradsieve.averaging import average_into
 from gradsieve.codec import decode_frame, encode_frame
@@ -41,10 +41,9 @@ class Sieve:
     def __init__(self, parameters: Sequence[Tensor], ranks: int, options: str) -> None:
         threshold, settings = read_options(options)
         self.states = [SieveState(threshold, **settings) for _ in range(ranks)]
-        self.kept = [
-            [state.parameter_state(str(number), p) for number, p in enumerate(parameters)]
-            for state in self.states
-        ]
+        for state in self.states:
+            state.bind(nn.ParameterList(parameters))
+        self.kept = [list(state.registry) for state in self.states]
         # What all ranks hold alike is kept and followed once.
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
