@@ -380,7 +380,7 @@ def test_sigma_of_the_model_is_one_threshold_for_all_from_the_steps_before(pools
     # A jump is believed by and by; one burst does not silence the steps after it.
     steered(steering, [1000 * small, 1000 * large])
     after = steered(steering, [small, large])
-    assert after == pytest.approx([2 * ((0.9 + 0.1 * 10) * mean_square) ** 0.5] * 2)
+    assert after == pytest.approx([2 * 1000**0.1 * mean_square**0.5] * 2)
     for _ in range(60):
         after = steered(steering, [1000 * small, 1000 * large])
     assert after == pytest.approx([2000 * mean_square**0.5] * 2, rel=0.1)

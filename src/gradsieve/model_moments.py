@@ -1,4 +1,4 @@
-"""The size of the whole model's gradient, averaged over the last steps."""
+"""The size of the whole model's gradient over the last steps."""
 
 import math
 
@@ -8,9 +8,10 @@ from torch import Tensor
 from gradsieve.sieve import Moments
 
 MEMORY = 0.9
-"""The share of the average that a step leaves."""
-LARGEST_JUMP = 10.0
-"""Of the average: a step counts for no more, or one burst would silence the steps after it."""
+"""The weight of what was before, in each step's geometric mean of it and the step.
+
+Geometric: a burst of large gradients would lift an arithmetic mean for many steps, and silence them.
+"""
 
 
 class ModelMoments:
@@ -32,7 +33,7 @@ class ModelMoments:
             return
         mean = squares / numel
         before = self.mean_square or mean
-        self.mean_square = MEMORY * before + (1 - MEMORY) * min(mean, LARGEST_JUMP * before)
+        self.mean_square = before**MEMORY * mean ** (1 - MEMORY)
 
     def drop_step(self) -> None:
         """Forget what was taken since the last step's end."""
