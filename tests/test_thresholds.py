@@ -275,20 +275,15 @@ def test_a_number_out_of_range_is_refused_by_name(make, words):
 
 
 @pytest.mark.parametrize("numel", [1, 63, 64, 1000, 2**18, 2**18 + 1, 900_001])
-@pytest.mark.parametrize("scaled", [False, True])
-def test_the_histogram_counts_alike_on_the_cpu_and_on_devices(numel, scaled, pools):
+def test_the_histogram_counts_alike_on_the_cpu_and_on_devices(numel, pools):
     gradient = pools["lognormal"][:numel].clone()
     gradient[0] = math.nan
     residual = pools["normal"][:numel]
-    scale = pools["normal"][-numel:] if scaled else None
     for step in range(5):
-        got = sample_magnitudes(gradient, residual, scale, step)
+        got = sample_magnitudes(gradient, residual, step)
         every = -(-numel // 2**18)
         first = int(got.phase * every)
         accumulated = every_nth_run(gradient + residual, first, every)
-        if scaled:
-            unit = every_nth_run(scale, first, every)
-            accumulated = torch.where(unit > 0, accumulated / unit, 0.0)
         np.testing.assert_array_equal(got.counts, count_on_device(accumulated))
         nonfinite = int((~accumulated.isfinite()).sum())
         assert got.counts.sum() == accumulated.numel() - nonfinite
@@ -298,14 +293,14 @@ def test_the_histogram_counts_alike_on_the_cpu_and_on_devices(numel, scaled, poo
 @pytest.mark.parametrize("numel", [200_000, 1_000_000])
 def test_the_histogram_finds_the_threshold_of_a_density(kind, numel, pools):
     gradient = pools[kind][:numel]
-    magnitudes = sample_magnitudes(gradient, torch.zeros(numel), None, step=3)
+    magnitudes = sample_magnitudes(gradient, torch.zeros(numel), step=3)
     for density in (0.5, 0.1, 0.01, 0.001):
         threshold = magnitudes.threshold_for(density)
         assert (gradient.abs() > threshold).sum() / numel == pytest.approx(density, rel=0.2)
 
 
 def test_a_histogram_of_zeros_or_of_nothing_lets_everything_pass():
-    zeros = sample_magnitudes(torch.zeros(100), torch.zeros(100), None, step=0)
+    zeros = sample_magnitudes(torch.zeros(100), torch.zeros(100), step=0)
     nothing = Magnitudes(np.zeros_like(zeros.counts), 0.5)
     assert zeros.threshold_for(0.1) == nothing.threshold_for(0.1) == 0.0
 

@@ -53,7 +53,7 @@ class Steering:
             # In a ramp the last moments are those of a lower threshold, which would draw it down.
             moments = measure(gradient, left)
         if self.policy.measured == "magnitudes":
-            sample = sample_magnitudes(gradient, left, None, step)
+            sample = sample_magnitudes(gradient, left, step)
             moments = replace(moments, magnitudes=sample)
         threshold = self.policy.next(moments, parameter.threshold)
         if not threshold >= 0:

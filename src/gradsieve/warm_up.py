@@ -27,7 +27,7 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
         ones, zeros = torch.ones(8), torch.zeros(8)
         measure(ones)
         measure(ones, zeros)
-        sample_magnitudes(ones, zeros, None, 0)
+        sample_magnitudes(ones, zeros, 0)
         indices, numbers, _ = select(ones, zeros, 0.5)
         section = pruned_section(
             indices.numpy(),

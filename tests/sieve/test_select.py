@@ -37,24 +37,22 @@ def assert_same_moments(got, want):
         assert getattr(got, name) == pytest.approx(getattr(want, name), rel=1e-4, abs=floor), name
 
 
-def run_kernel(gradient, residual, threshold, scale):
+def run_kernel(gradient, residual, threshold):
     left = torch.from_numpy(residual.copy())
-    scale = None if scale is None else torch.from_numpy(scale)
-    indices, values, moments = select(torch.from_numpy(gradient), left, threshold, scale)
+    indices, values, moments = select(torch.from_numpy(gradient), left, threshold)
     return indices.numpy(), values.numpy(), left.numpy(), moments
 
 
-def run_device(gradient, residual, threshold, scale):
+def run_device(gradient, residual, threshold):
     left = torch.from_numpy(residual.copy())
-    scale = None if scale is None else torch.from_numpy(scale)
-    indices, values, moments = sieve_on_device(torch.from_numpy(gradient), left, threshold, scale)
+    indices, values, moments = sieve_on_device(torch.from_numpy(gradient), left, threshold)
     return indices.numpy(), values.numpy(), left.numpy(), moments
 
 
-def assert_matches_reference(gradient, residual, threshold, scale=None):
-    want = sieve_reference(gradient, residual, threshold, scale)
+def assert_matches_reference(gradient, residual, threshold):
+    want = sieve_reference(gradient, residual, threshold)
     for run in (run_kernel, run_device):
-        got = run(gradient, residual, threshold, scale)
+        got = run(gradient, residual, threshold)
         for mine, reference in zip(got[:3], want[:3], strict=True):
             np.testing.assert_array_equal(bits(mine), bits(reference))
         assert_same_moments(got[3], want[3])
@@ -68,14 +66,6 @@ def normal(size, seed=0):
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0, 3.5, math.inf])
 def test_every_size_and_threshold(size, threshold):
     assert_matches_reference(normal(size), 0.1 * normal(size, 1), threshold)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("threshold", [0.0, 1.0, 3.0, math.inf])
-def test_a_scale_sets_the_unit_of_each_element(size, threshold):
-    scale = np.abs(normal(size, 2)) + 0.01
-    scale[::17] = 0.0
-    assert_matches_reference(normal(size), 0.1 * normal(size, 1), threshold, scale)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -93,7 +83,7 @@ def test_threads_change_nothing(threads):
 def test_exact_ties_stay():
     gradient = np.array([1.0, -1.0, np.nextafter(np.float32(1), np.float32(2)), 0.0], np.float32)
     assert_matches_reference(gradient, np.zeros(4, np.float32), 1.0)
-    indices, _, _, _ = run_kernel(gradient, np.zeros(4, np.float32), 1.0, None)
+    indices, _, _, _ = run_kernel(gradient, np.zeros(4, np.float32), 1.0)
     assert indices.tolist() == [2]
 
 
@@ -112,7 +102,7 @@ def test_nonfinite_goes_out_and_leaves_the_residual(threshold, position, value):
     gradient, residual = normal(TILE + 7), 0.1 * normal(TILE + 7, 1)
     gradient[position] = value
     assert_matches_reference(gradient, residual, threshold)
-    indices, _, left, moments = run_kernel(gradient, residual, threshold, None)
+    indices, _, left, moments = run_kernel(gradient, residual, threshold)
     assert position in indices
     assert left[position] == residual[position]
     assert moments.nonfinite == 1
@@ -129,18 +119,15 @@ def test_overflow_of_the_sum_is_nonfinite():
     data=st.data(),
     size=st.integers(0, 300),
     threshold=st.sampled_from([0.0, 1e-40, 1e-3, 1.0, 1e30, math.inf]),
-    scaled=st.booleans(),
 )
-def test_any_floats(data, size, threshold, scaled):
+def test_any_floats(data, size, threshold):
     floats = st.floats(width=32)
     finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
     gradient = data.draw(hnp.arrays(np.float32, size, elements=floats))
     residual = data.draw(hnp.arrays(np.float32, size, elements=finite))
-    positive = st.floats(0, 2.0**100, width=32)
-    scale = data.draw(hnp.arrays(np.float32, size, elements=positive)) if scaled else None
-    want = sieve_reference(gradient, residual, threshold, scale)
+    want = sieve_reference(gradient, residual, threshold)
     for run in (run_kernel, run_device):
-        got = run(gradient, residual, threshold, scale)
+        got = run(gradient, residual, threshold)
         for mine, reference in zip(got[:3], want[:3], strict=True):
             np.testing.assert_array_equal(bits(mine), bits(reference))
         assert got[3].survivors == want[3].survivors
@@ -183,27 +170,24 @@ def test_strides_and_dtypes(dtype):
 def test_measure_is_select_at_infinity_and_changes_nothing(size, with_residual):
     gradient, residual = normal(size), normal(size, 1)
     gradient[::13] = np.nan
-    scale = np.abs(normal(size, 2))
-    for unit in (None, scale):
-        left = residual if with_residual else np.zeros_like(residual)
-        want = sieve_reference(gradient, left, math.inf, unit)[3]
-        tensors = (
-            torch.from_numpy(gradient.copy()),
-            torch.from_numpy(left.copy()) if with_residual else None,
-            None if unit is None else torch.from_numpy(unit),
-        )
-        for run in (measure, measure_on_device):
-            got = run(*tensors)
-            assert got.nonfinite == want.nonfinite
-            for name in SUMS:
-                floor = 1e-5 * want.unsent_sum if name == "sum" else 0.0
-                value = getattr(want, name)
-                if name.startswith("survivor"):
-                    value = 0.0
-                assert getattr(got, name) == pytest.approx(value, rel=1e-4, abs=floor), name
-        np.testing.assert_array_equal(bits(tensors[0].numpy()), bits(gradient))
-        if with_residual:
-            np.testing.assert_array_equal(bits(tensors[1].numpy()), bits(residual))
+    left = residual if with_residual else np.zeros_like(residual)
+    want = sieve_reference(gradient, left, math.inf)[3]
+    tensors = (
+        torch.from_numpy(gradient.copy()),
+        torch.from_numpy(left.copy()) if with_residual else None,
+    )
+    for run in (measure, measure_on_device):
+        got = run(*tensors)
+        assert got.nonfinite == want.nonfinite
+        for name in SUMS:
+            floor = 1e-5 * want.unsent_sum if name == "sum" else 0.0
+            value = getattr(want, name)
+            if name.startswith("survivor"):
+                value = 0.0
+            assert getattr(got, name) == pytest.approx(value, rel=1e-4, abs=floor), name
+    np.testing.assert_array_equal(bits(tensors[0].numpy()), bits(gradient))
+    if with_residual:
+        np.testing.assert_array_equal(bits(tensors[1].numpy()), bits(residual))
 
 
 def test_a_workspace_holds_several_parameters_side_by_side():
@@ -239,7 +223,6 @@ def test_a_workspace_asks_for_no_new_memory_from_the_third_step_on():
         ({"residual": torch.zeros(10, dtype=torch.float16)}, TypeError, "float32"),
         ({"residual": torch.zeros(20)[::2]}, ValueError, "contiguous"),
         ({"residual": torch.zeros(10, device="meta")}, ValueError, "meta"),
-        ({"scale": torch.zeros(3)}, ValueError, "3 elements"),
     ],
 )
 def test_bad_input_is_named(change, error, words):
@@ -247,7 +230,6 @@ def test_bad_input_is_named(change, error, words):
         "gradient": torch.zeros(10),
         "residual": torch.zeros(10),
         "threshold": 1.0,
-        "scale": None,
     }
     with pytest.raises(error, match=words):
         select(**(arguments | change))

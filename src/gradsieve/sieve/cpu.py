@@ -26,7 +26,7 @@ SMALLEST_SQUARE_SUM = 1e-25
 
 
 def sieve_on_cpu(
-    gradient: Floats, residual: Floats, threshold: float, scale: Floats | None, out: Workspace
+    gradient: Floats, residual: Floats, threshold: float, out: Workspace
 ) -> tuple[NDArray[np.int32], Floats, Moments]:
     """Sieve flat float32 arrays; the survivors lie in `out`, the residual is updated in place."""
     numel = gradient.size
@@ -39,7 +39,7 @@ def sieve_on_cpu(
         start, stop = bounds[chunk]
         at = start + chunk * PADDING
         return sieve_range(
-            gradient, residual, scale, limit, start, stop, indices[at:], values[at:], totals[chunk]
+            gradient, residual, limit, start, stop, indices[at:], values[at:], totals[chunk]
         )
 
     counts = shared(sieve, len(bounds), len(bounds))
@@ -48,11 +48,11 @@ def sieve_on_cpu(
     indices, values = indices[:survivors], values[:survivors]
     moments = moments_from(totals, numel, survivors)
     if vanished_or_overflowed(moments):
-        moments = exact_moments(indices, values, residual, scale, moments.nonfinite)
+        moments = exact_moments(values, residual, moments.nonfinite)
     return indices, values, moments
 
 
-def measure_on_cpu(gradient: Floats, residual: Floats | None, scale: Floats | None) -> Moments:
+def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
     numel = gradient.size
     totals = np.zeros((1, TOTALS))
     whole = numel // BLOCK * BLOCK
@@ -60,26 +60,19 @@ def measure_on_cpu(gradient: Floats, residual: Floats | None, scale: Floats | No
         measure_blocks(
             gradient.ctypes.data,
             None if residual is None else residual[:whole],
-            None if scale is None else scale.ctypes.data,
             whole,
             totals.ctypes.data,
         )
     if whole < numel:
-        rest, left, unit = filled_blocks(gradient, residual, scale, whole, numel)
-        measure_blocks(
-            rest.ctypes.data,
-            left,
-            None if unit is None else unit.ctypes.data,
-            BLOCK,
-            totals.ctypes.data,
-        )
+        rest, left = filled_blocks(gradient, residual, whole, numel)
+        measure_blocks(rest.ctypes.data, left, BLOCK, totals.ctypes.data)
     moments = moments_from(totals, numel, 0)
     if vanished_or_overflowed(moments):
         kept = np.zeros_like(gradient) if residual is None else residual
         accumulated = gradient + kept
         accumulated = np.where(np.isfinite(accumulated), accumulated, kept)
-        nothing = np.empty(0, np.int32), np.empty(0, np.float32)
-        moments = exact_moments(*nothing, accumulated, scale, moments.nonfinite)
+        nothing = np.empty(0, np.float32)
+        moments = exact_moments(nothing, accumulated, moments.nonfinite)
     return moments
 
 
@@ -94,7 +87,6 @@ def chunk_bounds(numel: int, threads: int) -> list[tuple[int, int]]:
 def sieve_range(
     gradient: Floats,
     residual: Floats,
-    scale: Floats | None,
     threshold: np.float32,
     start: int,
     stop: int,
@@ -106,7 +98,6 @@ def sieve_range(
     survivors = sieve_blocks(
         gradient.ctypes.data + start * 4,
         residual.ctypes.data + start * 4,
-        None if scale is None else scale.ctypes.data + start * 4,
         whole - start,
         threshold,
         indices.ctypes.data,
@@ -116,12 +107,11 @@ def sieve_range(
     )
     if whole < stop:
         # The last elements go through the same code, on copies filled up to a whole block.
-        rest, left, unit = filled_blocks(gradient, residual, scale, whole, stop)
+        rest, left = filled_blocks(gradient, residual, whole, stop)
         assert left is not None
         survivors += sieve_blocks(
             rest.ctypes.data,
             left.ctypes.data,
-            None if unit is None else unit.ctypes.data,
             BLOCK,
             threshold,
             indices.ctypes.data + survivors * 4,
@@ -134,20 +124,16 @@ def sieve_range(
 
 
 def filled_blocks(
-    gradient: Floats, residual: Floats | None, scale: Floats | None, start: int, stop: int
-) -> tuple[Floats, Floats | None, Floats | None]:
+    gradient: Floats, residual: Floats | None, start: int, stop: int
+) -> tuple[Floats, Floats | None]:
     """Copies of `start` to `stop`, filled up to a block with elements that send nothing."""
 
-    def filled(array: Floats, fill: float) -> Floats:
-        block = np.full(BLOCK, fill, np.float32)
+    def filled(array: Floats) -> Floats:
+        block = np.zeros(BLOCK, np.float32)
         block[: stop - start] = array[start:stop]
         return block
 
-    return (
-        filled(gradient, 0.0),
-        None if residual is None else filled(residual, 0.0),
-        None if scale is None else filled(scale, 1.0),
-    )
+    return filled(gradient), None if residual is None else filled(residual)
 
 
 def close_gaps(
@@ -178,17 +164,10 @@ def vanished_or_overflowed(moments: Moments) -> bool:
     return moments.largest > 0 and not SMALLEST_SQUARE_SUM < squares < np.inf
 
 
-def exact_moments(
-    indices: NDArray[np.int32],
-    values: Floats,
-    residual: Floats,
-    scale: Floats | None,
-    nonfinite: int,
-) -> Moments:
+def exact_moments(values: Floats, residual: Floats, nonfinite: int) -> Moments:
     """The moments of what was sent and what was left, summed in float64."""
-    finite = np.isfinite(values)
-    sent = in_units_of(scale, values[finite], indices[finite])
-    unsent = in_units_of(scale, residual, slice(None))
+    sent = values[np.isfinite(values)].astype(np.float64)
+    unsent = residual.astype(np.float64)
     magnitudes = np.abs(unsent), np.abs(sent)
     return Moments(
         numel=residual.size,
@@ -201,14 +180,3 @@ def exact_moments(
         survivor_square_sum=float(sent @ sent),
         largest=float(max(part.max(initial=0.0) for part in magnitudes)),
     )
-
-
-def in_units_of(
-    scale: Floats | None, values: Floats, where: NDArray[np.int32] | slice
-) -> NDArray[np.float64]:
-    exact = values.astype(np.float64)
-    if scale is None:
-        return exact
-    units = scale[where].astype(np.float64)
-    positive = units > 0
-    return np.where(positive, exact / np.where(positive, units, 1.0), 0.0)

@@ -7,7 +7,7 @@ from gradsieve.sieve.moments import Moments
 
 
 def sieve_on_device(
-    gradient: Tensor, residual: Tensor, threshold: float, scale: Tensor | None
+    gradient: Tensor, residual: Tensor, threshold: float
 ) -> tuple[Tensor, Tensor, Moments]:
     """Sieve flat float32 tensors of one device; the residual is updated in place.
 
@@ -16,32 +16,26 @@ def sieve_on_device(
     accumulated = gradient + residual
     finite = accumulated.isfinite()
     limit = torch.tensor(threshold, dtype=torch.float32, device=gradient.device)
-    if scale is not None:
-        limit = limit * scale
     passed = (accumulated.abs() > limit) | ~finite
     kept = torch.where(finite, accumulated, residual)
     sent = passed & finite
     residual.copy_(torch.where(sent, 0.0, kept))
     indices = passed.nonzero().squeeze(1).int()
     values = accumulated[passed]
-    moments = moments_on_device(kept, sent, scale, survivors=indices.numel(), finite=finite)
+    moments = moments_on_device(kept, sent, survivors=indices.numel(), finite=finite)
     return indices, values, moments
 
 
-def measure_on_device(gradient: Tensor, residual: Tensor | None, scale: Tensor | None) -> Moments:
+def measure_on_device(gradient: Tensor, residual: Tensor | None) -> Moments:
     before = torch.zeros_like(gradient) if residual is None else residual
     accumulated = gradient + before
     finite = accumulated.isfinite()
     kept = torch.where(finite, accumulated, before)
-    return moments_on_device(kept, torch.zeros_like(finite), scale, survivors=0, finite=finite)
+    return moments_on_device(kept, torch.zeros_like(finite), survivors=0, finite=finite)
 
 
-def moments_on_device(
-    kept: Tensor, sent: Tensor, scale: Tensor | None, *, survivors: int, finite: Tensor
-) -> Moments:
+def moments_on_device(kept: Tensor, sent: Tensor, *, survivors: int, finite: Tensor) -> Moments:
     exact = kept.double()
-    if scale is not None:
-        exact = torch.where(scale > 0, exact / torch.where(scale > 0, scale, 1.0).double(), 0.0)
     unsent = exact.masked_fill(sent, 0.0)
     passed = exact - unsent
     largest = exact.abs().max() if exact.numel() else exact.new_zeros(())

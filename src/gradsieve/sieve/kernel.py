@@ -122,21 +122,18 @@ def pack(builder: ir.IRBuilder, values: ir.Value, mask: ir.Value) -> tuple[ir.Va
 class TileLoop:
     """Emits the loop over one tile; an instance lives while one intrinsic is compiled."""
 
-    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], *, scaled: bool) -> None:
-        gradient, residual, scale, self.length, threshold, indices, values, self.first, sums = args
+    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value]) -> None:
+        gradient, residual, self.length, threshold, indices, values, self.first, sums = args
         self.builder = builder
         floats, ints = FLOAT.as_pointer(), INT32.as_pointer()
         self.gradient = builder.inttoptr(gradient, floats)
         self.residual = builder.inttoptr(residual, floats)
-        self.scale = builder.inttoptr(scale, floats) if scaled else None
         self.indices = builder.inttoptr(indices, ints)
         self.values = builder.inttoptr(values, floats)
         self.totals = builder.inttoptr(sums, DOUBLE.as_pointer())
         self.zero = constant(VECTOR, 0.0)
         self.limit = constant(VECTOR, LARGEST_FLOAT)
-        self.threshold = broadcast(builder, threshold, VECTOR)
-        if not scaled:
-            self.threshold = self.at_most_finite(self.threshold)
+        self.threshold = self.at_most_finite(broadcast(builder, threshold, VECTOR))
         self.survivors = cgutils.alloca_once_value(builder, INT64(0))
         self.nonfinite = cgutils.alloca_once_value(builder, constant(INDICES, 0))
         self.sums = [cgutils.alloca_once_value(builder, self.zero) for _ in range(SUMS)]
@@ -168,32 +165,22 @@ class TileLoop:
         builder = self.builder
         before = load(builder, self.residual, offset, VECTOR)
         accumulated = builder.fadd(load(builder, self.gradient, offset, VECTOR), before)
-        scale = load(builder, self.scale, offset, VECTOR) if self.scale else None
-        limit = self.threshold
-        if scale is not None:
-            limit = self.at_most_finite(builder.fmul(limit, scale))
-        passed = builder.fcmp_unordered(">", self.magnitude(accumulated), limit)
+        passed = builder.fcmp_unordered(">", self.magnitude(accumulated), self.threshold)
         if not sparse:
-            self.emit_survivors(offset, accumulated, before, passed, scale)
+            self.emit_survivors(offset, accumulated, before, passed)
             return
         bits = builder.bitcast(passed, MASK_BITS)
         any_passed = builder.icmp_unsigned("!=", bits, MASK_BITS(0))
         with builder.if_else(any_passed, likely=False) as (some, none):
             with some:
-                self.emit_survivors(offset, accumulated, before, passed, scale)
+                self.emit_survivors(offset, accumulated, before, passed)
             with none:
                 store(builder, accumulated, self.residual, offset)
-                unsent = self.in_units_of(scale, accumulated)
-                self.add_any(unsent)
-                self.add_unsent(unsent)
+                self.add_any(accumulated)
+                self.add_unsent(accumulated)
 
     def emit_survivors(
-        self,
-        offset: ir.Value,
-        accumulated: ir.Value,
-        before: ir.Value,
-        passed: ir.Value,
-        scale: ir.Value | None,
+        self, offset: ir.Value, accumulated: ir.Value, before: ir.Value, passed: ir.Value
     ) -> None:
         builder = self.builder
         finite = builder.fcmp_ordered("<=", self.magnitude(accumulated), self.limit)
@@ -204,7 +191,6 @@ class TileLoop:
         self.write_survivors(offset, accumulated, passed)
         infinite = builder.zext(builder.not_(finite), INDICES)
         builder.store(builder.add(builder.load(self.nonfinite), infinite), self.nonfinite)
-        kept = self.in_units_of(scale, kept)
         self.add_any(kept)
         self.add_unsent(builder.select(sent, self.zero, kept))
         self.add_sent(builder.select(sent, kept, self.zero))
@@ -224,15 +210,9 @@ class TileLoop:
         return call(self.builder, f"llvm.fabs.v{LANES}f32", VECTOR, [value])
 
     def at_most_finite(self, value: ir.Value) -> ir.Value:
-        """At a limit of infinity (or NaN, from infinity times 0) non-finite elements must pass."""
+        """At a threshold of infinity non-finite elements must pass."""
         below = self.builder.fcmp_ordered("<", value, self.limit)
         return self.builder.select(below, value, self.limit)
-
-    def in_units_of(self, scale: ir.Value | None, value: ir.Value) -> ir.Value:
-        if scale is None:
-            return value
-        positive = self.builder.fcmp_ordered(">", scale, self.zero)
-        return self.builder.select(positive, self.builder.fdiv(value, scale), self.zero)
 
     def add_any(self, value: ir.Value) -> None:
         builder = self.builder
@@ -281,25 +261,21 @@ class TileLoop:
 def tile_intrinsic(*, sparse: bool) -> Any:
     """Make the function that sieves one tile.
 
-    It takes the addresses of gradient, residual and scale (or None) at the tile's first element,
-    the tile's length (a multiple of BLOCK), the threshold (float32), the addresses where indices
-    (int32) and values (float32) go, with room for the tile and one vector more, the index of the
-    tile's first element and the address of SUMS + 1 float64 totals. It returns the number of
-    survivors.
+    It takes the addresses of gradient and residual at the tile's first element, the tile's length
+    (a multiple of BLOCK), the threshold (float32), the addresses where indices (int32) and values
+    (float32) go, with room for the tile and one vector more, the index of the tile's first element
+    and the address of SUMS + 1 float64 totals. It returns the number of survivors.
     """
 
     @intrinsic
-    def tile(typing, gradient, residual, scale, length, threshold, indices, values, first, sums):  # type: ignore[no-untyped-def]
-        scaled = not isinstance(scale, types.NoneType)
-
+    def tile(typing, gradient, residual, length, threshold, indices, values, first, sums):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return TileLoop(builder, args, scaled=scaled).emit(sparse=sparse)
+            return TileLoop(builder, args).emit(sparse=sparse)
 
         address = types.int64
         signature = types.int64(
             address,
             address,
-            address if scaled else types.none,
             types.int64,
             types.float32,
             address,
@@ -317,13 +293,13 @@ tile_dense = tile_intrinsic(sparse=False)
 
 
 @compiled
-def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, first, totals):  # type: ignore[no-untyped-def]
+def sieve_blocks(gradient, residual, length, threshold, indices, values, first, totals):  # type: ignore[no-untyped-def]
     """Sieve `length` elements, a multiple of BLOCK; returns the number of survivors.
 
     gradient, residual, indices, values, totals: addresses of float32, float32, int32, float32 and
-    float64; scale: address of float32, or None; threshold: float32, not negative; first: the index
-    of the first element. The residual is updated in place, up to PADDING elements behind the
-    survivors are overwritten, `totals` (SUMS, then the non-finite count) is added to.
+    float64; threshold: float32, not negative; first: the index of the first element. The residual
+    is updated in place, up to PADDING elements behind the survivors are overwritten, `totals`
+    (SUMS, then the non-finite count) is added to.
     """
     survivors = 0
     dense = False
@@ -333,7 +309,6 @@ def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, 
         tile = (
             gradient + at,
             residual + at,
-            None if scale is None else scale + at,
             size,
             threshold,
             indices + survivors * 4,
@@ -350,10 +325,10 @@ def sieve_blocks(gradient, residual, scale, length, threshold, indices, values, 
 
 
 @compiled
-def measure_blocks(gradient, residual, scale, length, totals):  # type: ignore[no-untyped-def]
+def measure_blocks(gradient, residual, length, totals):  # type: ignore[no-untyped-def]
     """Add to `totals` what `sieve_blocks` would at threshold infinity, and change nothing else.
 
-    gradient, scale, totals: addresses as for `sieve_blocks`; residual: float32 [length] or None.
+    gradient, totals: addresses as for `sieve_blocks`; residual: float32 [length] or None.
     """
     scratch = np.zeros(TILE, np.float32)
     indices = np.empty(PADDING + TILE, np.int32)
@@ -367,7 +342,6 @@ def measure_blocks(gradient, residual, scale, length, totals):  # type: ignore[n
         tile_sparse(
             gradient + start * 4,
             scratch.ctypes.data,
-            None if scale is None else scale + start * 4,
             size,
             np.float32(np.inf),
             indices.ctypes.data,

@@ -67,25 +67,19 @@ def phase_of(step: int) -> float:
     return step * GOLDEN_RATIO % 1.0
 
 
-def sample_magnitudes(
-    gradient: Tensor, residual: Tensor, scale: Tensor | None, step: int
-) -> Magnitudes:
-    """Histogram of the accumulated gradient, in units of the scale, from at most SAMPLE elements.
+def sample_magnitudes(gradient: Tensor, residual: Tensor, step: int) -> Magnitudes:
+    """Histogram of the accumulated gradient from at most SAMPLE elements.
 
-    gradient, residual, scale: flat float32 tensors of one device. The sample moves with the step.
+    gradient, residual: flat float32 tensors of one device. The sample moves with the step.
     """
     phase = phase_of(step)
     every = -(-gradient.numel() // SAMPLE)
     first = int(phase * every)
     if gradient.device.type == "cpu":
         counts = np.zeros(BINS, np.int64)
-        units = None if scale is None else scale.numpy()
-        count_magnitudes(gradient.numpy(), residual.numpy(), units, first, every, counts)
+        count_magnitudes(gradient.numpy(), residual.numpy(), first, every, counts)
         return Magnitudes(counts, phase)
     accumulated = every_nth_run(gradient, first, every) + every_nth_run(residual, first, every)
-    if scale is not None:
-        unit = every_nth_run(scale, first, every)
-        accumulated = torch.where(unit > 0, accumulated / unit, 0.0)
     return Magnitudes(count_on_device(accumulated), phase)
 
 
@@ -102,14 +96,12 @@ def count_on_device(accumulated: Tensor) -> NDArray[np.int64]:
 
 
 @compiled
-def count_magnitudes(gradient, residual, scale, first, every, counts):  # type: ignore[no-untyped-def]
+def count_magnitudes(gradient, residual, first, every, counts):  # type: ignore[no-untyped-def]
     accumulated = np.empty(1, np.float32)
     pattern = accumulated.view(np.int32)
     for start in range(first * RUN, gradient.size, every * RUN):
         for i in range(start, min(start + RUN, gradient.size)):
             accumulated[0] = gradient[i] + residual[i]
-            if scale is not None:
-                accumulated[0] = accumulated[0] / scale[i] if scale[i] > 0 else 0.0
             bits = pattern[0] & MAGNITUDE_BITS
             if bits < FIRST_NONFINITE:
                 counts[bits >> SHIFT] += 1

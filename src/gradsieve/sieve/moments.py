@@ -11,9 +11,8 @@ from gradsieve.sieve.magnitudes import Magnitudes
 class Moments:
     """Sums over the accumulated gradient of one parameter, split by what was sent.
 
-    With a per-element scale every magnitude is in units of that element's scale; elements whose
-    scale is not positive enter the counts only. A non-finite element counts as a survivor and as
-    non-finite; in the sums the residual that it leaves behind stands for it.
+    A non-finite element counts as a survivor and as non-finite; in the sums the residual that it
+    leaves behind stands for it.
     """
 
     numel: int

@@ -10,18 +10,16 @@ Floats = NDArray[np.float32]
 
 
 def sieve_reference(
-    gradient: Floats, residual: Floats, threshold: float, scale: Floats | None = None
+    gradient: Floats, residual: Floats, threshold: float
 ) -> tuple[NDArray[np.int32], Floats, Floats, Moments]:
     """Indices, values, the new residual and the moments; nothing is changed in place."""
     limit = np.full(gradient.shape, threshold, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         accumulated = gradient + residual
-        if scale is not None:
-            limit = limit * scale
     finite = np.isfinite(accumulated)
     passed = (np.abs(accumulated) > limit) | ~finite
     left = np.where(finite, np.where(passed, np.float32(0), accumulated), residual)
     indices = np.flatnonzero(passed).astype(np.int32)
     values = accumulated[indices]
     nonfinite = int((~finite).sum())
-    return indices, values, left, exact_moments(indices, values, left, scale, nonfinite)
+    return indices, values, left, exact_moments(values, left, nonfinite)

@@ -16,22 +16,19 @@ def select(
     gradient: Tensor,
     residual: Tensor,
     threshold: float,
-    scale: Tensor | None = None,
     *,
     out: Workspace | None = None,
 ) -> tuple[Tensor, Tensor, Moments]:
     """Prune one parameter's gradient by a threshold.
 
     The accumulated gradient is gradient + residual, rounded once to float32. Elements with
-    ``abs(accumulated) > threshold`` (``> threshold · scale`` with a scale) are the survivors; the
-    others become the new residual, written in place. A non-finite element always survives and
-    leaves its old residual in place.
+    ``abs(accumulated) > threshold`` are the survivors; the others become the new residual, written
+    in place. A non-finite element always survives and leaves its old residual in place.
 
     Args:
         gradient: any shape and strides; float32, float16 or bfloat16.
         residual: contiguous float32 with as many elements, on the gradient's device.
         threshold: not negative; infinity keeps everything.
-        scale: optional, float32, as many elements as the gradient.
         out: memory to reuse; the returned tensors are then views into it that hold until it is
             cleared. Used on the CPU only.
 
@@ -43,50 +40,38 @@ def select(
         TypeError: a dtype other than these, or a sparse gradient.
         ValueError: a negative or NaN threshold; sizes, devices or strides that do not fit.
     """
-    check(gradient, residual, scale)
+    check(gradient, residual)
     if not threshold >= 0:
         raise ValueError(f"the threshold must be 0 or more, got {threshold}")
-    flat, left, unit = flatten(gradient), residual.view(-1), flatten_scale(scale)
+    flat, left = flatten(gradient), residual.view(-1)
     if flat.device.type != "cpu":
-        return sieve_on_device(flat, left, threshold, unit)
+        return sieve_on_device(flat, left, threshold)
     workspace = Workspace() if out is None else out
-    indices, values, moments = sieve_on_cpu(
-        flat.numpy(), left.numpy(), threshold, None if unit is None else unit.numpy(), workspace
-    )
+    indices, values, moments = sieve_on_cpu(flat.numpy(), left.numpy(), threshold, workspace)
     survivors = torch.from_numpy(indices), torch.from_numpy(values)
     if out is None:
         survivors = survivors[0].clone(), survivors[1].clone()
     return *survivors, moments
 
 
-def measure(
-    gradient: Tensor, residual: Tensor | None = None, scale: Tensor | None = None
-) -> Moments:
+def measure(gradient: Tensor, residual: Tensor | None = None) -> Moments:
     """The moments that `select` would yield at threshold infinity, with nothing changed.
 
     Without a residual they are those of the gradient alone. Arguments and errors as for `select`.
     """
-    check(gradient, residual, scale)
-    flat, unit = flatten(gradient), flatten_scale(scale)
+    check(gradient, residual)
+    flat = flatten(gradient)
     left = None if residual is None else residual.view(-1)
     if flat.device.type != "cpu":
-        return measure_on_device(flat, left, unit)
-    return measure_on_cpu(
-        flat.numpy(),
-        None if left is None else left.numpy(),
-        None if unit is None else unit.numpy(),
-    )
+        return measure_on_device(flat, left)
+    return measure_on_cpu(flat.numpy(), None if left is None else left.numpy())
 
 
 def flatten(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).float().contiguous()
 
 
-def flatten_scale(scale: Tensor | None) -> Tensor | None:
-    return None if scale is None else flatten(scale)
-
-
-def check(gradient: Tensor, residual: Tensor | None, scale: Tensor | None) -> None:
+def check(gradient: Tensor, residual: Tensor | None) -> None:
     if gradient.layout is not torch.strided:
         raise TypeError(
             f"the gradient is {gradient.layout}; pass a dense one "
@@ -99,22 +84,21 @@ def check(gradient: Tensor, residual: Tensor | None, scale: Tensor | None) -> No
             f"the gradient has {gradient.numel()} elements, more than int32 indices can name; "
             "split the parameter"
         )
-    for name, tensor in (("residual", residual), ("scale", scale)):
-        if tensor is not None:
-            check_beside(gradient, name, tensor)
-    if residual is not None and not residual.is_contiguous():
-        raise ValueError("the residual is updated in place and must be contiguous")
+    if residual is not None:
+        check_residual(gradient, residual)
 
 
-def check_beside(gradient: Tensor, name: str, tensor: Tensor) -> None:
-    if tensor.dtype is not torch.float32:
-        raise TypeError(f"the {name} must be torch.float32, got {tensor.dtype}")
-    if tensor.numel() != gradient.numel():
+def check_residual(gradient: Tensor, residual: Tensor) -> None:
+    if residual.dtype is not torch.float32:
+        raise TypeError(f"the residual must be torch.float32, got {residual.dtype}")
+    if residual.numel() != gradient.numel():
         raise ValueError(
-            f"the {name} has {tensor.numel()} elements, the gradient {gradient.numel()}"
+            f"the residual has {residual.numel()} elements, the gradient {gradient.numel()}"
         )
-    if tensor.device != gradient.device:
-        raise ValueError(f"the {name} is on {tensor.device}, the gradient on {gradient.device}")
+    if residual.device != gradient.device:
+        raise ValueError(f"the residual is on {residual.device}, the gradient on {gradient.device}")
+    if not residual.is_contiguous():
+        raise ValueError("the residual is updated in place and must be contiguous")
 
 
 def names(dtypes: tuple[torch.dtype, ...]) -> str:
