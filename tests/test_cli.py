@@ -218,6 +218,9 @@ def test_bench_rate_plays_what_is_new_and_shows_all(tmp_path):
     assert "sieve:density=0.1" in again.stdout
     assert "held-out loss" in again.stdout
     assert plot.stat().st_size > 2000
+    others = gradsieve("bench", "rate", "--steps", "7", "--runs", runs)
+    assert others.returncode == 0, others.stderr
+    assert "dense" not in others.stdout
     unknown = gradsieve(*common, "--method", "zip")
     assert unknown.returncode == 1
     assert "'zip' is no method" in unknown.stderr

@@ -151,7 +151,9 @@ def bench_codec_command(
 
 @bench.command("rate")
 def bench_rate_command(
-    workload: Annotated[str, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small.")] = "gpt-small",
+    workload: Annotated[
+        str | None, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; gpt-small is trained.")
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -162,7 +164,7 @@ def bench_rate_command(
         list[float] | None, typer.Option("--lr", min=0, help="The workload's own; several.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="0; several.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of each run.")] = 300,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of each run; 300 are trained.")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Played one after the other.")] = 2,
     runs: Annotated[
         Path, typer.Option(help="Finished runs are appended to this file, none is repeated.")
@@ -174,7 +176,8 @@ def bench_rate_command(
 ) -> None:
     """Quality against bits: train with each method, at each learning rate, from each seed.
 
-    Without --method nothing is trained: what the file of runs holds is printed and drawn.
+    Without --method nothing is trained. What the file of runs holds is printed and drawn, of the
+    workload and with as many steps as were asked for.
     """
     from gradsieve.bench.rate.play import Setting, play
     from gradsieve.bench.rate.report import draw, rate_tables, summarize
@@ -184,22 +187,27 @@ def bench_rate_command(
     require_outputs(plot, json_file)
     file = RunFile(runs)
     try:
-        rates = learning_rate or [load_workload(workload).learning_rate]
+        trained = load_workload(workload or "gpt-small")
+        rates = learning_rate or [trained.learning_rate]
         for name, rate, number in product(method or [], rates, seed or [0]):
             setting = Setting(
-                workload=workload,
+                workload=trained.name,
                 method=name,
                 learning_rate=rate,
                 seed=number,
-                steps=steps,
+                steps=steps or 300,
                 ranks=ranks,
             )
             if file.find(setting) is None:
                 with console.status(f"{name} at {rate:g}, seed {number} ...") as status:
-                    run = play(setting, progress(status, name, steps))
+                    run = play(setting, progress(status, name, setting.steps))
                 file.append(run)
                 console.print(f"{name} at {rate:g}, seed {number}: {run.quality:.4f}", style="dim")
-        rows = summarize(file)
+        rows = [
+            row
+            for row in summarize(file)
+            if row.workload == (workload or row.workload) and row.steps == (steps or row.steps)
+        ]
     except ValueError as error:
         fail(str(error))
     for table in rate_tables(rows):

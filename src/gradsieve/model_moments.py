@@ -10,7 +10,8 @@ from gradsieve.sieve import Moments
 MEMORY = 0.9
 """The weight of what was before, in each step's geometric mean of it and the step.
 
-Geometric: a burst of large gradients would lift an arithmetic mean for many steps, and silence them.
+Geometric: large gradients (a burst, the first steps) would lift an arithmetic mean for many steps,
+and little would be sent in them.
 """
 
 

@@ -143,10 +143,10 @@ def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
         made("sieve:density=0.1", 1e-3, 0, 2.0, 0.7),
     ]
     rows = summarize(runs)
-    assert [(r.method, r.learning_rate, r.seeds, r.best) for r in rows] == [
-        ("dense", 1e-3, 2, False),
-        ("dense", 3e-3, 1, True),
-        ("sieve:density=0.1", 1e-3, 1, True),
+    assert [(r.method, r.learning_rate, r.seeds, r.own_rate, r.best) for r in rows] == [
+        ("dense", 1e-3, 2, True, False),
+        ("dense", 3e-3, 1, False, True),
+        ("sieve:density=0.1", 1e-3, 1, True, True),
     ]
     assert rows[0].quality == pytest.approx(1.8)
     assert (rows[0].lowest, rows[0].highest) == (1.7, 1.9)
@@ -155,6 +155,9 @@ def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
     for ending in ("png", "svg"):
         draw(rows, tmp_path / f"rate.{ending}")
         assert (tmp_path / f"rate.{ending}").stat().st_size > 2000
+    picture = (tmp_path / "rate.svg").read_text()
+    assert "own learning rate" in picture
+    assert "each method's best" in picture
 
 
 def test_lower_loss_and_higher_accuracy_are_better():

@@ -32,6 +32,8 @@ class RateRow:
     quality: float
     lowest: float
     highest: float
+    own_rate: bool
+    """The learning rate is the workload's own."""
     best: bool
     """No other learning rate of this method was better."""
 
@@ -46,7 +48,8 @@ def summarize(runs: Iterable[Run]) -> list[RateRow]:
     rows = []
     for key, group in groups.items():
         of_method = [mean for other, mean in means.items() if other[:-1] == key[:-1]]
-        choose = max if load_workload(key[0]).higher_is_better else min
+        workload = load_workload(key[0])
+        choose = max if workload.higher_is_better else min
         rows.append(
             RateRow(
                 workload=key[0],
@@ -59,6 +62,7 @@ def summarize(runs: Iterable[Run]) -> list[RateRow]:
                 quality=means[key],
                 lowest=min(run.quality for run in group),
                 highest=max(run.quality for run in group),
+                own_rate=key[4] == workload.learning_rate,
                 best=means[key] == choose(of_method),
             )
         )
@@ -100,17 +104,23 @@ def rate_tables(rows: list[RateRow]) -> list[Table]:
 
 
 def draw(rows: list[RateRow], path: Path) -> None:
-    """Each method at its best learning rate, the dense runs as a band; PNG or SVG by the ending."""
+    """At the workload's own learning rate and at each method's best; PNG or SVG by the ending."""
     panels = [
-        panel(f"{workload}, {steps} steps, {ranks} ranks", compared)
+        panel(f"{workload}, {steps} steps, {ranks} ranks: {which}", shown)
         for (workload, steps, ranks), compared in comparisons(rows).items()
+        for which, shown in (
+            ("own learning rate", [row for row in compared if row.own_rate]),
+            ("each method's best", [row for row in compared if row.best]),
+        )
+        if shown
     ]
     write_chart(alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee"), path)
 
 
 def panel(title: str, rows: list[RateRow]) -> Any:
+    """A point a method, the seeds' spread, and the dense runs as a band."""
     data: Any = alt.Data
-    points = [asdict(row) | {"family": family(row.method)} for row in rows if row.best]
+    points = [asdict(row) | {"family": family(row.method)} for row in rows]
     metric = load_workload(rows[0].workload).metric_name
     dense = [point for point in points if point["method"] == DENSE]
     others = [point for point in points if point["method"] != DENSE]
