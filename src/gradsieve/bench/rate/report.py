@@ -89,7 +89,7 @@ def rate_tables(rows: list[RateRow]) -> list[Table]:
         )
         # A method's options may be long: they are folded, numbers are not.
         for number, column in enumerate(table.columns):
-            column.no_wrap = number > 0
+            column.no_wrap, column.overflow = number > 0, "fold"
         for row in compared:
             table.add_row(
                 row.method.replace(",", ", "),
