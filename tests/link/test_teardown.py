@@ -34,8 +34,11 @@ time.sleep(60)
 # An owner that holds a link until a signal ends it. With "fork", it has a child of its own, which
 # inherits the pipe to the hub.
 OWNER = f"""
-import json, os, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from gradsieve.link import ShapedLink
+
+# A shell that starts the tests in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RANK = {RANK!r}
 with ShapedLink(ranks=2, rate="1gbit") as link:
