@@ -67,7 +67,7 @@ class Player:
         _, _, self.parameter.moments = gs.select(gradient, self.left, threshold)
         if not self.state.error_feedback:
             self.left.zero_()
-        self.state.steering.end_step()
+        self.state.steering.model.end_step()
         self.state.step += 1
         return threshold, self.parameter.moments
 
@@ -361,7 +361,7 @@ def steered(steering, gradients, step=0):
         )
         for g in gradients
     ]
-    steering.end_step()
+    steering.model.end_step()
     return thresholds
 
 

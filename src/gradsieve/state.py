@@ -89,7 +89,6 @@ class SieveState:
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
-        self.start_step = start_step
         policy = Sigma(1.0, of="model") if threshold is None else threshold
         self.steering = Steering(policy, start_step, ramp_steps)
         # For the user to read and set.
@@ -152,7 +151,7 @@ class SieveState:
     @property
     def plain(self) -> bool:
         """This step is a plain all-reduce: before `start_step`, or while names are unknown."""
-        return self.step < self.start_step or self.registry.nameless
+        return self.step < self.steering.start_step or self.registry.nameless
 
     def begin(self, bucket: GradBucket) -> list[ParameterState]:
         """What the state keeps for the bucket's parameters, in the bucket's order.
@@ -179,7 +178,7 @@ class SieveState:
                 f"rotation={self.rotation}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",
-                f"start_step={self.start_step}",
+                f"start_step={self.steering.start_step}",
                 f"ramp_steps={self.steering.ramp_steps}",
                 f"step={self.step}",
                 f"state loaded={self._was_loaded}",
@@ -234,7 +233,7 @@ class SieveState:
         """Clear up what a backward pass that was cut short has left: jobs, survivors, names."""
         self.finish_exchanges()
         self.put_back_survivors()
-        self.steering.drop_step()
+        self.steering.model.drop_step()
         self.registry.end_step()
 
     def finish_exchanges(self) -> None:
@@ -258,7 +257,7 @@ class SieveState:
             self.put_back_survivors()
         self.sent = []
         self.registry.end_step()
-        self.steering.end_step()
+        self.steering.model.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())
         self.step += 1
         rotations = [p.rotation for p in self.registry if p.rotation is not None]
@@ -293,7 +292,7 @@ class SieveState:
         return {
             "version": STATE_VERSION,
             "step": self.step,
-            "mean_square": self.steering.mean_square,
+            "mean_square": self.steering.model.mean_square,
             "parameters": self.registry.save(),
         }
 
@@ -313,7 +312,7 @@ class SieveState:
         self._settle()
         self.registry.load(state["parameters"])
         self._was_loaded = True
-        self.steering.mean_square = state.get("mean_square")
+        self.steering.model.mean_square = state.get("mean_square")
         self.step = int(state["step"])
 
 

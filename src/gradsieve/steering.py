@@ -20,16 +20,7 @@ class Steering:
         self.policy = policy
         self.start_step = start_step
         self.ramp_steps = ramp_steps
-        self._model = ModelMoments()
-
-    @property
-    def mean_square(self) -> float | None:
-        """Of the whole model's gradient, averaged over steps: what a checkpoint needs."""
-        return self._model.mean_square
-
-    @mean_square.setter
-    def mean_square(self, saved: float | None) -> None:
-        self._model.mean_square = saved
+        self.model = ModelMoments()
 
     def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
         """Ask the policy, and remember its answer; infinity where float32 cannot hold it.
@@ -42,8 +33,8 @@ class Steering:
         if self.policy.measured == "gradient":
             moments = measure(gradient)
         elif self.policy.measured == "model":
-            self._model.add(gradient)
-            moments = self._model.moments(parameter.numel) or measure(gradient)
+            self.model.add(gradient)
+            moments = self.model.moments(parameter.numel) or measure(gradient)
         elif (
             moments is None
             or parameter.threshold is None
@@ -65,10 +56,3 @@ class Steering:
         parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
         ramped = ramp * threshold
         return ramped if ramped <= LARGEST_FLOAT else math.inf
-
-    def end_step(self) -> None:
-        self._model.end_step()
-
-    def drop_step(self) -> None:
-        """Forget what was seen since the last step's end."""
-        self._model.drop_step()

@@ -56,7 +56,7 @@ class Sieve:
             state.tally = Tally()
             frames.append(encode_frame(sieve_gradients(state, kept, own)))
             state.sent = []
-            state.steering.end_step()
+            state.steering.model.end_step()
             state.step += 1
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))
