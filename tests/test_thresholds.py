@@ -67,7 +67,7 @@ class Player:
         _, _, self.parameter.moments = gs.select(gradient, self.left, threshold)
         if not self.state.error_feedback:
             self.left.zero_()
-        self.state.steering.model.end_step()
+        self.state.steering.sizes.end_step()
         self.state.step += 1
         return threshold, self.parameter.moments
 
@@ -350,46 +350,68 @@ def test_a_number_is_no_policy(threshold):
         gs.SieveState(threshold)
 
 
-def steered(steering, gradients, step=0):
+def parameters_like(gradients):
+    return [
+        ParameterState(f"p{place}", torch.zeros(gradient.numel()), whole=False)
+        for place, gradient in enumerate(gradients)
+    ]
+
+
+def steered(steering, parameters, gradients, step=0):
     """The thresholds of several parameters in one step."""
     thresholds = [
-        steering.next(
-            ParameterState("p", torch.zeros(g.numel()), whole=False),
-            g,
-            torch.zeros(g.numel()),
-            step,
-        )
-        for g in gradients
+        steering.next(parameter, gradient, torch.zeros(gradient.numel()), step)
+        for parameter, gradient in zip(parameters, gradients, strict=True)
     ]
-    steering.model.end_step()
+    steering.sizes.end_step()
     return thresholds
 
 
-def test_sigma_of_the_model_is_one_threshold_for_all_from_the_steps_before(pools):
-    steering = gs.SieveState(gs.Sigma(2.0, of="model")).steering
-    small, large = pools["normal"][:3000], 10 * pools["normal"][3000:4000]
-    first = steered(steering, [small, large])
+def root_mean_square(*gradients):
+    return float(torch.cat(gradients).square().mean().sqrt())
+
+
+def test_balanced_sigma_is_between_the_model_and_the_parameter_in_the_steps_before(pools):
+    steering = gs.SieveState(gs.Sigma(2.0, of="balanced")).steering
+    gradients = small, large = pools["normal"][:3000], 10 * pools["normal"][3000:4000]
+    parameters = parameters_like(gradients)
+    first = steered(steering, parameters, gradients)
     assert first == pytest.approx([2 * float(small.std()), 2 * float(large.std())], rel=0.01)
-    mean_square = float(torch.cat([small, large]).square().mean())
-    assert steered(steering, [small, large]) == pytest.approx([2 * mean_square**0.5] * 2)
+    model = root_mean_square(*gradients)
+    settled = [2 * (root_mean_square(own) * model) ** 0.5 for own in gradients]
+    assert steered(steering, parameters, gradients) == pytest.approx(settled)
     # A jump is believed by and by; one burst does not silence the steps after it.
-    steered(steering, [1000 * small, 1000 * large])
-    after = steered(steering, [small, large])
-    assert after == pytest.approx([2 * 1000**0.1 * mean_square**0.5] * 2)
+    burst = [1000 * gradient for gradient in gradients]
+    steered(steering, parameters, burst)
+    after = steered(steering, parameters, gradients)
+    assert after == pytest.approx([1000**0.1 * threshold for threshold in settled])
     for _ in range(60):
-        after = steered(steering, [1000 * small, 1000 * large])
-    assert after == pytest.approx([2000 * mean_square**0.5] * 2, rel=0.1)
+        after = steered(steering, parameters, burst)
+    assert after == pytest.approx([1000 * threshold for threshold in settled], rel=0.1)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_sigma_of_the_model_forgets_a_step_that_is_not_finite(bad, pools):
-    steering = gs.SieveState(gs.Sigma(1.0, of="model")).steering
-    gradient = pools["normal"][:1000]
-    steered(steering, [gradient])
-    before = steered(steering, [gradient])
-    poisoned = gradient.clone()
+def test_balanced_sigma_forgets_a_step_that_is_not_finite(bad, pools):
+    steering = gs.SieveState(gs.Sigma(1.0, of="balanced")).steering
+    gradients = pools["normal"][:1000], pools["normal"][1000:3000]
+    parameters = parameters_like(gradients)
+    steered(steering, parameters, gradients)
+    before = steered(steering, parameters, gradients)
+    poisoned = gradients[0].clone()
     poisoned[3] = bad
-    steered(steering, [poisoned])
-    assert steered(steering, [gradient]) == pytest.approx(before)
-    steered(steering, [torch.zeros(1000)])
-    assert steered(steering, [gradient]) == pytest.approx(before)
+    steered(steering, parameters, [poisoned, 5 * gradients[1]])
+    assert steered(steering, parameters, gradients) == pytest.approx(before)
+    steered(steering, parameters, [torch.zeros(1000), torch.zeros(2000)])
+    assert steered(steering, parameters, gradients) == pytest.approx(before)
+
+
+def test_balanced_sigma_of_a_parameter_that_wakes_up_later(pools):
+    steering = gs.SieveState(gs.Sigma(1.0, of="balanced")).steering
+    awake, late = pools["normal"][:1000], 100 * pools["normal"][1000:2000]
+    parameters = parameters_like([awake, late])
+    for _ in range(3):
+        thresholds = steered(steering, parameters, [awake, torch.zeros(1000)])
+    assert thresholds[1] == 0
+    model = root_mean_square(awake, torch.zeros(1000))
+    woken = steered(steering, parameters, [awake, late])
+    assert woken[1] == pytest.approx((model * float(late.std())) ** 0.5, rel=0.01)

@@ -23,6 +23,8 @@ class ParameterState:
         """The parameter is too small to prune and travels whole; it has no residual."""
         self.threshold: float | None = None
         self.moments: Moments | None = None
+        self.mean_square: float | None = None
+        """Of the gradient over the last steps, where the policy asks for it."""
         self.residual: Tensor | None = None
         residual = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False).detach()
         if residual.stride() != parameter.stride():
@@ -74,6 +76,7 @@ class ParameterState:
         return {
             "threshold": self.threshold,
             "moments": moments,
+            "mean_square": self.mean_square,
             "residual": residual,
             "rotation": rotation,
         }
@@ -116,6 +119,8 @@ class ParameterState:
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None
         self.moments = Moments(**moments) if isinstance(moments, dict) else None
+        mean_square = saved.get("mean_square")
+        self.mean_square = float(mean_square) if isinstance(mean_square, float | int) else None
 
 
 def row_numel(parameter: Tensor) -> int:

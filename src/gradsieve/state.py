@@ -33,7 +33,8 @@ class SieveState:
     """Settings and memory of the sieve on one rank; one state serves one model.
 
     Args:
-        threshold: the policy that sets each parameter's threshold; `Sigma(1, of="model")` if None.
+        threshold: the policy that sets each parameter's threshold; None stands for
+            `Sigma(1, of="balanced")`.
         values: how survivors travel: "levels", quantized with a dead zone of the threshold;
             "bfloat16", rounded; "float32", exact. What is not sent of a value stays in the
             residual. Parameters that travel whole are float32 with "float32", else bfloat16.
@@ -89,7 +90,7 @@ class SieveState:
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
-        policy = Sigma(1.0, of="model") if threshold is None else threshold
+        policy = Sigma(1.0, of="balanced") if threshold is None else threshold
         self.steering = Steering(policy, start_step, ramp_steps)
         # For the user to read and set.
         self.step = 0
@@ -233,7 +234,7 @@ class SieveState:
         """Clear up what a backward pass that was cut short has left: jobs, survivors, names."""
         self.finish_exchanges()
         self.put_back_survivors()
-        self.steering.model.drop_step()
+        self.steering.sizes.drop_step()
         self.registry.end_step()
 
     def finish_exchanges(self) -> None:
@@ -257,7 +258,7 @@ class SieveState:
             self.put_back_survivors()
         self.sent = []
         self.registry.end_step()
-        self.steering.model.end_step()
+        self.steering.sizes.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())
         self.step += 1
         rotations = [p.rotation for p in self.registry if p.rotation is not None]
@@ -292,7 +293,7 @@ class SieveState:
         return {
             "version": STATE_VERSION,
             "step": self.step,
-            "mean_square": self.steering.model.mean_square,
+            "mean_square": self.steering.sizes.mean_square,
             "parameters": self.registry.save(),
         }
 
@@ -312,7 +313,7 @@ class SieveState:
         self._settle()
         self.registry.load(state["parameters"])
         self._was_loaded = True
-        self.steering.model.mean_square = state.get("mean_square")
+        self.steering.sizes.mean_square = state.get("mean_square")
         self.step = int(state["step"])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.errors import SieveError
-from gradsieve.model_moments import ModelMoments
+from gradsieve.gradient_sizes import GradientSizes
 from gradsieve.parameters import ParameterState
 from gradsieve.sieve import measure, sample_magnitudes
 from gradsieve.thresholds import Threshold
@@ -20,7 +20,7 @@ class Steering:
         self.policy = policy
         self.start_step = start_step
         self.ramp_steps = ramp_steps
-        self.model = ModelMoments()
+        self.sizes = GradientSizes()
 
     def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
         """Ask the policy, and remember its answer; infinity where float32 cannot hold it.
@@ -32,9 +32,9 @@ class Steering:
         moments = parameter.moments
         if self.policy.measured == "gradient":
             moments = measure(gradient)
-        elif self.policy.measured == "model":
-            self.model.add(gradient)
-            moments = self.model.moments(parameter.numel) or measure(gradient)
+        elif self.policy.measured == "balanced":
+            self.sizes.add(parameter, gradient)
+            moments = self.sizes.balanced(parameter, gradient)
         elif (
             moments is None
             or parameter.threshold is None

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Protocol
 from gradsieve.sieve import Moments
 from gradsieve.sieve.magnitudes import below
 
-Measured = Literal["sent", "gradient", "accumulated", "magnitudes", "model"]
+Measured = Literal["sent", "gradient", "accumulated", "magnitudes", "balanced"]
 
 
 class Threshold(Protocol):
@@ -23,8 +23,9 @@ class Threshold(Protocol):
 
         "sent": those that the last selection yielded, at no cost. "gradient" and "accumulated":
         this step's, before the selection, in a pass of their own; they count nothing as sent.
-        "magnitudes": as "sent", with a histogram of this step's accumulated magnitudes. "model":
-        those of the whole model's gradient, averaged over the last steps.
+        "magnitudes": as "sent", with a histogram of this step's accumulated magnitudes.
+        "balanced": of a gradient as large as the geometric mean of the parameter's and the whole
+        model's over the last steps.
         """
 
     def next(self, moments: Moments, threshold: float | None) -> float:
@@ -54,24 +55,26 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Sigma:
-    """k standard deviations of a gradient: one threshold for the whole model, or its own for each.
+    """k standard deviations of a gradient.
 
-    Of the model: the root mean square of all gradients that are pruned, over the last steps, so
-    that bits go where the gradients are large. Of the gradient: of this parameter in this step. Of
-    the accumulated gradient: it feeds back on itself, since the residual widens it, fewer elements
-    pass and the residual grows. A constant gradient has no deviation: its threshold is 0.
+    Of the gradient: of this parameter in this step. Of the accumulated gradient: it feeds back on
+    itself, since the residual widens it, fewer elements pass and the residual grows. A constant
+    gradient has no deviation: its threshold is 0. Balanced: the geometric mean of two root mean
+    squares over the last steps, of the parameter's gradient and of all gradients that are pruned.
+    The model's alone would send most where gradients are large and leave other parameters behind,
+    the parameter's alone as much of each.
 
     Raises:
         ValueError: `k` is not positive and finite, or `of` is another word.
     """
 
     k: float
-    of: Literal["gradient", "accumulated", "model"] = "gradient"
+    of: Literal["gradient", "accumulated", "balanced"] = "gradient"
 
     def __post_init__(self) -> None:
         require(0 < self.k < math.inf, "Sigma", "k", "positive and finite", self.k)
-        known = self.of in ("gradient", "accumulated", "model")
-        require(known, "Sigma", "of", '"gradient", "accumulated" or "model"', repr(self.of))
+        known = self.of in ("gradient", "accumulated", "balanced")
+        require(known, "Sigma", "of", '"gradient", "accumulated" or "balanced"', repr(self.of))
 
     @property
     def measured(self) -> Measured:

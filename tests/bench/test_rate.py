@@ -31,7 +31,7 @@ def mean_of(all_gradients):
         "sieve:density=0.1",
         "sieve:density=0.1,values=float32",
         "sieve:density=0.3,values=bfloat16",
-        "sieve:model-sigma=1.5,rotation=16,min_numel=50",
+        "sieve:balanced-sigma=1.5,rotation=16,min_numel=50",
         "powersgd:3",
     ],
 )

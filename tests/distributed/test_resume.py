@@ -10,7 +10,7 @@ from torch import nn
 
 import gradsieve as gs
 
-POLICIES = [gs.UnsentMean(4.0), gs.Sigma(2.0), gs.Density(0.05), gs.Sigma(1.0, of="model")]
+POLICIES = [gs.UnsentMean(4.0), gs.Sigma(2.0), gs.Density(0.05), gs.Sigma(1.0, of="balanced")]
 
 
 def start(policy, *, bound, make=Crossed, state=None, **choice):

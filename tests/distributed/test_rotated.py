@@ -18,7 +18,7 @@ SETTINGS = {"rotation": 16, "min_numel": 100}
 
 def nothing_is_lost():
     for values in ("levels", "bfloat16", "float32"):
-        for policy in (gs.Density(0.1), gs.UnsentMean(4.0), gs.Sigma(1.0, of="model")):
+        for policy in (gs.Density(0.1), gs.UnsentMean(4.0), gs.Sigma(1.0, of="balanced")):
             model = build(Crossed)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             ledger = Ledger(model, threshold=policy, values=values, **SETTINGS)
@@ -51,7 +51,7 @@ def test_threshold_zero_is_ddp():
 def ranks_with_unlike_threads():
     torch.set_num_threads(1 + dist.get_rank())
     model = build(Crossed)
-    gs.attach(model, threshold=gs.Sigma(1.0, of="model"), **SETTINGS)
+    gs.attach(model, threshold=gs.Sigma(1.0, of="balanced"), **SETTINGS)
     train(model, 25)
     assert same_on_all_ranks(model)
 
@@ -200,7 +200,7 @@ def cut_short():
 
     def start():
         model = build()
-        state = gs.attach(model, threshold=gs.Sigma(1.0, of="model"), **SETTINGS)
+        state = gs.attach(model, threshold=gs.Sigma(1.0, of="balanced"), **SETTINGS)
         train(model, 3)
         return model, state
 

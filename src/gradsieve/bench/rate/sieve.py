@@ -14,9 +14,9 @@ from gradsieve.tally import Tally
 from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
 
 POLICIES: Mapping[str, Callable[[float], Threshold]] = {
+    "balanced-sigma": lambda k: Sigma(k, of="balanced"),
     "density": Density,
     "fixed": Fixed,
-    "model-sigma": lambda k: Sigma(k, of="model"),
     "sigma": Sigma,
     "unsent-mean": UnsentMean,
 }
@@ -56,7 +56,7 @@ class Sieve:
             state.tally = Tally()
             frames.append(encode_frame(sieve_gradients(state, kept, own)))
             state.sent = []
-            state.steering.model.end_step()
+            state.steering.sizes.end_step()
             state.step += 1
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))
