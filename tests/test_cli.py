@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from gradsieve.codec import encode
+from gradsieve.demo.methods import SHOWN
 from gradsieve.link import LinkError, ShapedLink
 
 COMMAND = [str(Path(sys.executable).with_name("gradsieve"))]
-METHODS = ["ddp", "lock-step", "sigma-2", "unsent-mean"]
 
 
 def gradsieve(*arguments, timeout=200, **environment):
@@ -60,8 +60,8 @@ def test_demo_ends_with_a_table_of_all_methods(demo):
 
 def test_demo_measures_what_travelled(demo):
     rows = {row["method"]: row for row in json.loads((demo[0] / "rows.json").read_text())}
-    assert list(rows) == METHODS
-    dense, limit, sieve = rows["ddp"], rows["lock-step"], rows["sigma-2"]
+    assert list(rows) == [shown.method for shown in SHOWN]
+    dense, limit, sieve, _ = rows.values()
     assert limit["metric"] is None
     assert all(
         row["ratio"] * row["limit_seconds"] == pytest.approx(row["step_seconds"])
@@ -79,8 +79,8 @@ def test_demo_measures_what_travelled(demo):
 
 def test_demo_writes_records_plots_and_a_page(demo):
     out, _ = demo
-    for method in METHODS:
-        lines = (out / method / "records.jsonl").read_text().splitlines()
+    for shown in SHOWN:
+        lines = (out / shown.name / "records.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(24))
     sieved = json.loads((out / "sigma-2" / "records.jsonl").read_text().splitlines()[-1])
     assert set(sieved["thresholds"]) == {"conv2.weight", "dense1.weight", "dense2.weight"}
@@ -109,6 +109,10 @@ def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
         (["demo", "--steps", "3"], "20"),
         (["bench", "select", "--numel", "7"], "4096"),
         (["bench", "nothing"], "nothing"),
+        (["bench", "step", "--method", "powersgd:x"], "is no method"),
+        (["bench", "step", "--workload", "resnet"], "no workload 'resnet'"),
+        (["bench", "step", "--link", "fast"], "not a rate"),
+        (["bench", "step", "--json", "no/such/folder/rows.json"], "is no folder"),
     ],
 )
 def test_bad_arguments_are_named(arguments, words):
@@ -128,6 +132,25 @@ def test_bench_select_prints_and_writes_its_rows(tmp_path):
     for row in written["rows"]:
         assert row["ratio"] == pytest.approx(row["select_rate"] / row["add_rate"])
     assert written["first_call_seconds"] > written["first_call_cached_seconds"] > 0
+
+
+def test_bench_step_trains_by_each_method_in_turn(tmp_path):
+    target, methods = tmp_path / "rows.json", ("ddp", "sieve:density=0.01,rotation=0")
+    chosen = [argument for method in methods for argument in ("--method", method)]
+    small = ("--workload", "gpt-small", "--steps", 20, "--rounds", 2)
+    ran = gradsieve("bench", "step", *small, *chosen, "--out", tmp_path, "--json", target)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "held-out loss" in ran.stdout
+    dense, sieve = json.loads(target.read_text())
+    assert (dense["method"], sieve["method"]) == methods
+    for row in (dense, sieve):
+        assert row["rounds"] == 2
+        assert row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"]
+        assert 2 < row["metric"] < 6
+    # 1.04 million float32 gradients, once each way at two ranks.
+    assert 4.1e6 < dense["bytes_per_step"] < 4.6e6
+    assert sieve["bytes_per_step"] < dense["bytes_per_step"] / 20
+    assert len(list(tmp_path.glob("*/rank0.log"))) == 4
 
 
 def test_json_that_cannot_be_written_is_said(tmp_path):

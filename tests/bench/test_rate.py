@@ -81,8 +81,8 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
     "method",
     [
         "none",
-        "sieve",
         "sieve:x",
+        "sieve:density=0.1,sigma=2",
         "sieve:density=x",
         "sieve:0.1",
         "powersgd:4:2",

@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
+from gradsieve.demo.methods import SHOWN
 from gradsieve.demo.page import write_page
 from gradsieve.demo.plots import write_plots
 from gradsieve.demo.table import Row
 from gradsieve.runs.config import RunResult
-from gradsieve.runs.methods import METHODS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -26,8 +26,7 @@ FLAGS = [
 ]
 
 
-def row(name):
-    method = METHODS[name]
+def row(method):
     record = {
         "loss": 1.0,
         "accuracy": 0.5,
@@ -41,7 +40,7 @@ def row(name):
         workload="mnist_cnn",
         link="2 ranks, 1 Gbit/s each way (tbf)",
         ranks=2,
-        method=name,
+        method=method.method,
         step_seconds=0.12,
         limit_seconds=0.1,
         ratio=1.2,
@@ -56,7 +55,7 @@ def row(name):
 
 @pytest.fixture
 def page(tmp_path):
-    rows = [row(name) for name in METHODS]
+    rows = [row(method) for method in SHOWN]
     return write_page(rows, write_plots(rows, tmp_path), tmp_path)
 
 

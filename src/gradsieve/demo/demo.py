@@ -5,14 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gradsieve.demo.methods import SHOWN
 from gradsieve.demo.progress import RunProgress
 from gradsieve.demo.table import Row, rich_table
 from gradsieve.link import Link, open_link
 from gradsieve.runs.config import RunConfig, RunResult, read_records
 from gradsieve.runs.launch import RunError, launch
-from gradsieve.runs.methods import METHODS
 
-ORDER = ("ddp", "lock-step", "sigma-2", "unsent-mean")
+WORKLOAD = "mnist_cnn"
 
 
 class DemoError(RuntimeError):
@@ -29,7 +29,7 @@ def run_demo(
     seed: int,
     console: Console,
 ) -> list[Row]:
-    """Train by each method in ORDER; returns a row each.
+    """Train by each method in SHOWN; returns a row each.
 
     Raises:
         DemoError: a package of the demo extra is missing, an option is out of range, the output
@@ -55,7 +55,10 @@ def run_demo(
             )
     except (RunError, ValueError) as error:
         raise DemoError(str(error)) from error
-    rows = [Row(METHODS[r.method], r, read_records(out / r.method)) for r in results]
+    rows = [
+        Row(shown, result, read_records(out / shown.name))
+        for shown, result in zip(SHOWN, results, strict=True)
+    ]
     console.print(rich_table(rows))
     plots = write_plots(rows, out)
     page = write_page(rows, plots, out)
@@ -104,18 +107,19 @@ def run_all(
     results = []
     progress = RunProgress(console, steps)
     with progress.bars:
-        for name in ORDER:
+        for shown in SHOWN:
             config = RunConfig(
-                method=name,
+                workload=WORKLOAD,
+                method=shown.method,
                 ranks=ranks,
                 steps=steps,
-                directory=str(out / name),
+                directory=str(out / shown.name),
                 interface=link.interface,
                 link=link.description,
                 learning_rate=learning_rate,
                 seed=seed,
             )
-            progress.begin(METHODS[name].title, out / name)
+            progress.begin(shown.title, out / shown.name)
             results.append(launch(config, link, progress.update))
             progress.update()
     return results

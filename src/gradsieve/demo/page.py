@@ -95,10 +95,10 @@ def html_table(rows: list[Row]) -> str:
 
 def summary(rows: list[Row]) -> str:
     """Sentences written from the figures."""
-    plain = next(r for r in rows if r.method.exchanges and r.method.threshold is None)
+    plain = next(r for r in rows if r.method.exchanges and not r.method.sieved)
     sentences = [f"Plain DDP takes {plain.result.ratio:.2f} times the limit's step."]
     for row in rows:
-        if row.method.threshold is None:
+        if not row.method.sieved:
             continue
         fewer = plain.result.bytes_per_step / row.result.bytes_per_step
         gain = 100 * ((row.result.metric or 0.0) - (plain.result.metric or 0.0))

@@ -41,7 +41,7 @@ def write_styled(chart: Any, name: str, out: Path) -> str:
 
 
 def sieved(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if row.method.threshold is not None]
+    return [row for row in rows if row.method.sieved]
 
 
 def threshold_chart(rows: list[Row]) -> Any:
@@ -168,7 +168,7 @@ def stage_seconds(row: Row) -> dict[str, float]:
     """
     step, limit = row.result.step_seconds, row.result.limit_seconds
     added = max(0.0, step - limit) if row.method.exchanges else 0.0
-    if row.method.threshold is None:
+    if not row.method.sieved:
         return dict(zip(STAGES, (step - added, 0.0, added), strict=True))
     records = row.records[len(row.records) // 10 :]
     ours = ("rotate_seconds", "select_seconds", "encode_seconds")

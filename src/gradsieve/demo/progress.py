@@ -49,4 +49,5 @@ class RunProgress:
 
 def in_words(record: dict[str, Any]) -> str:
     rate = 8 * record["sent_bytes"] / record["seconds"] / 1e6
-    return f"loss {record['loss']:5.2f}  density {record['density']:6.2%}  {rate:6.1f} Mbit/s"
+    density = f"  density {record['density']:6.2%}" if "density" in record else ""
+    return f"loss {record['loss']:5.2f}{density}  {rate:6.1f} Mbit/s"

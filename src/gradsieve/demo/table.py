@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from gradsieve.demo.methods import Shown
 from gradsieve.runs.config import RunResult
-from gradsieve.runs.methods import Method
 from gradsieve.tables import table_of
 
 HEADINGS = (
@@ -24,7 +24,7 @@ HEADINGS = (
 class Row:
     """One method's outcome."""
 
-    method: Method
+    method: Shown
     result: RunResult
     records: list[dict[str, Any]]
 

@@ -12,8 +12,9 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
+    workload: str
     method: str
-    """A key of METHODS."""
+    """As `gradsieve.runs.methods` reads it."""
     ranks: int
     steps: int
     directory: str
@@ -64,7 +65,8 @@ class RunResult:
     bytes_per_step: float
     """Sent by a rank, by the interface's counter, headers included."""
     bits_per_parameter: float
-    """8 · bytes of frames (or of gradients) / elements, mean of the steps after the warm-up."""
+    """8 · bytes of frames / elements, mean of the steps after the warm-up; of what the interface
+    sent where the method makes no frames."""
     metric: float | None
     """None where the method trains no common model."""
     metric_name: str

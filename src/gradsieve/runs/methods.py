@@ -1,30 +1,50 @@
-"""The ways of exchanging gradients that runs compare."""
+"""The ways of exchanging gradients that runs compare, each written as a line of text."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.thresholds import Sigma, Threshold, UnsentMean
+from gradsieve.hook import attach
+from gradsieve.settings import read_settings
+from gradsieve.state import SieveState
 
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    name: str
-    title: str
-    """For tables and legends."""
-    threshold: Callable[[], Threshold] | None = None
-    """Makes the policy of a sieved run; None trains without gradsieve."""
-    ramp_steps: int = 0
-    exchanges: bool = True
-    """False: lock-step, where one 4-byte all-reduce a step is all that travels."""
+METHODS = "ddp, fp16, powersgd:RANK, lock-step, sieve[:POLICY=NUMBER,OPTION=VALUE...]"
+LOCK_STEP = "lock-step"
+"""No gradient travels but one 4-byte all-reduce a step."""
+ONE_BUCKET_MB = 2**20
 
 
-METHODS = {
-    method.name: method
-    for method in (
-        Method("ddp", "plain DDP"),
-        Method("lock-step", "lock-step (the limit)", exchanges=False),
-        Method("sigma-2", "sieve, 2 σ", lambda: Sigma(2.0)),
-        # Without a ramp its first steps send too little for the network to find its way.
-        Method("unsent-mean", "sieve, unsent mean", UnsentMean, ramp_steps=50),
-    )
-}
+def require_method(method: str) -> None:
+    """Raise ValueError where no method is written like this."""
+    name, *options = method.split(":")
+    try:
+        match name, options:
+            case (("ddp" | "fp16" | "lock-step"), []):
+                return
+            case "powersgd", [rank] if int(rank) > 0:
+                return
+            case "sieve", ([] | [_]):
+                read_settings("".join(options))
+                return
+    except ValueError as error:
+        raise ValueError(f"{method!r} is no method: {error}") from error
+    raise ValueError(f"{method!r} is no method; write one of {METHODS}")
+
+
+def bucket_cap_mb(method: str) -> float | None:
+    """PowerSGD's hook issues collectives in callbacks: with two buckets on Gloo it aborts."""
+    return ONE_BUCKET_MB if method.startswith("powersgd") else None
+
+
+def register(method: str, model: DistributedDataParallel) -> SieveState | None:
+    """Make `model` exchange its gradients by the method; returns the state of a sieve."""
+    name, *options = method.split(":")
+    match name:
+        case "fp16":
+            model.register_comm_hook(None, fp16_compress_hook)
+        case "powersgd":
+            state = PowerSGDState(None, int(options[0]), start_powerSGD_iter=2)
+            model.register_comm_hook(state, powerSGD_hook)
+        case "sieve":
+            return attach(model, **read_settings("".join(options)))
+    return None

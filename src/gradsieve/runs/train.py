@@ -15,53 +15,49 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.hook import attach
 from gradsieve.link import read_counters
 from gradsieve.runs.config import RECORDS, RunConfig, RunResult, read_config
-from gradsieve.runs.methods import METHODS, Method
-from gradsieve.state import SieveState
+from gradsieve.runs.methods import LOCK_STEP, bucket_cap_mb, register
 from gradsieve.telemetry import JsonLines
-from gradsieve.workloads.digits import accuracy, batches
-from gradsieve.workloads.mnist import Split, load_mnist
-from gradsieve.workloads.mnist_cnn import MnistCnn, make_optimizer
+from gradsieve.workloads.workload import Workload, load_workload
 
 TIMEOUT = timedelta(seconds=120)
-WORKLOAD = "mnist_cnn"
+Batch = tuple[Tensor, Tensor]
 LIMIT_EVERY = 5
 """Steps between two lock-step steps: machines drift, so that the limit must be measured beside."""
 
 
-class LockStep:
-    """The limit of synchronous training: nothing travels but one 4-byte all-reduce a step.
+class Replica:
+    """A model with its optimizer and schedule."""
 
-    It trains a model of its own on each rank, apart from the others.
-    """
+    def __init__(self, workload: Workload, config: RunConfig) -> None:
+        self.model = workload.make_model()
+        self.optimizer = workload.make_optimizer(self.model, config.learning_rate)
+        self.schedule = workload.make_schedule(self.optimizer, config.steps)
 
-    def __init__(self, config: RunConfig) -> None:
-        self.model = MnistCnn()
-        self.optimizer = make_optimizer(self.model, config.learning_rate)
+    def step(
+        self, model: nn.Module, batch: Batch, meet: Callable[[], object] = lambda: None
+    ) -> tuple[Tensor, Tensor]:
+        """Train `model`, which wraps this one's, on a batch; returns logits and loss.
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return train_step(
-            self.model, self.optimizer, images, labels, meet=lambda: dist.all_reduce(torch.zeros(1))
-        )
+        `meet` is called between the backward pass and the update.
+        """
+        inputs, targets = batch
+        self.optimizer.zero_grad()
+        logits = model(inputs)
+        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+        loss.backward()
+        meet()
+        self.optimizer.step()
+        self.schedule.step()
+        return logits, loss
 
+    def lock_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The limit of synchronous training: nothing travels but one 4-byte all-reduce a step.
 
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    meet: Callable[[], object] = lambda: None,
-) -> tuple[Tensor, Tensor]:
-    """Returns logits and loss; `meet` is called between the backward pass and the update."""
-    optimizer.zero_grad()
-    logits = model(images)
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    meet()
-    optimizer.step()
-    return logits, loss
+        It trains this rank's model apart from the others'.
+        """
+        return self.step(self.model, batch, meet=lambda: dist.all_reduce(torch.zeros(1)))
 
 
 class Run:
@@ -69,21 +65,15 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.method: Method = METHODS[config.method]
+        self.workload = load_workload(config.workload)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(config.seed)
-        self.limit = LockStep(config)
-        self.model = DistributedDataParallel(MnistCnn())
-        self.optimizer = make_optimizer(self.model, config.learning_rate)
-        self.state: SieveState | None = None
-        if self.method.threshold is not None:
-            self.state = attach(
-                self.model,
-                threshold=self.method.threshold(),
-                ramp_steps=self.method.ramp_steps,
-                # With 50 images a step, bases would cost more than the backward pass.
-                rotation=0,
-            )
+        self.limit = Replica(self.workload, config)
+        self.trained = Replica(self.workload, config)
+        self.model = DistributedDataParallel(
+            self.trained.model, bucket_cap_mb=bucket_cap_mb(config.method)
+        )
+        self.state = register(config.method, self.model)
         # Dropout must differ between ranks; the weights above must not.
         torch.manual_seed(config.seed + 1 + self.rank)
         self.seconds: list[float] = []
@@ -93,15 +83,18 @@ class Run:
     def train(self) -> float:
         """Train; returns bytes sent a step, by the interface's counter."""
         config = self.config
-        data = batches(load_mnist(train=True), self.rank, self.ranks, config.seed)
+        data = self.workload.batches(self.rank, self.ranks, config.seed)
         sink = JsonLines(Path(config.directory) / RECORDS) if self.rank == 0 else None
         dist.barrier()
         before = read_counters(config.interface)
+        numel = sum(parameter.numel() for parameter in self.model.parameters())
         sent = 0.0
         for step in range(config.steps):
             record = self.step(step, data)
             after = read_counters(config.interface)
             record["sent_bytes"] = (after - before).sent_bytes / self.sharers
+            # Of frames, where the method makes any.
+            record.setdefault("bits_per_parameter", 8 * record["sent_bytes"] / numel)
             before = after
             if step >= config.warmup_steps:
                 sent += record["sent_bytes"]
@@ -119,25 +112,29 @@ class Run:
         """Ranks whose traffic one counter counts: all of them on loopback."""
         return self.ranks if self.config.interface == "lo" else 1
 
-    def step(self, number: int, data: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        images, labels = next(data)
+    @property
+    def exchanges(self) -> bool:
+        return self.config.method != LOCK_STEP
+
+    def step(self, number: int, data: Iterator[Batch]) -> dict[str, float]:
+        batch = next(data)
         start = time.perf_counter()
-        if self.method.exchanges:
-            logits, loss = train_step(self.model, self.optimizer, images, labels)
+        if self.exchanges:
+            logits, loss = self.trained.step(self.model, batch)
         else:
-            logits, loss = self.limit.step(images, labels)
+            logits, loss = self.limit.lock_step(batch)
         seconds = time.perf_counter() - start
         record = {
             "step": number,
             "seconds": seconds,
             "loss": loss.item(),
-            "accuracy": (logits.argmax(1) == labels).float().mean().item(),
+            "accuracy": (logits.argmax(-1) == batch[1]).float().mean().item(),
         }
         return record | self.exchanged()
 
-    def time_limit(self, batch: tuple[Tensor, Tensor]) -> float:
+    def time_limit(self, batch: Batch) -> float:
         start = time.perf_counter()
-        self.limit.step(*batch)
+        self.limit.lock_step(batch)
         return time.perf_counter() - start
 
     def exchanged(self) -> dict[str, float]:
@@ -146,22 +143,29 @@ class Run:
             own = asdict(self.state.last)
             del own["step"]
             return own
-        sent = 1.0 if self.method.exchanges else 0.0
-        return {"density": sent, "bits_per_parameter": 32 * sent}
+        return {}
 
-    def test_accuracy(self) -> float | None:
-        """Accuracy on the whole test set, each rank on its share of the images.
+    def result(self, bytes_per_step: float) -> RunResult:
+        step_seconds = statistics.median(self.seconds)
+        limit_seconds = statistics.median(self.limit_seconds)
+        return RunResult(
+            workload=self.workload.name,
+            link=self.config.link,
+            ranks=self.ranks,
+            method=self.config.method,
+            step_seconds=step_seconds,
+            limit_seconds=limit_seconds,
+            ratio=step_seconds / limit_seconds,
+            bytes_per_step=bytes_per_step,
+            bits_per_parameter=statistics.fmean(self.bits),
+            metric=self.metric(),
+            metric_name=self.workload.metric_name,
+            steps=self.config.steps,
+        )
 
-        None in lock-step: ranks that train apart have no common model.
-        """
-        if not self.method.exchanges:
-            return None
-        images, labels = load_mnist(train=False)
-        mine = Split(images[self.rank :: self.ranks], labels[self.rank :: self.ranks])
-        right = accuracy(self.model.module, mine) * len(mine.labels)
-        total = torch.tensor([right, len(mine.labels)], dtype=torch.float64)
-        dist.all_reduce(total)
-        return float(total[0] / total[1])
+    def metric(self) -> float | None:
+        """None in lock-step: ranks that train apart have no common model."""
+        return self.workload.metric(self.model.module) if self.exchanges else None
 
 
 def pin_to_a_core(rank: int, ranks: int) -> None:
@@ -182,24 +186,8 @@ def main(path: str) -> None:
     try:
         run = Run(config)
         bytes_per_step = run.train()
-        metric = run.test_accuracy()
         if run.rank == 0:
-            step_seconds = statistics.median(run.seconds)
-            limit_seconds = statistics.median(run.limit_seconds)
-            RunResult(
-                workload=WORKLOAD,
-                link=config.link,
-                ranks=run.ranks,
-                method=config.method,
-                step_seconds=step_seconds,
-                limit_seconds=limit_seconds,
-                ratio=step_seconds / limit_seconds,
-                bytes_per_step=bytes_per_step,
-                bits_per_parameter=statistics.fmean(run.bits),
-                metric=metric,
-                metric_name="test accuracy",
-                steps=config.steps,
-            ).save(Path(config.directory))
+            run.result(bytes_per_step).save(Path(config.directory))
     finally:
         dist.destroy_process_group()
 

@@ -99,7 +99,7 @@ class PowerSGD:
         return averages, bits
 
 
-METHODS = "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve:POLICY=NUMBER[,OPTION=VALUE...]"
+METHODS = "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve[:POLICY=NUMBER,OPTION=VALUE...]"
 
 
 def make_compressor(method: str, parameters: Sequence[Tensor], ranks: int) -> Compressor:
@@ -113,8 +113,8 @@ def make_compressor(method: str, parameters: Sequence[Tensor], ranks: int) -> Co
                 return PowerSGD(parameters, ranks, int(rank))
             case "topk", [density]:
                 return TopK(parameters, ranks, float(density))
-            case "sieve", [settings]:
-                return Sieve(parameters, ranks, settings)
+            case "sieve", ([] | [_]):
+                return Sieve(parameters, ranks, "".join(options))
     except ValueError as error:
         raise ValueError(f"{method!r} is no method: {error}") from error
     raise ValueError(f"{method!r} is no method; write one of {METHODS}")

@@ -1,7 +1,6 @@
 """The ranks' sieves in one process, through the hook's own select, encode and decode."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,38 +8,23 @@ from torch import Tensor, nn
 from gradsieve.averaging import average_into
 from gradsieve.codec import decode_frame, encode_frame
 from gradsieve.hook import sieve_gradients
+from gradsieve.settings import read_settings
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
-from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
-
-POLICIES: Mapping[str, Callable[[float], Threshold]] = {
-    "balanced-sigma": lambda k: Sigma(k, of="balanced"),
-    "density": Density,
-    "fixed": Fixed,
-    "sigma": Sigma,
-    "unsent-mean": UnsentMean,
-}
-OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "min_numel": int,
-    "ramp_steps": int,
-    "rotation": int,
-    "values": str,
-}
 
 
 class Sieve:
     """`SieveState` on each rank.
 
     Args:
-        options: of the state, written as "POLICY=NUMBER" and, after commas, "OPTION=VALUE".
+        settings: of the state, as `read_settings` takes them.
 
     Raises:
         ValueError: they are written otherwise, or a number is out of range.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], ranks: int, options: str) -> None:
-        threshold, settings = read_options(options)
-        self.states = [SieveState(threshold, **settings) for _ in range(ranks)]
+    def __init__(self, parameters: Sequence[Tensor], ranks: int, settings: str) -> None:
+        self.states = [SieveState(**read_settings(settings)) for _ in range(ranks)]
         for state in self.states:
             state.bind(nn.ParameterList(parameters))
         self.kept = [list(state.registry) for state in self.states]
@@ -71,12 +55,3 @@ class Sieve:
             part.view_as(gradient) for part, gradient in zip(parts, gradients[0], strict=True)
         ]
         return averages, 8 * sum(frame.numel() for frame in frames) / len(frames)
-
-
-def read_options(options: str) -> tuple[Threshold, dict[str, Any]]:
-    policy, *others = (option.partition("=") for option in options.split(","))
-    known = f"write POLICY=NUMBER, one of {', '.join(POLICIES)}, then any of {', '.join(OPTIONS)}"
-    if policy[0] not in POLICIES or any(name not in OPTIONS for name, _, _ in others):
-        raise ValueError(known)
-    threshold = POLICIES[policy[0]](float(policy[2]))
-    return threshold, {name: OPTIONS[name](value) for name, _, value in others}

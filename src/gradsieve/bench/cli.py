@@ -1,0 +1,239 @@
+"""gradsieve bench: what this machine measures."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.status import Status
+
+from gradsieve.console import Json, console, fail, require_outputs, write_json
+
+app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+
+
+@app.command("select")
+def bench_select_command(
+    numel: Annotated[int, typer.Option(min=4096, help="Elements of the arrays.")] = 2**24,
+    repeats: Annotated[int, typer.Option(min=3, help="Timings a median is taken of.")] = 21,
+    json_file: Json = None,
+) -> None:
+    """Elements a second of `select` beside `tensor.add_` on the same arrays in the same run."""
+    from gradsieve.bench.select import bench_first_call, bench_select
+    from gradsieve.tables import table_of
+
+    title = f"select, {numel:,} float32, {len(os.sched_getaffinity(0))} cores"
+    table = table_of(("threads", "density", "select, G/s", "add_, G/s", "ratio"), title=title)
+    rows: list[dict[str, Any]] = []
+    with console.status("measuring ..."):
+        for row in bench_select(numel, repeats):
+            rows.append(asdict(row))
+            table.add_row(
+                str(row.threads),
+                f"{row.density:.1%}",
+                f"{row.select_rate / 1e9:.2f}",
+                f"{row.add_rate / 1e9:.2f}",
+                f"{row.ratio:.2f}",
+            )
+        empty, cached = bench_first_call()
+    console.print(table)
+    console.print(
+        f"First call in a process: {empty:.2f} s with an empty compiler cache, "
+        f"{cached:.2f} s from the cache on disk."
+    )
+    startup = {"first_call_seconds": empty, "first_call_cached_seconds": cached}
+    write_json(json_file, {"rows": rows, **startup})
+
+
+@app.command("codec")
+def bench_codec_command(
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Record gradients of these; repeat the option.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=3, help="Timings a median is taken of.")] = 7,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw rate against error to this .png or .svg.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Bits, error and speed of frames, and what other codes make of the same gradients."""
+    from gradsieve.bench.bound import rate_distortion
+    from gradsieve.bench.codec import DENSITIES, CodecRow, Curve, bench_codec, rates_of_denser
+    from gradsieve.bench.codec_report import bits_table, draw, peers_table, speed_table
+    from gradsieve.bench.gradients import sources
+    from gradsieve.bench.peers import PeerRow, peer_rows
+    from gradsieve.workloads.workload import require_workload
+
+    names = workload or ["mnist_cnn", "mlp", "gpt"]
+    require_outputs(json_file, plot=plot)
+    rows: list[CodecRow] = []
+    peers: list[PeerRow] = []
+    curves: dict[str, Curve] = {}
+    bounds: dict[str, Curve] = {}
+    try:
+        for name in names:
+            require_workload(name)
+        for source, gradients in sources(names):
+            with console.status(f"measuring {source} ..."):
+                measured = list(bench_codec(source, gradients, repeats))
+                points = [(row.bits_per_parameter, row.relative_error) for row in measured]
+                rows += measured
+                curves[source] = points + rates_of_denser(gradients)
+                if source != "uniform":
+                    peers.extend(peer_rows(source, gradients, DENSITIES))
+                bounds[source] = rate_distortion(list(gradients.values()))
+            console.print(f"{source}: done", style="dim")
+    except ValueError as error:
+        fail(str(error))
+    console.print(bits_table(rows))
+    console.print(speed_table(rows))
+    console.print(peers_table(peers, curves))
+    if plot is not None:
+        draw(curves, peers, bounds, plot)
+    content = {
+        "rows": [asdict(row) for row in rows],
+        "peers": [asdict(row) for row in peers],
+        "levels": curves,
+        "bounds": bounds,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    write_json(json_file, content)
+
+
+@app.command("step")
+def bench_step_command(
+    workload: Annotated[
+        list[str] | None, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; repeat it.")
+    ] = None,
+    link: Annotated[
+        list[str] | None,
+        typer.Option(help='Rates of emulated links, as "1gbit"; "none": bare loopback.'),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="ddp, fp16, powersgd:4, lock-step, sieve, sieve:density=0.01; several."),
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train.")] = 2,
+    steps: Annotated[int, typer.Option(min=20, help="Of each run, 10 of them to warm up.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="In each, every method runs once.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of weights, data order and dropout.")] = 0,
+    out: Annotated[Path, typer.Option(help="Directory for the runs' records and logs.")] = Path(
+        "build/bench-step"
+    ),
+    json_file: Json = None,
+) -> None:
+    """Seconds of a step and bytes of it: trains over each link, a rank on a core of its own."""
+    from gradsieve.bench.step import StepRow, bench_step, step_table
+    from gradsieve.link import parse_rate
+    from gradsieve.runs.launch import RunError
+    from gradsieve.runs.methods import require_method
+    from gradsieve.workloads.workload import require_workload
+
+    workloads, links = workload or ["mnist_cnn"], link or ["1gbit"]
+    methods = method or ["ddp", "fp16", "powersgd:1", "sieve"]
+    require_outputs(json_file)
+    rows: list[StepRow] = []
+    try:
+        for name in methods:
+            require_method(name)
+        for name in workloads:
+            require_workload(name)
+        for rate in links:
+            _ = rate == "none" or parse_rate(rate)
+        for name, rate in product(workloads, links):
+            with console.status("starting ...") as status:
+                measured = bench_step(
+                    name,
+                    None if rate == "none" else rate,
+                    methods,
+                    ranks=ranks,
+                    steps=steps,
+                    rounds=rounds,
+                    seed=seed,
+                    out=out,
+                    begin=lambda config: status.update(
+                        f"{config.workload}, {config.link}: {config.method}"
+                    ),
+                )
+            console.print(step_table(measured))
+            rows += measured
+    except (RunError, ValueError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the link is taken down", status=130)
+    write_json(json_file, [asdict(row) for row in rows])
+
+
+@app.command("rate")
+def bench_rate_command(
+    workload: Annotated[
+        str | None, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; gpt-small is trained.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01; several."
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None, typer.Option("--lr", min=0, help="The workload's own; several.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="0; several.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of each run; 300 are trained.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Played one after the other.")] = 2,
+    runs: Annotated[
+        Path, typer.Option(help="Finished runs are appended to this file, none is repeated.")
+    ] = Path("rate.jsonl"),
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw quality against bits to this .png or .svg.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Quality against bits: train with each method, at each learning rate, from each seed.
+
+    Without --method nothing is trained. What the file of runs holds is printed and drawn, of the
+    workload and with as many steps as were asked for.
+    """
+    from gradsieve.bench.rate.play import Setting, play
+    from gradsieve.bench.rate.report import draw, rate_tables, summarize
+    from gradsieve.bench.rate.runs import RunFile
+    from gradsieve.workloads.workload import load_workload
+
+    require_outputs(json_file, plot=plot)
+    file = RunFile(runs)
+    try:
+        trained = load_workload(workload or "gpt-small")
+        rates = learning_rate or [trained.learning_rate]
+        for name, rate, number in product(method or [], rates, seed or [0]):
+            setting = Setting(
+                workload=trained.name,
+                method=name,
+                learning_rate=rate,
+                seed=number,
+                steps=steps or 300,
+                ranks=ranks,
+            )
+            if file.find(setting) is None:
+                with console.status(f"{name} at {rate:g}, seed {number} ...") as status:
+                    run = play(setting, progress(status, name, setting.steps))
+                file.append(run)
+                console.print(f"{name} at {rate:g}, seed {number}: {run.quality:.4f}", style="dim")
+        rows = [
+            row
+            for row in summarize(file)
+            if row.workload == (workload or row.workload) and row.steps == (steps or row.steps)
+        ]
+    except ValueError as error:
+        fail(str(error))
+    for table in rate_tables(rows):
+        console.print(table)
+    if plot is not None:
+        draw(rows, plot)
+    write_json(json_file, [asdict(row) for row in rows])
+
+
+def progress(status: Status, name: str, steps: int) -> Callable[[int, float], None]:
+    return lambda step, loss: status.update(f"{name}: {step} of {steps}, loss {loss:.3f}")

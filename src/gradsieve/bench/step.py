@@ -1,0 +1,122 @@
+"""Steps a second over an emulated link: real ranks, real training, one method after the other."""
+
+import os
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from gradsieve.link import Link, open_link
+from gradsieve.runs.config import RunConfig, RunResult
+from gradsieve.runs.launch import launch
+from gradsieve.tables import table_of
+from gradsieve.workloads.workload import load_workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow(RunResult):
+    """Medians over the rounds."""
+
+    rounds: int
+    lowest_ratio: float
+    highest_ratio: float
+
+
+def bench_step(
+    workload: str,
+    rate: str | None,
+    methods: Sequence[str],
+    *,
+    ranks: int,
+    steps: int,
+    rounds: int,
+    seed: int,
+    out: Path,
+    begin: Callable[[RunConfig], None] = lambda config: None,
+) -> list[StepRow]:
+    """A row a method; the methods take turns, round after round.
+
+    Args:
+        rate: of the link, as for `open_link`; None: bare loopback.
+        out: where each run writes its configuration, records and logs.
+        begin: told of each run before it starts.
+
+    Raises:
+        ValueError: no such workload, or a number is out of range.
+        RunError: a rank of a run failed.
+    """
+    learning_rate = load_workload(workload).learning_rate
+    results: list[RunResult] = []
+    with open_link(ranks, rate) as link:
+        for number in range(rounds):
+            for method in methods:
+                config = RunConfig(
+                    workload=workload,
+                    method=method,
+                    ranks=ranks,
+                    steps=steps,
+                    directory=str(out / directory_name(workload, link, method, number)),
+                    interface=link.interface,
+                    link=link.description,
+                    learning_rate=learning_rate,
+                    seed=seed,
+                )
+                begin(config)
+                results.append(launch(config, link))
+    return [median_of([r for r in results if r.method == method]) for method in methods]
+
+
+def directory_name(workload: str, link: Link, method: str, number: int) -> str:
+    rate = f"{link.rate:g}bit" if link.rate else link.interface
+    text = f"{workload}-{rate}-{link.ranks}-{method}-{number}"
+    return re.sub(r"[^\w.=-]+", "_", text)
+
+
+def median_of(rounds: Sequence[RunResult]) -> StepRow:
+    ratios = [result.ratio for result in rounds]
+    medians = {
+        field: statistics.median(getattr(result, field) for result in rounds)
+        for field in (
+            "step_seconds",
+            "limit_seconds",
+            "ratio",
+            "bytes_per_step",
+            "bits_per_parameter",
+        )
+    }
+    return StepRow(
+        **(asdict(rounds[0]) | medians),
+        rounds=len(rounds),
+        lowest_ratio=min(ratios),
+        highest_ratio=max(ratios),
+    )
+
+
+def step_table(rows: Iterable[StepRow]) -> Table:
+    """Of one workload and link."""
+    rows = list(rows)
+    first = rows[0]
+    cores = len(os.sched_getaffinity(0))
+    title = f"{first.workload}, {first.steps} steps, {first.link}, {cores} cores"
+    headings = ("method", "step, ms", "× lock-step", "spread", "MB a step", "bits a parameter")
+    table = table_of(
+        (*headings, first.metric_name),
+        title=title,
+        caption=f"medians of {first.rounds} rounds; spread: of × lock-step",
+        words=("method",),
+    )
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for row in rows:
+        table.add_row(
+            row.method.replace(",", ", "),
+            f"{row.step_seconds * 1000:.1f}",
+            f"{row.ratio:.3f}",
+            f"{row.lowest_ratio:.2f}–{row.highest_ratio:.2f}" if row.rounds > 1 else "",
+            f"{row.bytes_per_step / 1e6:.3f}",
+            f"{row.bits_per_parameter:.3f}",
+            "–" if row.metric is None else f"{row.metric:.4f}",
+        )
+    return table

@@ -1,0 +1,36 @@
+"""What every command shares: the terminal, files of rows, and how a command fails."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as JSON.")]
+
+
+def require_outputs(*paths: Path | None, plot: Path | None = None) -> None:
+    """Refuse, before anything is measured, what could not be written."""
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        fail(f"cannot draw {plot}: its name must end in .png or .svg")
+    for path in (*paths, plot):
+        if path is not None and not path.parent.is_dir():
+            fail(f"cannot write {path}: {path.parent} is no folder")
+
+
+def write_json(path: Path | None, content: object) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror}; give --json a file that can be written")
+
+
+def fail(message: str, status: int = 1) -> None:
+    """End with a message on standard error."""
+    Console(stderr=True).print(f"gradsieve: {message}", markup=False, highlight=False)
+    raise typer.Exit(status)

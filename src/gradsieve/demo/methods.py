@@ -1,0 +1,36 @@
+"""The ways of exchanging gradients that the demo shows."""
+
+from dataclasses import dataclass
+
+from gradsieve.runs.methods import LOCK_STEP
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    name: str
+    """Of its directory."""
+    title: str
+    """For tables and legends."""
+    method: str
+
+    @property
+    def exchanges(self) -> bool:
+        return self.method != LOCK_STEP
+
+    @property
+    def sieved(self) -> bool:
+        return self.method.startswith("sieve")
+
+
+# With 50 images a step, bases would cost more than the backward pass: no rotation.
+SHOWN = (
+    Shown("ddp", "plain DDP", "ddp"),
+    Shown("lock-step", "lock-step (the limit)", LOCK_STEP),
+    Shown("sigma-2", "sieve, 2 σ", "sieve:sigma=2,rotation=0"),
+    # Without a ramp its first steps send too little for the network to find its way.
+    Shown(
+        "unsent-mean",
+        "sieve, unsent mean",
+        "sieve:unsent-mean=4,rotation=0,ramp_steps=50",
+    ),
+)
