@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from gradsieve.link import (
     counters,
     format_rate,
     open_link,
+    parse_link,
     parse_rate,
     shape,
 )
@@ -39,6 +41,26 @@ with socket.create_connection((sys.argv[2], 5000), timeout=10) as connection:
     connection.shutdown(socket.SHUT_WR)
     connection.recv(1)
 print(read_counters("eth0").sent_bytes)
+"""
+
+ANSWER = """
+import socket, sys
+with socket.create_server((sys.argv[1], 5000)) as server:
+    print("listening", flush=True)
+    connection, _ = server.accept()
+    while word := connection.recv(1):
+        connection.sendall(word)
+"""
+ASK = """
+import socket, sys, time
+seconds = []
+with socket.create_connection((sys.argv[1], 5000), timeout=10) as connection:
+    for _ in range(5):
+        start = time.monotonic()
+        connection.sendall(b"?")
+        connection.recv(1)
+        seconds.append(time.monotonic() - start)
+print(min(seconds))
 """
 
 
@@ -79,6 +101,21 @@ def test_a_rate_is_written_in_the_largest_unit(rate, words):
     assert format_rate(rate) == words
 
 
+def test_a_link_is_a_rate_and_maybe_a_round_trip():
+    assert parse_link("1gbit") == (1_000_000_000, 0.0)
+    assert parse_link("20mbit+40ms") == (20_000_000, 0.04)
+    for text in ("20mbit+", "20mbit+40", "20mbit+fast"):
+        with pytest.raises(ValueError, match=r"20mbit\+40ms"):
+            parse_link(text)
+    with pytest.raises(ValueError, match="not a rate"):
+        parse_link("+40ms")
+
+
+def test_the_round_trip_is_limited():
+    with pytest.raises(ValueError, match="0 to 2 s, not 3 s"):
+        open_link(2, "1gbit+3000ms")
+
+
 @pytest.mark.parametrize("ranks", [0, 201])
 def test_the_number_of_ranks_is_limited(ranks):
     with pytest.raises(ValueError, match="1 to 200 ranks"):
@@ -90,7 +127,7 @@ def test_the_number_of_ranks_is_limited(ranks):
 @pytest.mark.parametrize("rate", ["1kbit", "100gbit", 0])
 def test_the_rate_is_limited(rate):
     with pytest.raises(ValueError, match=r"10 kbit/s up to 30 Gbit/s"):
-        open_link(2, rate)
+        ShapedLink(2, rate)
 
 
 def test_no_rate_gives_loopback():
@@ -107,7 +144,7 @@ def test_no_rate_gives_loopback():
 
 def hub_of(monkeypatch, script):
     command = [sys.executable, "-c", script]
-    monkeypatch.setattr(shape, "_hub_command", lambda ranks, rate: command)
+    monkeypatch.setattr(shape, "_hub_command", lambda *arguments: command)
 
 
 def test_a_refusal_gives_loopback_with_the_reason(monkeypatch):
@@ -135,11 +172,40 @@ def test_a_python_that_cannot_run_is_a_link_error(monkeypatch):
         ShapedLink(2, "1gbit")
 
 
+def require_tunnels():
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("no /dev/net/tun: no link with a round trip here")
+
+
 @pytest.mark.usefixtures("namespaces")
-def test_a_transfer_runs_at_the_rate_and_is_counted_at_both_ends():
-    with ShapedLink(ranks=2, rate=RATE) as link:
+def test_packets_are_under_way_for_the_round_trip():
+    require_tunnels()
+    with ShapedLink(ranks=2, rate="100mbit", round_trip=0.08) as link:
+        assert link.description.endswith("80 ms round trip")
+        python = [sys.executable, "-I", "-S", "-c"]
+        server = subprocess.Popen(
+            link.command(0, [*python, ANSWER, link.address(0)]), stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout.readline() == "listening\n"
+        asked = subprocess.run(
+            link.command(1, [*python, ASK, link.address(0)]),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+        server.wait(timeout=20)
+    assert 0.08 <= float(asked.stdout) < 0.12
+
+
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("round_trip", [0.0, 0.02])
+def test_a_transfer_runs_at_the_rate_and_is_counted_at_both_ends(round_trip):
+    if round_trip:
+        require_tunnels()
+    with ShapedLink(ranks=2, rate=RATE, round_trip=round_trip) as link:
         assert link.shaped
-        assert link.description == "2 ranks, 50 Mbit/s each way (tbf)"
+        assert link.description.startswith("2 ranks, 50 Mbit/s each way (tbf)")
         python = [sys.executable, "-I", "-S", "-c"]
         arguments = [counters.__file__, link.address(0)]
         receiver = subprocess.Popen(

@@ -110,7 +110,7 @@ def bench_step_command(
     ] = None,
     link: Annotated[
         list[str] | None,
-        typer.Option(help='Rates of emulated links, as "1gbit"; "none": bare loopback.'),
+        typer.Option(help='Emulated, as "1gbit" or "20mbit+40ms"; "none": bare loopback.'),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -127,7 +127,7 @@ def bench_step_command(
 ) -> None:
     """Seconds of a step and bytes of it: trains over each link, a rank on a core of its own."""
     from gradsieve.bench.step import StepRow, bench_step, step_table
-    from gradsieve.link import parse_rate
+    from gradsieve.link import parse_link
     from gradsieve.runs.launch import RunError
     from gradsieve.runs.methods import require_method
     from gradsieve.workloads.workload import require_workload
@@ -142,7 +142,7 @@ def bench_step_command(
         for name in workloads:
             require_workload(name)
         for rate in links:
-            _ = rate == "none" or parse_rate(rate)
+            _ = rate == "none" or parse_link(rate)
         for name, rate in product(workloads, links):
             with console.status("starting ...") as status:
                 measured = bench_step(

@@ -27,7 +27,7 @@ class StepRow(RunResult):
 
 def bench_step(
     workload: str,
-    rate: str | None,
+    link: str | None,
     methods: Sequence[str],
     *,
     ranks: int,
@@ -40,7 +40,7 @@ def bench_step(
     """A row a method; the methods take turns, round after round.
 
     Args:
-        rate: of the link, as for `open_link`; None: bare loopback.
+        link: as for `open_link`; None: bare loopback.
         out: where each run writes its configuration, records and logs.
         begin: told of each run before it starts.
 
@@ -50,7 +50,7 @@ def bench_step(
     """
     learning_rate = load_workload(workload).learning_rate
     results: list[RunResult] = []
-    with open_link(ranks, rate) as link:
+    with open_link(ranks, link) as opened:
         for number in range(rounds):
             for method in methods:
                 config = RunConfig(
@@ -58,19 +58,19 @@ def bench_step(
                     method=method,
                     ranks=ranks,
                     steps=steps,
-                    directory=str(out / directory_name(workload, link, method, number)),
-                    interface=link.interface,
-                    link=link.description,
+                    directory=str(out / directory_name(workload, opened, method, number)),
+                    interface=opened.interface,
+                    link=opened.description,
                     learning_rate=learning_rate,
                     seed=seed,
                 )
                 begin(config)
-                results.append(launch(config, link))
+                results.append(launch(config, opened))
     return [median_of([r for r in results if r.method == method]) for method in methods]
 
 
 def directory_name(workload: str, link: Link, method: str, number: int) -> str:
-    rate = f"{link.rate:g}bit" if link.rate else link.interface
+    rate = f"{link.rate}bit-{link.round_trip:g}s" if link.rate else link.interface
     text = f"{workload}-{rate}-{link.ranks}-{method}-{number}"
     return re.sub(r"[^\w.=-]+", "_", text)
 

@@ -12,6 +12,7 @@ from gradsieve.link.shape import (
     ShapedLink,
     format_rate,
     open_link,
+    parse_link,
     parse_rate,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "ShapedLink",
     "format_rate",
     "open_link",
+    "parse_link",
     "parse_rate",
     "read_counters",
 ]

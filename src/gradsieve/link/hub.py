@@ -5,6 +5,11 @@
     rank 0: eth0 (tbf) ── port0 (tbf) ┐
     rank 1: eth0 (tbf) ── port1 (tbf) ┴ bridge
 
+or, with `--delay 0.02` (seconds, one way), since the kernel may have no queue that delays,
+
+    rank 0: eth0 (tbf) ── tunnel ┐
+    rank 1: eth0 (tbf) ── tunnel ┴ this process
+
 prints one line of JSON, and waits until its standard input ends or the process `PID` does. Every
 namespace exists only as a file descriptor of this process. None has a name, and nothing is made in
 the namespace that the hub was started in, so the kernel takes the link down however the hub ends.
@@ -16,10 +21,13 @@ forbid a new user namespace. So it imports the standard library and pyroute2 onl
 import argparse
 import contextlib
 import ctypes
+import fcntl
+import heapq
 import json
 import os
 import select
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
@@ -36,6 +44,10 @@ MTU = 1500
 ETHERNET_HEADER = 14
 SWEEP_SECONDS = 3.0
 
+TUNNELS = "/dev/net/tun"
+TUNSETIFF = 0x400454CA
+IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
+
 
 def main() -> int:
     """Build the link, report it on standard output, hold it; return the exit status."""
@@ -46,13 +58,18 @@ def main() -> int:
         # Otherwise the owner ended before it could be watched, and another may have its pid.
         if os.getppid() != arguments.owner:
             return 1
-        namespaces = _build(arguments.ranks, arguments.rate)
+        relay = None
+        if arguments.delay:
+            namespaces, tunnels = _build_tunnels(arguments.ranks, arguments.rate)
+            relay = Relay(tunnels, arguments.rate, arguments.delay)
+        else:
+            namespaces = _build(arguments.ranks, arguments.rate)
     except (OSError, NetlinkError) as error:
         print(error, file=sys.stderr)
         return 1
     try:
         print(json.dumps(_report(namespaces)), flush=True)
-        _wait_for_end(owner)
+        _wait_for_end(owner, relay)
     finally:
         _end_members(namespaces)
     return 0
@@ -62,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Hold an emulated link until its owner ends.")
     parser.add_argument("--ranks", type=int, required=True, help="number of ranks")
     parser.add_argument("--rate", type=int, required=True, help="bits/s, each way, per rank")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds, one way")
     parser.add_argument("--owner", type=int, required=True, help="pid of the parent process")
     return parser.parse_args()
 
@@ -93,6 +111,63 @@ def _connect_rank(rank: int, rate: int, home: int) -> None:
         _shape(rank_side, interface, rate)
         rank_side.addr("add", index=interface, address=_address(rank), prefixlen=24)
         rank_side.link("set", index=interface, state="up")
+
+
+def _build_tunnels(ranks: int, rate: int) -> tuple[list[int], list[int]]:
+    """Return two file descriptors per rank: its network namespace, and its packets."""
+    _first_namespace()
+    namespaces, tunnels = [], []
+    for rank in range(ranks):
+        namespaces.append(_new_namespace())
+        # A tunnel belongs to the namespace that its device was opened in.
+        tunnels.append(os.open(TUNNELS, os.O_RDWR | os.O_NONBLOCK))
+        request = struct.pack("16sH22x", INTERFACE.encode(), IFF_TUN | IFF_NO_PI)
+        fcntl.ioctl(tunnels[-1], TUNSETIFF, request)
+        with IPRoute() as rank_side:
+            rank_side.link("set", index=_index(rank_side, "lo"), state="up")
+            interface = _index(rank_side, INTERFACE)
+            _shape(rank_side, interface, rate)
+            rank_side.addr("add", index=interface, address=_address(rank), prefixlen=24)
+            rank_side.link("set", index=interface, mtu=MTU, state="up")
+    return namespaces, tunnels
+
+
+class Relay:
+    """Carries IPv4 packets from tunnel to tunnel, late, and no faster than a rank's line takes."""
+
+    def __init__(self, tunnels: list[int], rate: int, delay: float) -> None:
+        self.tunnels = tunnels
+        self.rate, self.delay = rate, delay
+        self.longest_queue = 8 * _limit(rate) / rate
+        self.free_at = [0.0] * len(tunnels)
+        """When what was taken so far will have left each rank's line."""
+        self.waiting: list[tuple[float, int, int, bytes]] = []
+        self.taken = 0
+
+    def take(self, tunnel: int) -> None:
+        """Take the packets that a rank has sent; one too many for a line's queue is lost."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet = os.read(tunnel, MTU)
+                target = packet[19] - 1 if packet[0] >> 4 == 4 else -1
+                if not 0 <= target < len(self.tunnels):
+                    continue
+                arrives = time.monotonic() + self.delay
+                start = max(arrives, self.free_at[target])
+                if start - arrives > self.longest_queue:
+                    continue
+                due = start + 8 * len(packet) / self.rate
+                self.free_at[target] = due
+                self.taken += 1
+                heapq.heappush(self.waiting, (due, self.taken, target, packet))
+
+    def deliver(self) -> float | None:
+        """Hand on what is due; returns the seconds until the next packet is."""
+        while self.waiting and self.waiting[0][0] <= time.monotonic():
+            _, _, target, packet = heapq.heappop(self.waiting)
+            with contextlib.suppress(OSError):
+                os.write(self.tunnels[target], packet)
+        return max(0.0, self.waiting[0][0] - time.monotonic()) if self.waiting else None
 
 
 def _shape(side: IPRoute, index: int, rate: int) -> None:
@@ -180,13 +255,20 @@ def _report(namespaces: list[int]) -> dict[str, object]:
     }
 
 
-def _wait_for_end(owner: int) -> None:
+def _wait_for_end(owner: int, relay: Relay | None) -> None:
     # The pidfd is watched too because a process that the owner forked may hold the pipe open.
     # PR_SET_PDEATHSIG would fire as soon as the owner's starting thread ends.
-    poll = select.poll()
-    poll.register(sys.stdin.fileno(), select.POLLIN)
-    poll.register(owner, select.POLLIN)
-    poll.poll()
+    ends = {sys.stdin.fileno(), owner}
+    tunnels = relay.tunnels if relay is not None else []
+    while True:
+        ready, _, _ = select.select(
+            [*ends, *tunnels], [], [], relay.deliver() if relay is not None else None
+        )
+        if ends.intersection(ready):
+            return
+        for tunnel in ready:
+            if relay is not None:
+                relay.take(tunnel)
 
 
 def _end_members(namespaces: list[int]) -> None:

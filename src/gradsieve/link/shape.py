@@ -21,10 +21,12 @@ from typing import Any, TypeAlias, TypeVar
 MAX_RANKS = 200
 MIN_RATE = 10_000
 MAX_RATE = 30_000_000_000
+MAX_ROUND_TRIP = 2.0
 STARTUP_SECONDS = 10.0
 TEARDOWN_SECONDS = 5.0
 
 _UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+_MILLISECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*ms", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 _Self = TypeVar("_Self")
 
@@ -52,6 +54,19 @@ def parse_rate(text: str) -> int:
 
 def _bits(number: str, unit: str) -> int:
     return round(float(number) * _UNITS[unit])
+
+
+def parse_link(text: str) -> tuple[int, float]:
+    """Return rate, in bits per second, and round trip, in seconds: "20mbit", "20mbit+40ms".
+
+    Raises:
+        ValueError: `text` is no rate, or what follows it is no time.
+    """
+    rate, plus, round_trip = text.partition("+")
+    match = _MILLISECONDS.fullmatch(round_trip.strip().lower())
+    if plus and match is None:
+        raise ValueError(f'not a round trip: {round_trip!r}; write it as in "20mbit+40ms"')
+    return parse_rate(rate), float(match[1]) / 1000 if match else 0.0
 
 
 def format_rate(rate: int) -> str:
@@ -85,7 +100,7 @@ class ShapedLink(_Closing):
 
     Every rank gets a network namespace with one interface, MTU 1500. Works as root and, without
     any rights, where the kernel allows unprivileged user namespaces; there the ranks see
-    themselves as root. A link emulates the rate only: no delay, jitter or loss.
+    themselves as root. Without `round_trip` a link emulates the rate only; jitter and loss never.
 
     The link is up when the constructor returns. It ends at `close`, at the end of the `with`
     block, or when this process ends in whatever way; **processes still inside are then killed**.
@@ -93,21 +108,27 @@ class ShapedLink(_Closing):
     Args:
         ranks: number of ranks, 1 to 200.
         rate: bits per second, or text as for `parse_rate`; 10 kbit to 30 gbit.
+        round_trip: seconds that packets there and back are under way, up to 2. A process carries
+            them and takes some of the machine: keep to rates of 100 mbit and less.
 
     Raises:
-        ValueError: `ranks` or `rate` is out of range.
+        ValueError: `ranks`, `rate` or `round_trip` is out of range.
         LinkError: this machine does not let us make the link.
     """
 
     interface: str = "eth0"
     shaped = True
 
-    def __init__(self, ranks: int, rate: str | int) -> None:
+    def __init__(self, ranks: int, rate: str | int, round_trip: float = 0.0) -> None:
         _check_ranks(ranks)
+        if not 0 <= round_trip <= MAX_ROUND_TRIP:
+            raise ValueError(f"a round trip is 0 to {MAX_ROUND_TRIP:g} s, not {round_trip:g} s")
         self.ranks = ranks
         self.rate = _check_rate(rate)
-        self.description = f"{ranks} ranks, {format_rate(self.rate)} each way (tbf)"
-        self._hub = _start_hub(ranks, self.rate)
+        self.round_trip = round_trip
+        late = f", {1000 * round_trip:g} ms round trip" if round_trip else ""
+        self.description = f"{ranks} ranks, {format_rate(self.rate)} each way (tbf){late}"
+        self._hub = _start_hub(ranks, self.rate, round_trip / 2)
         try:
             report = _read_report(self._hub, self.description)
         except BaseException:
@@ -159,6 +180,7 @@ class Loopback(_Closing):
     interface: str = "lo"
     shaped = False
     rate: int | None = None
+    round_trip = 0.0
 
     def __init__(self, ranks: int, reason: str) -> None:
         _check_ranks(ranks)
@@ -183,20 +205,21 @@ class Loopback(_Closing):
 Link: TypeAlias = ShapedLink | Loopback
 
 
-def open_link(ranks: int, rate: str | int | None) -> Link:
+def open_link(ranks: int, link: str | None) -> Link:
     """Return a `ShapedLink` where the machine allows one, else a `Loopback` that says why not.
 
     Args:
         ranks: number of ranks, 1 to 200.
-        rate: bits per second, or text as for `parse_rate`; None asks for loopback.
+        link: text as for `parse_link`; None asks for loopback.
 
     Raises:
-        ValueError: `ranks` or `rate` is out of range.
+        ValueError: `ranks` or the rate is out of range.
     """
-    if rate is None:
+    if link is None:
         return Loopback(ranks, "no rate asked for")
+    rate, round_trip = parse_link(link)
     try:
-        return ShapedLink(ranks, rate)
+        return ShapedLink(ranks, rate, round_trip)
     except LinkError as error:
         return Loopback(ranks, str(error))
 
@@ -222,8 +245,8 @@ def _check_rate(rate: str | int) -> int:
     return bits
 
 
-def _start_hub(ranks: int, rate: int) -> subprocess.Popen[str]:
-    command = _hub_command(ranks, rate)
+def _start_hub(ranks: int, rate: int, delay: float) -> subprocess.Popen[str]:
+    command = _hub_command(ranks, rate, delay)
     try:
         return subprocess.Popen(
             command,
@@ -238,13 +261,14 @@ def _start_hub(ranks: int, rate: int) -> subprocess.Popen[str]:
         raise LinkError(f"cannot run this Python, {command[0]!r}: {error.strerror}") from error
 
 
-def _hub_command(ranks: int, rate: int) -> list[str]:
+def _hub_command(ranks: int, rate: int, delay: float) -> list[str]:
     if importlib.util.find_spec("pyroute2") is None:
         raise LinkError(
             "a shaped link needs pyroute2, which is not installed: pip install 'gradsieve[demo]'"
         )
     hub = str(Path(__file__).with_name("hub.py"))
     arguments = ["--ranks", str(ranks), "--rate", str(rate), "--owner", str(os.getpid())]
+    arguments += ["--delay", str(delay)]
     return [sys.executable, hub, *arguments]
 
 
