@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from gradsieve.averaging import add_on_device, average_into
+from gradsieve.averaging import Contribution, add_on_device, average_into
 from gradsieve.codec import decode_frame, encode_frame, pruned_section, whole_section
+from gradsieve.pieces import Piece
 
 
 def sections(seed):
@@ -22,12 +23,14 @@ def sections(seed):
 
 
 def test_threads_do_not_change_a_bit():
+    part = [Piece(number, 0, numel) for number, numel in enumerate((5000, 70_000, 10))]
     frames = [decode_frame(encode_frame(sections(seed))) for seed in range(3)]
+    added = [Contribution(frame, part, 1 / 3) for frame in frames]
     alone = torch.full((75_010,), 7.0)
-    average_into(alone, frames)
+    average_into(alone, added, [None] * 3)
     for threads in (2, 3, 8):
         together = torch.full((75_010,), 7.0)
-        average_into(together, frames, threads=threads)
+        average_into(together, added, [None] * 3, threads)
         assert torch.equal(alone, together)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 
 from gradsieve.errors import SieveError
-from gradsieve.exchange.gather import unreachable
+from gradsieve.exchange.frames import unreachable
 
 
 @dataclass(frozen=True, slots=True)

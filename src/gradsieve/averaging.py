@@ -1,7 +1,8 @@
-"""The average of the ranks' frames, in the bucket."""
+"""From the frames that arrived to the average, in the bucket."""
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,20 +10,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Frame, Section
+from gradsieve.pieces import Part, Piece
 from gradsieve.rotation import Rotation
 from gradsieve.threads import shared
 
 
+class Contribution(NamedTuple):
+    """A frame, the pieces that it carries, and what their values are multiplied by."""
+
+    frame: Frame
+    part: Part
+    factor: float
+
+
 def average_into(
     buffer: Tensor,
-    frames: list[Frame],
-    rotations: Sequence[Rotation | None] | None = None,
+    contributions: Sequence[Contribution],
+    rotations: Sequence[Rotation | None],
     threads: int = 1,
 ) -> None:
-    """Add the frames in rank order, each value divided by their number.
+    """Add the contributions in their order.
 
     Where a parameter has a rotation, it learns from the average and restores the gradient. A
     parameter is one thread's: the result does not depend on how many there are.
+
+    Args:
+        rotations: one for each parameter of the bucket, or None.
 
     Raises:
         FrameError: a payload makes no sense; the buffer holds nothing of use.
@@ -31,15 +44,18 @@ def average_into(
         buffer if buffer.dtype is torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
     )
     total.zero_()
-    factor = 1.0 / len(frames)
-    numels = [section.numel for section in frames[0].sections]
+    added: list[list[tuple[Piece, Section, float]]] = [[] for _ in rotations]
+    for frame, part, factor in contributions:
+        for piece, section in zip(part, frame.sections, strict=True):
+            added[piece.number].append((piece, section, factor))
+    numels = [max(piece.stop for piece, _, _ in pieces) for pieces in added]
     starts = list(accumulate(numels, initial=0))
 
     def average(number: int) -> None:
         parameter = total[starts[number] : starts[number + 1]]
-        for frame in frames:
-            add_section(parameter, frame.sections[number], factor, f"section {number}")
-        if rotations is not None and (rotation := rotations[number]) is not None:
+        for piece, section, factor in added[number]:
+            add_section(parameter[piece.start : piece.stop], section, factor, f"section {number}")
+        if (rotation := rotations[number]) is not None:
             rotation.learn(parameter)
             rotation.restore(parameter)
 

@@ -12,6 +12,21 @@ from gradsieve.sieve import Moments
 SavedParameter = dict[str, object]
 
 
+class Owned:
+    """The residual of the piece of a parameter whose sums this rank prunes, on the host."""
+
+    def __init__(self, start: int, residual: Tensor) -> None:
+        self.start = start
+        self.residual = residual
+        """float32 [numel of the piece], in units of the average of the ranks."""
+        self.before: Tensor | None = None
+        """As it was before this step, where the step has pruned."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.residual.numel()
+
+
 class ParameterState:
     """Residual, threshold and last moments of one parameter on this rank."""
 
@@ -34,6 +49,7 @@ class ParameterState:
         """Of the parameter's gradient in its bucket."""
         if not whole:
             self.residual = residual
+        self.owned: Owned | None = None
         self.rotation = None if whole else rotation_of(residual, rotation)
         """With one, residual and survivors are coefficients in its bases."""
         self.row = row_numel(residual)
@@ -46,17 +62,55 @@ class ParameterState:
             raise SieveError(f"parameter {self.name} travels whole and has no residual")
         return self.residual.as_strided((self.numel,), (1,))
 
-    def turn(self) -> None:
-        """Let the bases follow the gradients, where it is time, and the residual with them."""
+    def turn(self, ranks: int) -> None:
+        """Let the bases follow the gradients, where it is time, and the residuals with them."""
         if self.rotation is not None and self.rotation.is_due:
+            # A piece cannot be turned without the rest of the parameter.
+            self.take_over(ranks)
             self.rotation.turn([self.flat_residual()])
+
+    def owned_residual(self, start: int, stop: int, ranks: int) -> Tensor:
+        """The residual of the sums of elements `start` to `stop`, for a step of `ranks` ranks."""
+        if self.owned is not None and (self.owned.start, self.owned.stop) != (start, stop):
+            self.take_over(ranks)
+        if self.owned is None:
+            self.owned = Owned(start, torch.zeros(stop - start))
+        self.owned.before = self.owned.residual.clone()
+        return self.owned.residual
+
+    def restore_owned(self) -> None:
+        """Undo this step: the sums never reached the optimizer."""
+        if self.owned is not None and self.owned.before is not None:
+            self.owned.residual, self.owned.before = self.owned.before, None
+
+    def keep_owned(self) -> None:
+        """The step is done."""
+        if self.owned is not None:
+            self.owned.before = None
+
+    def take_over(self, ranks: int) -> None:
+        """Move what was pruned of the sums into this rank's own residual."""
+        if self.owned is None:
+            return
+        piece = self.flat_residual()[self.owned.start : self.owned.stop]
+        piece += ranks * self.owned.residual.to(piece.device)
+        self.owned = None
 
     def unrotated_residual(self) -> Tensor:
         """A copy of the residual as a part of the gradient."""
-        residual = self.flat_residual().clone()
+        return self._unrotated(self.flat_residual().clone())
+
+    def unrotated_owned(self) -> Tensor:
+        """What this rank has pruned of the sums as a part of the averaged gradient, on the host."""
+        whole = torch.zeros(self.numel)
+        if self.owned is not None:
+            whole[self.owned.start : self.owned.stop] = self.owned.residual
+        return self._unrotated(whole)
+
+    def _unrotated(self, flat: Tensor) -> Tensor:
         if self.rotation is not None:
-            self.rotation.restore(residual)
-        return residual.as_strided(self.shape, self.stride)
+            self.rotation.restore(flat)
+        return flat.as_strided(self.shape, self.stride)
 
     def put_back(self, indices: Tensor, values: Tensor) -> None:
         """Return survivors that never reached the optimizer to the residual.
@@ -73,12 +127,14 @@ class ParameterState:
             moments = {n: getattr(self.moments, n) for n in fields if n != "magnitudes"}
         residual = None if self.residual is None else self.residual.contiguous().clone()
         rotation = None if self.rotation is None else self.rotation.save()
+        owned = self.owned
         return {
             "threshold": self.threshold,
             "moments": moments,
             "mean_square": self.mean_square,
             "residual": residual,
             "rotation": rotation,
+            "owned": None if owned is None else (owned.start, owned.residual.clone()),
         }
 
     def require_fit(self, saved: Mapping[str, object]) -> None:
@@ -116,6 +172,8 @@ class ParameterState:
         rotation = saved.get("rotation")
         if self.rotation is not None and isinstance(rotation, Mapping):
             self.rotation.load(rotation)
+        owned = saved.get("owned")
+        self.owned = Owned(owned[0], owned[1].clone()) if isinstance(owned, tuple) else None
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None
         self.moments = Moments(**moments) if isinstance(moments, dict) else None

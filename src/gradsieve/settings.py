@@ -13,6 +13,7 @@ POLICIES: Mapping[str, Callable[[float], Threshold]] = {
     "unsent-mean": UnsentMean,
 }
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "exchange": str,
     "min_numel": int,
     "ramp_steps": int,
     "rotation": int,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
-from gradsieve.exchange import ExchangeWorker, Gather, group_of_its_own
+from gradsieve.exchange import ExchangeWorker, FrameExchange, group_of_its_own
 from gradsieve.parameters import ParameterState, Residuals
+from gradsieve.pieces import Plan, dealt, undivided
 from gradsieve.registry import Registry
 from gradsieve.rotation.cost import RotationCost
 from gradsieve.sieve import DTYPES, Workspace
@@ -24,6 +25,8 @@ from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Sigma, Threshold
 from gradsieve.warm_up import warm_up
 
+Exchange = Literal["gather", "two-shot"]
+EXCHANGES = get_args(Exchange)
 OLDEST_TORCH = (2, 6)
 STATE_VERSION = 1
 ROTATION_BLOCK = 256
@@ -38,6 +41,9 @@ class SieveState:
         values: how survivors travel: "levels", quantized with a dead zone of the threshold;
             "bfloat16", rounded; "float32", exact. What is not sent of a value stays in the
             residual. Parameters that travel whole are float32 with "float32", else bfloat16.
+        exchange: "gather": every rank's frame goes to all others; traffic grows with their number.
+            "two-shot": each rank adds up a part of the model, prunes the sum again and sends that
+            to all others; traffic stays the same, the way has two legs.
         rotation: prune the coefficients of matrices in bases that follow the gradients, in blocks
             of at most this size, so that few of them carry most of a gradient; 0: the elements
             themselves. With 256 it takes some 1,000 operations an element and step, as much as
@@ -60,6 +66,7 @@ class SieveState:
         threshold: Threshold | None = None,
         *,
         values: Values = "levels",
+        exchange: Exchange = "gather",
         rotation: int = ROTATION_BLOCK,
         error_feedback: bool = True,
         min_numel: int = 2048,
@@ -80,6 +87,8 @@ class SieveState:
         # Settings.
         if values not in VALUES:
             raise ValueError(f"values must be one of {', '.join(VALUES)}, got {values!r}")
+        if exchange not in EXCHANGES:
+            raise ValueError(f"exchange must be one of {', '.join(EXCHANGES)}, got {exchange!r}")
         if threshold is not None and not hasattr(threshold, "measured"):
             raise TypeError(
                 "the threshold must be a policy such as gradsieve.Density(0.01) or "
@@ -87,6 +96,7 @@ class SieveState:
             )
         warm_up(values, error_feedback, rotation > 0)
         self.values: Values = values
+        self.exchange: Exchange = exchange
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
@@ -104,10 +114,11 @@ class SieveState:
         self.sent: list[tuple[ParameterState, Tensor, Tensor]] = []
         self.worker = ExchangeWorker()
         self._group = process_group
-        self._exchange: Gather | None = None
+        self._transport: FrameExchange | None = None
         self._may_be_unused = True
         self._was_loaded = False
-        self._layouts: dict[tuple[int, ...], int] = {}
+        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._layouts: dict[int, int] = {}
 
     # Names.
 
@@ -132,6 +143,15 @@ class SieveState:
         """Parameter name → a copy of its residual (float32, the parameter's shape)."""
         return Residuals(self.registry.states, self.finish_exchanges)
 
+    @property
+    def owned_residuals(self) -> Mapping[str, Tensor]:
+        """Parameter name → what this rank has pruned of the ranks' average in two-shot exchanges.
+
+        A copy, float32, of the parameter's shape; 0 outside the piece that this rank adds up.
+        """
+        self.finish_exchanges()
+        return {p.name: p.unrotated_owned() for p in self.registry if not p.whole}
+
     # A step.
 
     @property
@@ -143,11 +163,11 @@ class SieveState:
         return group
 
     @property
-    def exchange(self) -> Gather:
+    def transport(self) -> FrameExchange:
         """All ranks must ask for it for the first time together."""
-        if self._exchange is None:
-            self._exchange = Gather(group_of_its_own(self.group))
-        return self._exchange
+        if self._transport is None:
+            self._transport = FrameExchange(group_of_its_own(self.group))
+        return self._transport
 
     @property
     def plain(self) -> bool:
@@ -166,7 +186,7 @@ class SieveState:
             self._settle()
             self.workspace.clear()
         parameters = bucket.parameters()
-        if self._exchange is None:
+        if self._transport is None:
             self._compare_ranks(parameters)
         self._require_dense(bucket)
         return self.registry.meet(parameters, last=bucket.is_last())
@@ -176,6 +196,7 @@ class SieveState:
             settings=(
                 f"threshold={self.steering.policy}",
                 f"values={self.values}",
+                f"exchange={self.exchange}",
                 f"rotation={self.rotation}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",
@@ -189,7 +210,7 @@ class SieveState:
             ),
         )
         require_agreement(mine, self.group)
-        _ = self.exchange
+        _ = self.transport
 
     def _require_dense(self, bucket: GradBucket) -> None:
         buffer = bucket.buffer()
@@ -214,13 +235,23 @@ class SieveState:
             return False
         return not bool(gradient.any())
 
-    def layout(self, parameters: list[ParameterState]) -> int:
-        """Digest of what both sides of a frame must share: shapes, settings and bases."""
+    def plan(self, parameters: list[ParameterState]) -> Plan:
+        """What this rank's frames carry of a bucket, and to whom they go."""
         key = tuple(id(parameter) for parameter in parameters)
+        if key not in self._plans:
+            ranks = self.transport.world_size
+            two_shot = self.exchange == "two-shot" and ranks > 1
+            self._plans[key] = dealt(parameters, ranks) if two_shot else undivided(parameters)
+        return self._plans[key]
+
+    def layout(self, plan: Plan) -> int:
+        """Digest of what both sides of a frame must share: shapes, settings and bases."""
+        key = id(plan)
         if key not in self._layouts:
-            lines = [f"{p.name} {p.shape} {p.stride} {p.whole}" for p in parameters]
-            self._layouts[key] = digest([f"values={self.values}", *lines])
-        bases = [p.rotation.fingerprint for p in parameters if p.rotation is not None]
+            lines = [f"{p.name} {p.shape} {p.stride} {p.whole}" for p in plan.parameters]
+            settings = [f"values={self.values}", f"parts={len(plan.parts)}"]
+            self._layouts[key] = digest([*settings, *lines])
+        bases = [p.rotation.fingerprint for p in plan.parameters if p.rotation is not None]
         return digest([str(self._layouts[key]), *map(str, bases)]) if bases else self._layouts[key]
 
     def put_back_survivors(self) -> None:
@@ -228,6 +259,8 @@ class SieveState:
         if self.error_feedback:
             for parameter, indices, values in self.sent:
                 parameter.put_back(indices, values)
+        for parameter in self.registry:
+            parameter.restore_owned()
         self.sent = []
 
     def _settle(self) -> None:
@@ -257,6 +290,8 @@ class SieveState:
             # Whoever scales the loss skips this step on every rank: the survivors stay ours.
             self.put_back_survivors()
         self.sent = []
+        for parameter in self.registry:
+            parameter.keep_owned()
         self.registry.end_step()
         self.steering.sizes.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())
@@ -272,7 +307,7 @@ class SieveState:
     def _turn(self) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""
         for parameter in self.registry:
-            parameter.turn()
+            parameter.turn(self.transport.world_size)
 
     def _residual_norm(self) -> float:
         kept = [p for p in self.registry if self.error_feedback and p.residual is not None]

@@ -19,6 +19,8 @@ class Tally:
         self.elements = 0
         self.sent_elements = 0
         self.frame_bytes = 0
+        self.second_frame_bytes = 0
+        """Of sums; the communication thread's."""
         self.nonfinite = 0
         self.nonfinite_anywhere = False
         self.plain = False
@@ -38,13 +40,14 @@ class Tally:
             self.seconds[stage] += time.perf_counter() - start
 
     def record(self, step: int, residual_norm: float) -> StepRecord:
+        frame_bytes = self.frame_bytes + self.second_frame_bytes
         return StepRecord(
             step=step,
             thresholds=dict(self.thresholds),
             densities={name: moments.density for name, moments in self.moments.items()},
             density=self.sent_elements / self.elements if self.elements else 0.0,
-            frame_bytes=self.frame_bytes,
-            bits_per_parameter=8 * self.frame_bytes / self.elements if self.elements else 0.0,
+            frame_bytes=frame_bytes,
+            bits_per_parameter=8 * frame_bytes / self.elements if self.elements else 0.0,
             rotate_seconds=self.seconds["rotate"],
             select_seconds=self.seconds["select"],
             encode_seconds=self.seconds["encode"],

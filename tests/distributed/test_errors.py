@@ -252,8 +252,8 @@ def corrupted(damage):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         ledger.step(optimizer, batch(step))
-    exchange = ledger.state.exchange
-    whole = exchange.exchange
+    transport = ledger.state.transport
+    whole = transport.to_all
     calls = []
 
     def broken(frame):
@@ -263,7 +263,7 @@ def corrupted(damage):
             arrived[0] = damage(arrived[0].clone())
         return arrived
 
-    exchange.exchange = broken
+    transport.to_all = broken
     ledger.open()
     optimizer.zero_grad()
     found = None

@@ -8,12 +8,23 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Crossed, Ledger, Net, batch, build, same_on_all_ranks, train, weights
+from models import (
+    Crossed,
+    Ledger,
+    Net,
+    batch,
+    build,
+    same_on_all_ranks,
+    smaller_pieces,
+    train,
+    weights,
+)
 from ranks import run_ranks
 
 import gradsieve as gs
-from gradsieve.averaging import average_into
+from gradsieve.averaging import Contribution, average_into
 from gradsieve.codec import VALUES, decode_frame, encode_frame, pruned_section, whole_section
+from gradsieve.pieces import Piece
 
 POLICIES = [
     gs.Fixed(0.0),
@@ -26,11 +37,13 @@ POLICIES = [
 ]
 
 
-def threshold_zero_and_every_policy():
+def threshold_zero_and_every_policy(exchange):
+    smaller_pieces()
     plain = build()
     train(plain, 5)
     sieved = build()
-    state = gs.attach(sieved, threshold=gs.Fixed(0.0), values="float32", min_numel=100)
+    settings = {"min_numel": 100, "exchange": exchange}
+    state = gs.attach(sieved, threshold=gs.Fixed(0.0), values="float32", **settings)
     train(sieved, 5)
     assert state.step == 5
     assert all(not residual.any() for residual in state.residuals.values())
@@ -44,30 +57,37 @@ def threshold_zero_and_every_policy():
                     model,
                     threshold=policy,
                     values=values,
-                    min_numel=100,
                     error_feedback=error_feedback,
+                    **settings,
                 )
                 train(model, 3)
                 assert same_on_all_ranks(model), (policy, values)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_threshold_zero_is_ddp_and_replicas_agree(count):
-    run_ranks(count, threshold_zero_and_every_policy)
+@pytest.mark.parametrize(
+    ("count", "exchange"),
+    [(2, "gather"), (3, "gather"), (4, "gather"), (3, "two-shot")],
+)
+def test_threshold_zero_is_ddp_and_replicas_agree(count, exchange):
+    run_ranks(count, threshold_zero_and_every_policy, exchange)
 
 
-def nothing_is_lost():
+def nothing_is_lost(exchange):
+    smaller_pieces()
     for policy in POLICIES:
         for values in ("levels", "bfloat16", "float32"):
             model = build(Crossed)
-            ledger = Ledger(model, threshold=policy, values=values, min_numel=100)
+            ledger = Ledger(
+                model, threshold=policy, values=values, exchange=exchange, min_numel=100
+            )
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             for step in range(4):
                 ledger.step(optimizer, batch(step))
 
 
-def test_nothing_is_lost_across_ranks():
-    run_ranks(3, nothing_is_lost)
+@pytest.mark.parametrize("exchange", ["gather", "two-shot"])
+def test_nothing_is_lost_across_ranks(exchange):
+    run_ranks(3, nothing_is_lost, exchange)
 
 
 def one_rank_alone():
@@ -153,11 +173,13 @@ def test_nothing_is_lost_whatever_the_gradients(data):
             sections.append(whole_section(whole.numpy(), "float32"))
             sent += torch.cat([*expected, whole]).double().numpy()
             frames.append(decode_frame(encode_frame(sections, step=step), numels=[*numels, 3]))
+        part = [Piece(number, 0, numel) for number, numel in enumerate([*numels, 3])]
+        added = [Contribution(frame, part, 1 / ranks) for frame in frames]
         buffer = torch.full((total_numel,), 7.0)
-        average_into(buffer, frames)
+        average_into(buffer, added, [None] * 3)
         for threads in (2, 8):
             other = torch.full((total_numel,), 7.0)
-            average_into(other, frames, threads=threads)
+            average_into(other, added, [None] * 3, threads)
             assert torch.equal(other, buffer)
         np.testing.assert_allclose(
             buffer.numpy() * ranks, sent, rtol=1e-5, atol=1e-6 * np.abs(sent).max()

@@ -2,9 +2,10 @@
 
 import math
 
+import pytest
 import torch
 import torch.distributed as dist
-from models import Ledger, batch, build, same_on_all_ranks
+from models import Ledger, batch, build, same_on_all_ranks, smaller_pieces
 from ranks import run_ranks
 from torch import nn
 
@@ -24,11 +25,11 @@ def overflow_on_rank_one(elements):
     return poison, now
 
 
-def train_through_overflow(where, elements, policy):
+def train_through_overflow(where, elements, policy, exchange):
     model = build()
     poison, now = overflow_on_rank_one(elements)
     model.module.get_parameter(where).register_hook(poison)
-    ledger = Ledger(model, threshold=policy, min_numel=100)
+    ledger = Ledger(model, threshold=policy, min_numel=100, exchange=exchange)
     state = ledger.state
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     # Powers of two scale exactly.
@@ -51,6 +52,8 @@ def train_through_overflow(where, elements, policy):
                 gradient = ledger.gradients[name]
                 gradient = torch.where(gradient.isfinite(), gradient, 0.0)
                 assert torch.equal(residual, ledger.before[name] + gradient), name
+            for name, owned in state.owned_residuals.items():
+                assert torch.equal(owned, ledger.owned_before[name]), name
             norm = math.hypot(*(float(r.norm()) for r in state.residuals.values()))
             assert math.isclose(state.last.residual_norm, norm, rel_tol=1e-4)
         scaler.step(optimizer)
@@ -62,16 +65,18 @@ def train_through_overflow(where, elements, policy):
         assert step < 2 or state.last.density < 0.9
 
 
-def overflows():
+def overflows(exchange):
+    smaller_pieces()
     for policy in (gs.Density(0.05), gs.UnsentMean(4.0), gs.Sigma(2.0)):
-        train_through_overflow("two.weight", slice(3, 5), policy)
-        train_through_overflow("one.weight", slice(None), policy)
+        train_through_overflow("two.weight", slice(3, 5), policy, exchange)
+        train_through_overflow("one.weight", slice(None), policy, exchange)
         # A parameter that travels whole.
-        train_through_overflow("three.bias", slice(0, 1), policy)
+        train_through_overflow("three.bias", slice(0, 1), policy, exchange)
 
 
-def test_an_overflow_on_one_rank_skips_the_step_on_all_and_loses_nothing():
-    run_ranks(3, overflows)
+@pytest.mark.parametrize("exchange", ["gather", "two-shot"])
+def test_an_overflow_on_one_rank_skips_the_step_on_all_and_loses_nothing(exchange):
+    run_ranks(3, overflows, exchange)
 
 
 class Scaled(nn.Module):

@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from models import Crossed, Net, build, train, weights
+from models import Crossed, Net, build, smaller_pieces, train, weights
 from ranks import run_ranks
 from torch import nn
 
@@ -13,9 +13,9 @@ import gradsieve as gs
 POLICIES = [gs.UnsentMean(4.0), gs.Sigma(2.0), gs.Density(0.05), gs.Sigma(1.0, of="balanced")]
 
 
-def start(policy, *, bound, make=Crossed, state=None, **choice):
+def start(policy, *, bound, make=Crossed, state=None, exchange="gather", **choice):
     model = build(make, **choice)
-    state = gs.SieveState(policy, min_numel=100) if state is None else state
+    state = gs.SieveState(policy, min_numel=100, exchange=exchange) if state is None else state
     if bound:
         state.bind(model)
     model.register_comm_hook(state, gs.sieve_hook)
@@ -33,16 +33,19 @@ def through_a_file(*things):
 SAVED_AFTER, STEPS = 7, 12
 
 
-def resume(policy, *, bound, load_first, **choice):
+def resume(policy, *, bound, load_first, exchange="gather", **choice):
+    choice |= {"exchange": exchange}
     model, state, optimizer = start(policy, bound=bound, **choice)
     train(model, STEPS, optimizer=optimizer)
     expected, residuals = weights(model), dict(state.residuals)
+    owned = state.owned_residuals
+    assert (exchange == "two-shot") == any(kept.any() for kept in owned.values())
 
     model, state, optimizer = start(policy, bound=bound, **choice)
     train(model, SAVED_AFTER, optimizer=optimizer)
     saved = through_a_file(model, optimizer, state)
 
-    fresh = gs.SieveState(policy, min_numel=100)
+    fresh = gs.SieveState(policy, min_numel=100, exchange=exchange)
     if load_first:
         fresh.load_state_dict(saved[2])
     model, state, optimizer = start(policy, bound=bound, state=fresh, **choice)
@@ -58,6 +61,7 @@ def resume(policy, *, bound, load_first, **choice):
     assert not any(record.plain for record in records)
     assert torch.equal(weights(model), expected)
     assert all(torch.equal(state.residuals[name], r) for name, r in residuals.items())
+    assert all(torch.equal(state.owned_residuals[name], kept) for name, kept in owned.items())
     assert any(residual.any() for residual in residuals.values())
 
 
@@ -66,6 +70,9 @@ def every_way_to_resume():
         for bound in (True, False):
             resume(policy, bound=bound, load_first=True)
             resume(policy, bound=bound, load_first=False, find_unused_parameters=True)
+    smaller_pieces()
+    resume(gs.Sigma(2.0), bound=True, load_first=True, exchange="two-shot")
+    resume(gs.Sigma(2.0), bound=False, load_first=False, exchange="two-shot")
 
 
 def test_resume_is_exact():

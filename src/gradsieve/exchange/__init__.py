@@ -1,7 +1,7 @@
-"""From one rank's frame to the frames of all."""
+"""Frames from rank to rank, in a thread and a process group of their own."""
 
-from gradsieve.exchange.gather import ExchangeError, Gather
+from gradsieve.exchange.frames import ExchangeError, FrameExchange
 from gradsieve.exchange.group import group_of_its_own
 from gradsieve.exchange.worker import ExchangeWorker
 
-__all__ = ["ExchangeError", "ExchangeWorker", "Gather", "group_of_its_own"]
+__all__ = ["ExchangeError", "ExchangeWorker", "FrameExchange", "group_of_its_own"]

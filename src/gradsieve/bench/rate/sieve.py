@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gradsieve.averaging import average_into
-from gradsieve.codec import decode_frame, encode_frame
-from gradsieve.hook import sieve_gradients
+from gradsieve.averaging import Contribution, average_into
+from gradsieve.codec import Frame, decode_frame, encode_frame
+from gradsieve.pieces import dealt, undivided
+from gradsieve.second_shot import add_and_prune
+from gradsieve.selection import encode_frames, sieve_gradients
 from gradsieve.settings import read_settings
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
@@ -32,26 +34,52 @@ class Sieve:
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
                 parameter.rotation = of_ranks[0].rotation
+        two_shot = self.states[0].exchange == "two-shot" and ranks > 1
+        self.plans = [dealt(kept, ranks) if two_shot else undivided(kept) for kept in self.kept]
 
     def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:
-        frames = []
-        for state, kept, own in zip(self.states, self.kept, gradients, strict=True):
+        ranks, plan = len(self.states), self.plans[0]
+        made = []
+        for state, own_plan, own in zip(self.states, self.plans, gradients, strict=True):
             state.workspace.clear()
             state.tally = Tally()
-            frames.append(encode_frame(sieve_gradients(state, kept, own)))
+            made.append(encode_frames(state, own_plan, sieve_gradients(state, own_plan, own)))
             state.sent = []
             state.steering.sizes.end_step()
             state.step += 1
+        sent = sum(frame.numel() for own in made for frame in own)
+        arrived = [[decode_frame(frame) for frame in part] for part in zip(*made, strict=True)]
+        if len(plan.parts) == 1:
+            added = [Contribution(frame, plan.parts[0], 1.0 / ranks) for frame in arrived[0]]
+        else:
+            sums = [self.sum_of(rank, frames) for rank, frames in enumerate(arrived)]
+            sent += sum(frame.numel() for frame in sums)
+            added = [
+                Contribution(decode_frame(frame), part, 1.0)
+                for frame, part in zip(sums, plan.parts, strict=True)
+            ]
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))
-        rotations = [parameter.rotation for parameter in self.kept[0]]
-        average_into(buffer, [decode_frame(frame) for frame in frames], rotations)
+        average_into(buffer, added, [parameter.rotation for parameter in self.kept[0]])
+        self.turn()
+        averages = [
+            part.view_as(gradient)
+            for part, gradient in zip(torch.split(buffer, numels), gradients[0], strict=True)
+        ]
+        return averages, 8 * sent / ranks
+
+    def sum_of(self, rank: int, frames: Sequence[Frame]) -> Tensor:
+        """The frame that the owner of a part makes of all ranks' frames."""
+        state = self.states[rank]
+        sections = add_and_prune(
+            self.plans[rank], rank, frames, state.values, error_feedback=state.error_feedback
+        )
+        return encode_frame(sections)
+
+    def turn(self) -> None:
         for of_ranks in zip(*self.kept, strict=True):
             rotation = of_ranks[0].rotation
             if rotation is not None and rotation.is_due:
+                for parameter in of_ranks:
+                    parameter.take_over(len(of_ranks))
                 rotation.turn([parameter.flat_residual() for parameter in of_ranks])
-        parts = torch.split(buffer, numels)
-        averages = [
-            part.view_as(gradient) for part, gradient in zip(parts, gradients[0], strict=True)
-        ]
-        return averages, 8 * sum(frame.numel() for frame in frames) / len(frames)

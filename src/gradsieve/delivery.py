@@ -1,0 +1,78 @@
+"""In the communication thread: exchange and decode one bucket while others are computed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradsieve.averaging import Contribution, average_into
+from gradsieve.codec import Frame, decode_frame, encode_frame
+from gradsieve.codec.errors import refuse
+from gradsieve.pieces import Plan
+from gradsieve.second_shot import add_and_prune
+from gradsieve.state import SieveState
+
+
+def deliver(
+    state: SieveState, plan: Plan, frames: Sequence[Tensor], buffer: Tensor, threads: int
+) -> Tensor:
+    """Fill the bucket's `buffer` with the average of all ranks.
+
+    Args:
+        frames: of this rank, one for each part of the plan.
+    """
+    tally = state.tally
+    exchange = gather if state.exchange == "gather" else two_shot
+    contributions = exchange(state, plan, frames)
+    with tally.timed("decode"):
+        rotations = [parameter.rotation for parameter in plan.parameters]
+        average_into(buffer, contributions, rotations, threads)
+    # A sum of finite float32 may leave float16's range, on all ranks alike.
+    overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
+    tally.nonfinite_anywhere |= overflowed or any(c.frame.nonfinite for c in contributions)
+    return buffer
+
+
+def gather(state: SieveState, plan: Plan, frames: Sequence[Tensor]) -> list[Contribution]:
+    """Every rank's frame travels to every other rank."""
+    (frame,) = frames
+    with state.tally.timed("exchange"):
+        arrived = state.transport.to_all(frame)
+    decoded = [decoded_frame(state, plan, 0, other, own=other is frame) for other in arrived]
+    return [Contribution(other, plan.parts[0], 1.0 / len(decoded)) for other in decoded]
+
+
+def two_shot(state: SieveState, plan: Plan, frames: Sequence[Tensor]) -> list[Contribution]:
+    """Every part travels to its owner, which adds it up, prunes the sum and sends that to all."""
+    rank = state.transport.rank
+    with state.tally.timed("exchange"):
+        arrived = state.transport.to_each(frames)
+    with state.tally.timed("decode"):
+        parts = [
+            decoded_frame(state, plan, rank, other, own=other is frames[rank]) for other in arrived
+        ]
+        sections = add_and_prune(
+            plan, rank, parts, state.values, error_feedback=state.error_feedback
+        )
+        sums = encode_frame(
+            sections,
+            layout=state.layout(plan),
+            step=state.step,
+            nonfinite=any(part.nonfinite for part in parts),
+        )
+        state.tally.second_frame_bytes += sums.numel()
+    with state.tally.timed("exchange"):
+        arrived = state.transport.to_all(sums)
+    return [
+        Contribution(decoded_frame(state, plan, owner, other, own=other is sums), part, 1.0)
+        for owner, (other, part) in enumerate(zip(arrived, plan.parts, strict=True))
+    ]
+
+
+def decoded_frame(state: SieveState, plan: Plan, place: int, frame: Tensor, *, own: bool) -> Frame:
+    """Raises FrameError where `frame` is not this step's, of a part of this plan."""
+    decoded = decode_frame(frame, layout=state.layout(plan), numels=plan.numels(place), own=own)
+    step = state.step % 2**32
+    if decoded.step != step:
+        refuse("step", f"{decoded.step}, this rank is at {step}")
+    return decoded

@@ -1,0 +1,66 @@
+"""Frames between the ranks of a group."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class ExchangeError(RuntimeError):
+    """The frames did not arrive: a rank died, stalled past the timeout or sent garbage."""
+
+
+class FrameExchange:
+    """One exchange of sizes, then one uneven transfer."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.world_size = dist.get_world_size(group)
+
+    def to_all(self, frame: Tensor) -> list[Tensor]:
+        """Send one frame (uint8, on the CPU) to every rank.
+
+        Returns:
+            All ranks' frames, in rank order; this rank's own is `frame` itself.
+
+        Raises:
+            ExchangeError: on the ranks that notice; the process group is then unusable.
+        """
+        return self.to_each([frame] * self.world_size)
+
+    def to_each(self, frames: Sequence[Tensor]) -> list[Tensor]:
+        """Send every rank a frame of its own, in rank order; returns and raises as `to_all`."""
+        own = frames[self.rank]
+        if self.world_size == 1:
+            return [own]
+        try:
+            leaving = [0 if rank == self.rank else f.numel() for rank, f in enumerate(frames)]
+            arriving = self.exchange_sizes(leaving)
+            received = torch.empty(sum(arriving), dtype=torch.uint8)
+            sent = torch.cat([f for rank, f in enumerate(frames) if rank != self.rank])
+            dist.all_to_all_single(received, sent, arriving, leaving, group=self.group)
+        except RuntimeError as error:
+            raise unreachable(self.group, error) from error
+        arrived = list(torch.split(received, arriving))
+        arrived[self.rank] = own
+        return arrived
+
+    def exchange_sizes(self, leaving: list[int]) -> list[int]:
+        arriving = torch.empty(self.world_size, dtype=torch.int64)
+        dist.all_to_all_single(arriving, torch.tensor(leaving), group=self.group)
+        return cast(list[int], arriving.tolist())
+
+
+def unreachable(group: dist.ProcessGroup, error: RuntimeError) -> ExchangeError:
+    return ExchangeError(
+        f"rank {dist.get_rank(group)} could not exchange gradients with the other "
+        f"{dist.get_world_size(group) - 1} ranks: {first_line(error)}. A rank has died or stalled; "
+        "its own output says why. Start again from the last checkpoint."
+    )
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,80 @@
+"""The second shot of a two-shot exchange: a rank adds its part of all frames and prunes the sum.
+
+What it prunes stays in a residual of its own, in units of the average. All of it is on the host,
+where the frames are.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradsieve.codec import Frame, Section, Values, pruned_section, whole_section
+from gradsieve.parameters import ParameterState
+from gradsieve.pieces import Piece, Plan
+from gradsieve.sieve import Workspace, sample_magnitudes, select
+
+
+def add_and_prune(
+    plan: Plan, rank: int, frames: Sequence[Frame], values: Values, *, error_feedback: bool
+) -> list[Section]:
+    """A section for each piece of the rank's part: what all ranks are to get of it.
+
+    Args:
+        frames: of this part, from each rank, in rank order.
+
+    Raises:
+        FrameError: a payload makes no sense.
+    """
+    sections = []
+    for place, piece in enumerate(plan.parts[rank]):
+        parameter, name = plan.parameters[piece.number], f"section {place}"
+        arrived = [frame.sections[place] for frame in frames]
+        average = torch.zeros(piece.numel)
+        for section in arrived:
+            section.add_to(average.numpy(), 1.0 / len(frames), name)
+        if parameter.whole:
+            sections.append(whole_section(average.numpy(), values))
+            continue
+        left = parameter.owned_residual(piece.start, piece.stop, len(frames))
+        sections.append(prune(parameter, piece, average, left, arrived, values, frames[0].step))
+        if not error_feedback:
+            left.zero_()
+    return sections
+
+
+def prune(
+    parameter: ParameterState,
+    piece: Piece,
+    average: Tensor,
+    left: Tensor,
+    arrived: Sequence[Section],
+    values: Values,
+    step: int,
+) -> Section:
+    threshold = threshold_like(arrived, average, left, step)
+    indices, chosen, moments = select(average, left, threshold, out=Workspace())
+    return pruned_section(
+        indices.numpy(),
+        chosen.numpy(),
+        piece.numel,
+        threshold,
+        values,
+        row=parameter.row,
+        finite=moments.nonfinite == 0,
+        residual=left.numpy(),
+    )
+
+
+def threshold_like(arrived: Sequence[Section], average: Tensor, left: Tensor, step: int) -> float:
+    """Lets as many elements pass as a rank has sent on average, so that both shots weigh alike.
+
+    Where all ranks sent whatever is not zero, the owner does.
+    """
+    if all(section.threshold == 0 for section in arrived):
+        return 0.0
+    density = sum(section.count for section in arrived) / len(arrived) / average.numel()
+    if not 0 < density < 1:
+        return 0.0 if density else math.inf
+    return sample_magnitudes(average, left, step).threshold_for(density)

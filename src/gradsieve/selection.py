@@ -1,0 +1,159 @@
+"""From a bucket's gradients to this rank's frames: rotate, select, encode."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradsieve.codec import (
+    Kind,
+    Section,
+    empty_section,
+    encode_frame,
+    pruned_section,
+    whole_section,
+)
+from gradsieve.parameters import ParameterState
+from gradsieve.pieces import Piece, Plan
+from gradsieve.rotation import Rotation
+from gradsieve.sieve import select
+from gradsieve.state import SieveState
+
+Sections = dict[Piece, Section]
+
+
+def sieve_gradients(state: SieveState, plan: Plan, gradients: Sequence[Tensor]) -> Sections:
+    """A section for each piece of the bucket."""
+    sections: Sections = {}
+    for number, (parameter, gradient) in enumerate(zip(plan.parameters, gradients, strict=True)):
+        # As it lies in the bucket, whatever the parameter's memory format.
+        flat, pieces = gradient.view(-1).float(), plan.pieces_of(number)
+        send = send_whole if parameter.whole else send_survivors
+        made = send(state, parameter, flat, pieces)
+        state.tally.elements += parameter.numel
+        state.tally.sent_elements += sum(section.count for section in made)
+        sections.update(zip(pieces, made, strict=True))
+    return sections
+
+
+def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Tensor]:
+    """A frame for each part of the plan."""
+    tally = state.tally
+    with tally.timed("encode"):
+        nonfinite = tally.nonfinite > 0
+        frames = [
+            encode_frame(
+                [sections[piece] for piece in part],
+                layout=state.layout(plan),
+                step=state.step,
+                nonfinite=nonfinite,
+            )
+            for part in plan.parts
+        ]
+        tally.frame_bytes += sum(frame.numel() for frame in frames)
+    return frames
+
+
+def send_whole(
+    state: SieveState, parameter: ParameterState, flat: Tensor, pieces: Sequence[Piece]
+) -> list[Section]:
+    with state.tally.timed("encode"):
+        values = flat.cpu().numpy()
+        state.tally.nonfinite += int(np.count_nonzero(~np.isfinite(values)))
+        return [whole_section(values[piece.start : piece.stop], state.values) for piece in pieces]
+
+
+def send_survivors(
+    state: SieveState, parameter: ParameterState, flat: Tensor, pieces: Sequence[Piece]
+) -> list[Section]:
+    tally, left = state.tally, parameter.flat_residual()
+    if state.holds(flat):
+        return [empty_section(piece.numel) for piece in pieces]
+    with tally.timed("rotate"):
+        if parameter.rotation is not None:
+            flat = rotate(state, parameter, parameter.rotation, flat)
+    with tally.timed("select"):
+        threshold = state.steering.next(parameter, flat, left, state.step)
+        indices, values, moments = select(flat, left, threshold, out=state.workspace)
+        if not state.error_feedback:
+            left.zero_()
+    with tally.timed("encode"):
+        sections = [
+            pruned_section(
+                mine.cpu().numpy(),
+                values_of_piece.cpu().numpy(),
+                piece.numel,
+                threshold,
+                state.values,
+                row=parameter.row,
+                finite=moments.nonfinite == 0,
+                residual=kept_for(state, left[piece.start : piece.stop]),
+            )
+            for piece, mine, values_of_piece in divided(pieces, indices, values)
+        ]
+        parameter.squared_remainder = sum(section.squared_remainder for section in sections)
+        if state.error_feedback and not left.is_cpu:
+            parameter.squared_remainder = leave_remainder(left, indices, values, sections)
+    parameter.moments = moments
+    state.sent.append((parameter, indices, values))
+    tally.thresholds[parameter.name] = threshold
+    tally.moments[parameter.name] = moments
+    tally.nonfinite += moments.nonfinite
+    return sections
+
+
+def divided(
+    pieces: Sequence[Piece], indices: Tensor, values: Tensor
+) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+    """The survivors in each piece, counted from its start; `indices` are ascending."""
+    if len(pieces) == 1:
+        yield pieces[0], indices, values
+        return
+    starts = torch.tensor([piece.start for piece in pieces], dtype=torch.int32)
+    cuts = torch.searchsorted(indices, starts.to(indices.device)).tolist()
+    for piece, first, last in zip(pieces, cuts, [*cuts[1:], len(indices)], strict=True):
+        yield piece, indices[first:last] - piece.start, values[first:last]
+
+
+def rotate(
+    state: SieveState, parameter: ParameterState, rotation: Rotation, flat: Tensor
+) -> Tensor:
+    """The coefficients of a gradient; one is NaN where the gradient is not finite.
+
+    Every coefficient of a block would be: the residual would get nothing of what is finite.
+    """
+    if math.isfinite(float(flat.sum())):
+        return rotation.coefficients(flat)
+    finite = flat.isfinite()
+    coefficients = rotation.coefficients(torch.where(finite, flat, 0.0))
+    bad = flat.numel() - int(finite.sum())
+    if bad:
+        parameter.flat_residual()[0] += coefficients[0]
+        coefficients[0] = math.nan
+        # Selecting counts one.
+        state.tally.nonfinite += bad - 1
+    return coefficients
+
+
+def kept_for(state: SieveState, left: Tensor) -> NDArray[np.float32] | None:
+    """Where the encoder may leave what a section does not carry; a device's it cannot reach."""
+    return left.numpy() if state.error_feedback and left.is_cpu else None
+
+
+def leave_remainder(
+    left: Tensor, indices: Tensor, values: Tensor, sections: Sequence[Section]
+) -> float:
+    """On a device: what the sections do not carry of finite values stays in the residual.
+
+    Returns:
+        The sum of squares of what stays.
+    """
+    if any(section.kind is Kind.FLOAT32 for section in sections if section.count):
+        return 0.0
+    sent = np.concatenate([section.survivors()[1] for section in sections])
+    remainder = values - torch.from_numpy(sent).to(left.device)
+    left.index_copy_(0, indices.long(), remainder)
+    return float(remainder.square().sum())
