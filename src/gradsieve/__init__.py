@@ -1,5 +1,6 @@
 """Threshold-pruned gradients for PyTorch data-parallel training over slow links."""
 
+from gradsieve.budget import Budget
 from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, encode, inspect
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError
@@ -10,6 +11,7 @@ from gradsieve.telemetry import JsonLines, StepRecord
 from gradsieve.thresholds import Density, Fixed, Measured, Sigma, Threshold, UnsentMean
 
 __all__ = [
+    "Budget",
     "Density",
     "ExchangeError",
     "Fixed",

@@ -83,6 +83,7 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     parameters = state.begin(bucket)
     if state.plain:
         return all_reduce(state, bucket)
+    state.tally.buckets += 1
     plan = state.plan(parameters)
     sections = sieve_gradients(state, plan, bucket.gradients())
     frames = encode_frames(state, plan, sections)

@@ -1,24 +1,36 @@
 """The settings of a sieve in one line of text: "POLICY=NUMBER,OPTION=VALUE"."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gradsieve.budget import Budget
+from gradsieve.codec import VALUES
+from gradsieve.state import EXCHANGES
 from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
 
-POLICIES: Mapping[str, Callable[[float], Threshold]] = {
-    "balanced-sigma": lambda k: Sigma(k, of="balanced"),
-    "density": Density,
-    "fixed": Fixed,
-    "sigma": Sigma,
-    "unsent-mean": UnsentMean,
+POLICIES: Mapping[str, Callable[[str], Threshold]] = {
+    "balanced-sigma": lambda k: Sigma(float(k), of="balanced"),
+    "budget": lambda limit: Budget(limit),  # type: ignore[arg-type]
+    "budget-bytes": lambda number: Budget(bytes_per_step=float(number)),
+    "budget-seconds": lambda number: Budget(seconds_per_step=float(number)),
+    "density": lambda target: Density(float(target)),
+    "fixed": lambda value: Fixed(float(value)),
+    "sigma": lambda k: Sigma(float(k)),
+    "unsent-mean": lambda scale: UnsentMean(float(scale)),
 }
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "exchange": str,
+    "exchange": lambda word: one_of(EXCHANGES, word),
     "min_numel": int,
     "ramp_steps": int,
     "rotation": int,
-    "values": str,
+    "values": lambda word: one_of(VALUES, word),
 }
+
+
+def one_of(words: Sequence[str], word: str) -> str:
+    if word not in words:
+        raise ValueError(f"{word!r} is none of {', '.join(words)}")
+    return word
 
 
 def read_settings(text: str) -> dict[str, Any]:
@@ -31,7 +43,7 @@ def read_settings(text: str) -> dict[str, Any]:
     for part in text.split(",") if text else []:
         name, _, value = part.partition("=")
         if name in POLICIES and "threshold" not in settings:
-            settings["threshold"] = POLICIES[name](float(value))
+            settings["threshold"] = POLICIES[name](value)
         elif name in OPTIONS:
             settings[name] = OPTIONS[name](value)
         else:

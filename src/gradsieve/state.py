@@ -1,7 +1,9 @@
 """The state behind the hook: settings, what each parameter keeps, the account of each step."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import astuple, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,6 +13,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.agreement import Description, digest, require_agreement
+from gradsieve.budget import Account, account_of, slowest
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, FrameExchange, group_of_its_own
@@ -114,6 +117,8 @@ class SieveState:
         self.sent: list[tuple[ParameterState, Tensor, Tensor]] = []
         self.worker = ExchangeWorker()
         self._group = process_group
+        self._ended = -math.inf
+        """When the last step did, by the clock."""
         self._transport: FrameExchange | None = None
         self._may_be_unused = True
         self._was_loaded = False
@@ -166,7 +171,8 @@ class SieveState:
     def transport(self) -> FrameExchange:
         """All ranks must ask for it for the first time together."""
         if self._transport is None:
-            self._transport = FrameExchange(group_of_its_own(self.group))
+            note = 0 if self.steering.budget is None else len(fields(Account))
+            self._transport = FrameExchange(group_of_its_own(self.group), note)
         return self._transport
 
     @property
@@ -285,7 +291,9 @@ class SieveState:
         Here and not in DDP, which would wait next: an error raised here reaches the training loop
         as it is.
         """
+        window = time.perf_counter() - self.tally.start
         self.finish_exchanges()
+        self._follow_budget(window)
         if self.tally.nonfinite_anywhere:
             # Whoever scales the loss skips this step on every rank: the survivors stay ours.
             self.put_back_survivors()
@@ -303,6 +311,31 @@ class SieveState:
             self.rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
         if self.on_step is not None:
             self.on_step(self.last)
+
+    def _follow_budget(self, window: float) -> None:
+        """By what the ranks have told of the step before; tell them of this one with the next."""
+        budget, tally, now = self.steering.budget, self.tally, time.perf_counter()
+        if budget is None or tally.plain:
+            return
+        step, self._ended = now - self._ended, now
+        seconds, transport = tally.seconds, self.transport
+        account = Account(
+            scale=budget.scale,
+            frame_bytes=tally.frame_bytes + tally.second_frame_bytes,
+            step=step,
+            window=window,
+            transfer=seconds["exchange"] + seconds["decode"] - transport.meet_seconds,
+            meet=transport.meet_seconds,
+            wait=seconds["wait"],
+            encode=seconds["encode"],
+            select=seconds["select"] + seconds["rotate"],
+        )
+        transport.meet_seconds = 0.0
+        told = [account_of(note) for note in transport.notes]
+        if all(rank.frame_bytes for rank in told):
+            budget.follow(slowest(told), tally.buckets)
+        if step < math.inf:
+            transport.note = list(astuple(account))
 
     def _turn(self) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""
@@ -329,6 +362,7 @@ class SieveState:
             "version": STATE_VERSION,
             "step": self.step,
             "mean_square": self.steering.sizes.mean_square,
+            "scale": self.steering.scale,
             "parameters": self.registry.save(),
         }
 
@@ -349,6 +383,8 @@ class SieveState:
         self.registry.load(state["parameters"])
         self._was_loaded = True
         self.steering.sizes.mean_square = state.get("mean_square")
+        if self.steering.budget is not None:
+            self.steering.budget.scale = float(state.get("scale", 1.0))
         self.step = int(state["step"])
 
 

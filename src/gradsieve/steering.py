@@ -1,4 +1,4 @@
-"""Each parameter's threshold in each step: the policy, the moments that it reads, the ramp."""
+"""Each parameter's threshold in each step: the policy, its moments, the ramp, the budget."""
 
 import math
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gradsieve.budget import Budget, BudgetSteering
 from gradsieve.errors import SieveError
 from gradsieve.gradient_sizes import GradientSizes
 from gradsieve.parameters import ParameterState
@@ -21,6 +22,12 @@ class Steering:
         self.start_step = start_step
         self.ramp_steps = ramp_steps
         self.sizes = GradientSizes()
+        self.budget = BudgetSteering(policy) if isinstance(policy, Budget) else None
+
+    @property
+    def scale(self) -> float:
+        """What a budget multiplies every threshold by."""
+        return 1.0 if self.budget is None else self.budget.scale
 
     def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
         """Ask the policy, and remember its answer; infinity where float32 cannot hold it.
@@ -54,5 +61,5 @@ class Steering:
             )
         # An all-zero parameter teaches nothing; its first threshold is still to come.
         parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
-        ramped = ramp * threshold
+        ramped = ramp * self.scale * threshold
         return ramped if ramped <= LARGEST_FLOAT else math.inf

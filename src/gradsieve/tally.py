@@ -15,6 +15,8 @@ EXPOSED: tuple[Stage, ...] = ("rotate", "select", "encode", "wait")
 
 class Tally:
     def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.buckets = 0
         self.seconds: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
         self.elements = 0
         self.sent_elements = 0

@@ -83,6 +83,7 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
         "none",
         "sieve:x",
         "sieve:density=0.1,sigma=2",
+        "sieve:budget=auto",
         "sieve:density=x",
         "sieve:0.1",
         "powersgd:4:2",

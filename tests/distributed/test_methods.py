@@ -4,6 +4,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
+from gradsieve.budget import Budget
 from gradsieve.runs.methods import bucket_cap_mb, register, require_method
 from gradsieve.settings import read_settings
 from gradsieve.thresholds import Sigma
@@ -21,6 +22,8 @@ from gradsieve.thresholds import Sigma
         "sieve:density=2",
         "sieve:density=0.1,sigma=2",
         "sieve:rotation=x",
+        "sieve:budget=all",
+        "sieve:exchange=none",
     ],
 )
 def test_a_method_that_is_none_is_named(method):
@@ -37,6 +40,10 @@ def test_settings_are_those_of_the_state():
     }
     assert read_settings("") == {}
     assert read_settings("min_numel=16") == {"min_numel": 16}
+    assert read_settings("budget=auto,exchange=two-shot") == {
+        "threshold": Budget("auto"),
+        "exchange": "two-shot",
+    }
 
 
 def average_of_ranks():

@@ -1,5 +1,6 @@
 """Frames between the ranks of a group."""
 
+import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -13,12 +14,22 @@ class ExchangeError(RuntimeError):
 
 
 class FrameExchange:
-    """One exchange of sizes, then one uneven transfer."""
+    """One exchange of sizes, then one uneven transfer.
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    Args:
+        note: how many numbers travel with each size, to every rank.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, note: int = 0) -> None:
         self.group = group
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
+        self.note = [0.0] * note
+        """What this rank tells."""
+        self.notes = [self.note]
+        """What all ranks told with the last sizes, in rank order."""
+        self.meet_seconds = 0.0
+        """Of all exchanges of sizes, in which ranks wait for the last one."""
 
     def to_all(self, frame: Tensor) -> list[Tensor]:
         """Send one frame (uint8, on the CPU) to every rank.
@@ -49,9 +60,14 @@ class FrameExchange:
         return arrived
 
     def exchange_sizes(self, leaving: list[int]) -> list[int]:
-        arriving = torch.empty(self.world_size, dtype=torch.int64)
-        dist.all_to_all_single(arriving, torch.tensor(leaving), group=self.group)
-        return cast(list[int], arriving.tolist())
+        start = time.perf_counter()
+        # Bytes of a frame and the numbers of a note are exact in float64.
+        told = torch.tensor([[size, *self.note] for size in leaving], dtype=torch.float64)
+        heard = torch.empty_like(told)
+        dist.all_to_all_single(heard, told, group=self.group)
+        self.notes = heard[:, 1:].tolist()
+        self.meet_seconds += time.perf_counter() - start
+        return cast(list[int], heard[:, 0].long().tolist())
 
 
 def unreachable(group: dist.ProcessGroup, error: RuntimeError) -> ExchangeError:

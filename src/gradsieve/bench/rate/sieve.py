@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gradsieve.averaging import Contribution, average_into
+from gradsieve.budget import Budget
 from gradsieve.codec import Frame, decode_frame, encode_frame
 from gradsieve.pieces import dealt, undivided
 from gradsieve.second_shot import add_and_prune
@@ -26,7 +27,10 @@ class Sieve:
     """
 
     def __init__(self, parameters: Sequence[Tensor], ranks: int, settings: str) -> None:
-        self.states = [SieveState(**read_settings(settings)) for _ in range(ranks)]
+        arguments = read_settings(settings)
+        if isinstance(arguments.get("threshold"), Budget):
+            raise ValueError("a budget follows a link, and here is none")
+        self.states = [SieveState(**arguments) for _ in range(ranks)]
         for state in self.states:
             state.bind(nn.ParameterList(parameters))
         self.kept = [list(state.registry) for state in self.states]

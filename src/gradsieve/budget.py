@@ -1,0 +1,147 @@
+"""Budget: thresholds scaled until a step sends, or takes, what it may."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import ClassVar, Literal
+
+from gradsieve.sieve import Moments
+from gradsieve.thresholds import Measured, require
+
+WANTED_SHARE = 0.05
+"""Of the computation: what the exchange may add to it."""
+LEAST_SHARE = 0.02
+"""Of the computation: bytes that take no more are never cut, it would gain nothing."""
+IDLE_SHARE = 0.1
+"""Of the window: a communication thread with less to spare has work in hand all the time."""
+GAIN = 0.7
+"""Of the logarithm by which the bytes are off: the residual answers late."""
+MOST_GROWTH, MOST_FALL = 1.5, 8.0
+"""Of the bytes, from a step to the next."""
+SMALLEST_SCALE = 1e-4
+LARGEST_SCALE = 16.0
+"""Where time is what counts: beyond, hardly anything is learned."""
+REMEMBERED = 20
+"""Steps of which the usual one, and the quickest meeting, are taken."""
+OUTLIER = 4.0
+"""Times the usual step: a rank was late, unless it happens twice."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Thresholds as `Sigma(k, of="balanced")`, with one k for all ranks that follows the link.
+
+    Args:
+        limit: "auto": as many bytes as the backward pass hides, and as cost 5 % of the computation
+            beyond that.
+        bytes_per_step: instead: of frames, a rank and step.
+        seconds_per_step: instead: that the exchange may add to a step.
+
+    Raises:
+        ValueError: not exactly one of them, or it is not positive and finite.
+    """
+
+    limit: Literal["auto"] | None = None
+    bytes_per_step: float | None = None
+    seconds_per_step: float | None = None
+    measured: ClassVar[Measured] = "balanced"
+
+    def __post_init__(self) -> None:
+        given = (self.limit, self.bytes_per_step, self.seconds_per_step)
+        if sum(value is not None for value in given) != 1 or self.limit not in (None, "auto"):
+            raise ValueError(
+                'write one of Budget("auto"), Budget(bytes_per_step=...) and '
+                f"Budget(seconds_per_step=...), got {self}"
+            )
+        for name in ("bytes_per_step", "seconds_per_step"):
+            value = getattr(self, name)
+            if value is not None:
+                require(0 < value < math.inf, "Budget", name, "positive and finite", value)
+
+    def next(self, moments: Moments, threshold: float | None) -> float:
+        return moments.std
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One rank's account of one step; times in seconds."""
+
+    scale: float
+    """What the thresholds were multiplied by."""
+    frame_bytes: float
+    step: float
+    """From the end of the step before to the end of this one."""
+    window: float
+    """From the first bucket to the last, in which gradients are computed."""
+    transfer: float
+    """The communication thread's: frames under way, and decoding."""
+    meet: float
+    """The communication thread's before that: until all ranks have told their frames' sizes."""
+    wait: float
+    """For the communication thread, after the last bucket."""
+    encode: float
+    select: float
+    """With rotating; it does not shrink with the bytes."""
+
+    @property
+    def computation(self) -> float:
+        return max(1e-6, self.step - self.wait - self.encode - self.select)
+
+
+def slowest(ranks: Sequence[Account]) -> Account:
+    """Of the rank that all others wait for, which itself waits least; else the largest numbers."""
+    least = {name: min(getattr(rank, name) for rank in ranks) for name in ("meet", "wait")}
+    largest = account_of([max(numbers) for numbers in zip(*map(astuple, ranks), strict=True)])
+    return replace(largest, **least)
+
+
+def account_of(numbers: Sequence[float]) -> Account:
+    """In the order of the fields."""
+    return Account(**dict(zip(Account.__dataclass_fields__, numbers, strict=True)))
+
+
+class BudgetSteering:
+    """Follows a budget by the accounts of all ranks; on the same accounts it takes the same way."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.scale = 1.0
+        """What the thresholds are multiplied by."""
+        self.steps: deque[float] = deque(maxlen=REMEMBERED)
+        self.meets: deque[float] = deque(maxlen=REMEMBERED)
+
+    def follow(self, account: Account, buckets: int) -> None:
+        """Set the scale for the next step by the slowest rank's account of one not long ago."""
+        usual = sorted(self.steps)[len(self.steps) // 2] if self.steps else account.step
+        was_late = bool(self.steps) and self.steps[-1] > OUTLIER * usual
+        self.steps.append(account.step)
+        self.meets.append(account.meet)
+        if account.step > OUTLIER * usual and not was_late:
+            return
+        wanted = self.wanted_share(account, buckets)
+        scale = account.scale * max(1 / MOST_FALL, min(MOST_GROWTH, wanted)) ** -GAIN
+        largest = 1 / SMALLEST_SCALE if self.budget.bytes_per_step else LARGEST_SCALE
+        self.scale = max(SMALLEST_SCALE, min(largest, scale))
+
+    def wanted_share(self, account: Account, buckets: int) -> float:
+        """Bytes wanted over bytes sent.
+
+        The quickest meetings are nothing but latency, of which frames have as much on their way.
+        As long as the communication thread is idle in between, what is waited for is the last
+        bucket; else it is whatever the gradients' computation does not hide.
+        """
+        if self.budget.bytes_per_step is not None:
+            return self.budget.bytes_per_step / account.frame_bytes
+        if self.budget.seconds_per_step is not None:
+            allowed = self.budget.seconds_per_step - account.select
+        else:
+            allowed = WANTED_SHARE * account.computation - account.select
+        proportional = max(1e-6, account.transfer - min(self.meets)) + account.encode
+        latency = account.meet + min(self.meets)
+        share = (allowed + account.window - latency) / proportional
+        idle = account.window - (account.meet + account.transfer - account.wait)
+        if idle > IDLE_SHARE * account.window:
+            last = max(1e-6, account.wait - latency / buckets) + account.encode
+            share = min(share, (allowed - latency / buckets) / last)
+        return max(share, LEAST_SHARE * account.computation / proportional)

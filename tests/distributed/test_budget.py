@@ -1,0 +1,61 @@
+"""Budgets between real ranks: all take the same way, and bytes follow."""
+
+import statistics
+
+import pytest
+import torch.distributed as dist
+from models import build, train
+from ranks import run_ranks
+from torch import nn
+
+import gradsieve as gs
+
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(20, 800)
+        self.two = nn.Linear(800, 40)
+        self.three = nn.Linear(40, 5)
+
+    def forward(self, x):
+        return self.three(self.two(self.one(x).relu()).relu())
+
+
+def steered_bytes(exchange):
+    model = build(Wide)
+    settings = {"exchange": exchange, "rotation": 0, "min_numel": 1}
+    state = gs.attach(model, threshold=gs.Budget(bytes_per_step=6000), **settings)
+    records = []
+    state.on_step = records.append
+    train(model, 60)
+    scales = [None] * dist.get_world_size()
+    dist.all_gather_object(scales, state.steering.scale)
+    assert len(set(scales)) == 1
+    assert state.state_dict()["scale"] == scales[0]
+
+    again = build(Wide)
+    resumed = gs.attach(again, threshold=gs.Budget(bytes_per_step=6000), **settings)
+    resumed.load_state_dict(state.state_dict())
+    assert resumed.steering.scale == scales[0]
+    return statistics.median(record.frame_bytes for record in records[-20:])
+
+
+@pytest.mark.parametrize("exchange", ["gather", "two-shot"])
+def test_frames_take_as_many_bytes_as_they_may(exchange):
+    largest = max(run_ranks(2, steered_bytes, exchange))
+    assert 4500 < largest < 7500
+
+
+def unhindered():
+    model = build(Wide)
+    state = gs.attach(model, threshold=gs.Budget("auto"), rotation=0)
+    scale = state.steering.scale
+    train(model, 20)
+    return scale, state.steering.scale
+
+
+def test_auto_moves_on_all_ranks_alike():
+    outcomes = run_ranks(2, unhindered)
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == 1.0 != outcomes[0][1]

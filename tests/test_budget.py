@@ -1,0 +1,150 @@
+"""Budgets on simulated links: they settle, follow a change, and hold against late ranks."""
+
+from dataclasses import replace
+
+import pytest
+
+from gradsieve.budget import Account, Budget, BudgetSteering, slowest
+
+FORWARD, BACKWARD, BUCKETS = 0.03, 0.07, 4
+LATENCY = 0.0005
+SELECT = 0.001
+BYTES_AT_ONE = 100_000
+ENCODE, DECODE = 2e-9, 3e-9
+"""Seconds a byte."""
+
+
+def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY):
+    """The account of a step whose frames cross a link of `rate` bytes a second."""
+    encode, share = ENCODE * frame_bytes, frame_bytes / BUCKETS
+    each = 2 * latency + share / rate + DECODE * share
+    free = now = FORWARD
+    for _ in range(BUCKETS):
+        now += (BACKWARD + SELECT + encode) / BUCKETS
+        free = max(free, now) + each
+    wait = max(0.0, free - now) + late
+    return Account(
+        scale=scale,
+        frame_bytes=frame_bytes,
+        step=now + wait,
+        window=(now - FORWARD) * (BUCKETS - 1) / BUCKETS,
+        transfer=BUCKETS * (each - latency),
+        meet=BUCKETS * latency + late,
+        wait=wait,
+        encode=encode,
+        select=SELECT,
+    )
+
+
+def exposed(account):
+    return (account.wait + account.encode + account.select) / account.computation
+
+
+class Link:
+    """Bytes fall with the thresholds' scale, at once too far: the residual answers late.
+
+    An account reaches the other ranks with the next step's frames.
+    """
+
+    def __init__(self, steering, rate, latency=LATENCY):
+        self.steering, self.rate, self.latency = steering, rate, latency
+        self.lagging = 1.0
+        self.accounts = []
+
+    def run(self, steps, late=0.0):
+        for _ in range(steps):
+            scale = self.steering.scale
+            frame_bytes = BYTES_AT_ONE * scale**-0.75 * (scale / self.lagging) ** -0.4
+            self.lagging += 0.3 * (scale - self.lagging)
+            changing = {"scale": scale, "late": late, "latency": self.latency}
+            self.accounts.append(simulated(frame_bytes, self.rate, **changing))
+            if len(self.accounts) > 1:
+                self.steering.follow(self.accounts[-2], BUCKETS)
+
+    def last(self, steps=10):
+        return self.accounts[-steps:]
+
+
+def most_bytes(rate, share=0.05):
+    """That a link carries within the share of the computation, by trying."""
+    sizes = [1000 * 1.02**n for n in range(700)]
+    return max(size for size in sizes if exposed(simulated(size, rate)) <= share)
+
+
+def require_settled(link):
+    sent = [account.frame_bytes for account in link.last()]
+    assert max(sent) / min(sent) < 1.15, "it oscillates"
+    assert max(map(exposed, link.last())) < 0.055
+    assert 0.7 * most_bytes(link.rate) < sent[-1] < 1.1 * most_bytes(link.rate)
+
+
+@pytest.mark.parametrize("rate", [2.5e6, 12.5e6, 125e6])
+def test_as_much_is_sent_as_is_hidden(rate):
+    link = Link(BudgetSteering(Budget("auto")), rate)
+    link.run(30)
+    require_settled(link)
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+def test_a_link_that_changes_tenfold_is_followed_within_thirty_steps(factor):
+    link = Link(BudgetSteering(Budget("auto")), 12.5e6)
+    link.run(40)
+    link.rate *= factor
+    link.run(30)
+    require_settled(link)
+
+
+def test_bytes_a_step():
+    link = Link(BudgetSteering(Budget(bytes_per_step=50_000)), 12.5e6)
+    link.run(30)
+    assert all(47_500 < account.frame_bytes < 52_500 for account in link.last())
+
+
+def test_seconds_a_step():
+    link = Link(BudgetSteering(Budget(seconds_per_step=0.02)), 2.5e6)
+    link.run(30)
+    for account in link.last():
+        assert 0.015 < account.wait + account.encode + account.select < 0.021
+
+
+def test_bytes_are_not_cut_where_they_are_not_what_takes_the_time():
+    """Between sites: each bucket's round trip alone is more than the share."""
+    link = Link(BudgetSteering(Budget("auto")), 2.5e6, latency=0.04)
+    link.run(60)
+    for account in link.last():
+        on_the_line = account.frame_bytes * (1 / link.rate + ENCODE + DECODE)
+        assert 0.01 < on_the_line / account.computation < 0.1
+
+
+def test_one_late_rank_changes_nothing():
+    link = Link(BudgetSteering(Budget("auto")), 12.5e6)
+    link.run(40)
+    before = link.steering.scale
+    link.run(1, late=3.0)
+    link.run(20)
+    assert link.steering.scale == pytest.approx(before, rel=0.1)
+    require_settled(link)
+
+
+def test_a_rank_that_is_early_does_not_make_the_exchange_look_dear():
+    link = Link(BudgetSteering(Budget("auto")), 12.5e6)
+    link.run(40)
+    late = link.accounts[-1]
+    early = replace(late, meet=late.meet + 0.03, wait=late.wait + 0.03, step=late.step)
+    assert slowest([early, late]) == late
+    assert slowest([replace(late, frame_bytes=7e6), late]).frame_bytes == 7e6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"limit": "most"},
+        {"limit": "auto", "bytes_per_step": 5},
+        {"bytes_per_step": 0},
+        {"seconds_per_step": float("inf")},
+    ],
+)
+def test_a_budget_is_one_positive_number_or_auto(arguments):
+    with pytest.raises(ValueError, match="Budget"):
+        Budget(**arguments)
