@@ -64,7 +64,8 @@ class Player:
     def step(self, gradient):
         """The threshold and the moments of one step."""
         threshold = self.state.steering.next(self.parameter, gradient, self.left, self.state.step)
-        _, _, self.parameter.moments = gs.select(gradient, self.left, threshold)
+        _, _, moments = gs.select(gradient, self.left, threshold)
+        self.state.steering.observe(self.parameter, moments)
         if not self.state.error_feedback:
             self.left.zero_()
         self.state.steering.sizes.end_step()
@@ -359,10 +360,10 @@ def parameters_like(gradients):
 
 def steered(steering, parameters, gradients, step=0):
     """The thresholds of several parameters in one step."""
-    thresholds = [
-        steering.next(parameter, gradient, torch.zeros(gradient.numel()), step)
-        for parameter, gradient in zip(parameters, gradients, strict=True)
-    ]
+    thresholds = []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        thresholds.append(steering.next(parameter, gradient, torch.zeros(gradient.numel()), step))
+        steering.observe(parameter, gs.measure(gradient))
     steering.sizes.end_step()
     return thresholds
 

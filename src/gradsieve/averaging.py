@@ -28,6 +28,7 @@ def average_into(
     contributions: Sequence[Contribution],
     rotations: Sequence[Rotation | None],
     threads: int = 1,
+    cleared: Sequence[bool] | None = None,
 ) -> None:
     """Add the contributions in their order.
 
@@ -36,6 +37,7 @@ def average_into(
 
     Args:
         rotations: one for each parameter of the bucket, or None.
+        cleared: of which parameters a float32 `buffer` holds zeros already.
 
     Raises:
         FrameError: a payload makes no sense; the buffer holds nothing of use.
@@ -43,7 +45,6 @@ def average_into(
     total = (
         buffer if buffer.dtype is torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
     )
-    total.zero_()
     added: list[list[tuple[Piece, Section, float]]] = [[] for _ in rotations]
     for frame, part, factor in contributions:
         for piece, section in zip(part, frame.sections, strict=True):
@@ -53,6 +54,8 @@ def average_into(
 
     def average(number: int) -> None:
         parameter = total[starts[number] : starts[number + 1]]
+        if total is not buffer or cleared is None or not cleared[number]:
+            parameter.zero_()
         for piece, section, factor in added[number]:
             add_section(parameter[piece.start : piece.stop], section, factor, f"section {number}")
         if (rotation := rotations[number]) is not None:

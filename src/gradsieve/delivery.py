@@ -26,7 +26,8 @@ def deliver(
     contributions = exchange(state, plan, frames)
     with tally.timed("decode"):
         rotations = [parameter.rotation for parameter in plan.parameters]
-        average_into(buffer, contributions, rotations, threads)
+        cleared = [parameter.clears(buffer.dtype) for parameter in plan.parameters]
+        average_into(buffer, contributions, rotations, threads, cleared)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
     tally.nonfinite_anywhere |= overflowed or any(c.frame.nonfinite for c in contributions)

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from gradsieve.parameters import ParameterState
@@ -24,9 +23,8 @@ class GradientSizes:
         """Of all elements of the model; None before the end of the first step."""
         self._step: list[tuple[ParameterState, float]] = []
 
-    def add(self, parameter: ParameterState, gradient: Tensor) -> None:
-        """Take a gradient, float32, into this step's account."""
-        square_sum = float(torch.linalg.vector_norm(gradient)) ** 2
+    def add(self, parameter: ParameterState, square_sum: float) -> None:
+        """Take a gradient, by the sum of its squares, into this step's account."""
         self._step.append((parameter, square_sum))
 
     def end_step(self) -> None:
@@ -72,5 +70,6 @@ def alike(numel: int, magnitude: float) -> Moments:
         unsent_square_sum=numel * magnitude**2,
         survivor_sum=0.0,
         survivor_square_sum=0.0,
+        gradient_square_sum=numel * magnitude**2,
         largest=magnitude,
     )

@@ -62,6 +62,10 @@ class ParameterState:
             raise SieveError(f"parameter {self.name} travels whole and has no residual")
         return self.residual.as_strided((self.numel,), (1,))
 
+    def clears(self, dtype: torch.dtype) -> bool:
+        """Whether selecting leaves zeros in a bucket of `dtype`, which costs no pass of its own."""
+        return not self.whole and self.rotation is None and dtype is torch.float32
+
     def turn(self, ranks: int) -> None:
         """Let the bases follow the gradients, where it is time, and the residuals with them."""
         if self.rotation is not None and self.rotation.is_due:

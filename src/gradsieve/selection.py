@@ -30,7 +30,7 @@ def sieve_gradients(state: SieveState, plan: Plan, gradients: Sequence[Tensor]) 
     sections: Sections = {}
     for number, (parameter, gradient) in enumerate(zip(plan.parameters, gradients, strict=True)):
         # As it lies in the bucket, whatever the parameter's memory format.
-        flat, pieces = gradient.view(-1).float(), plan.pieces_of(number)
+        flat, pieces = gradient.view(-1), plan.pieces_of(number)
         send = send_whole if parameter.whole else send_survivors
         made = send(state, parameter, flat, pieces)
         state.tally.elements += parameter.numel
@@ -61,7 +61,7 @@ def send_whole(
     state: SieveState, parameter: ParameterState, flat: Tensor, pieces: Sequence[Piece]
 ) -> list[Section]:
     with state.tally.timed("encode"):
-        values = flat.cpu().numpy()
+        values = flat.float().cpu().numpy()
         state.tally.nonfinite += int(np.count_nonzero(~np.isfinite(values)))
         return [whole_section(values[piece.start : piece.stop], state.values) for piece in pieces]
 
@@ -69,15 +69,19 @@ def send_whole(
 def send_survivors(
     state: SieveState, parameter: ParameterState, flat: Tensor, pieces: Sequence[Piece]
 ) -> list[Section]:
-    tally, left = state.tally, parameter.flat_residual()
+    tally, left, dtype = state.tally, parameter.flat_residual(), flat.dtype
     if state.holds(flat):
         return [empty_section(piece.numel) for piece in pieces]
+    flat = flat.float()
     with tally.timed("rotate"):
         if parameter.rotation is not None:
             flat = rotate(state, parameter, parameter.rotation, flat)
     with tally.timed("select"):
         threshold = state.steering.next(parameter, flat, left, state.step)
-        indices, values, moments = select(flat, left, threshold, out=state.workspace)
+        indices, values, moments = select(
+            flat, left, threshold, out=state.workspace, clear=parameter.clears(dtype)
+        )
+        state.steering.observe(parameter, moments)
         if not state.error_feedback:
             left.zero_()
     with tally.timed("encode"):
@@ -97,7 +101,6 @@ def send_survivors(
         parameter.squared_remainder = sum(section.squared_remainder for section in sections)
         if state.error_feedback and not left.is_cpu:
             parameter.squared_remainder = leave_remainder(left, indices, values, sections)
-    parameter.moments = moments
     state.sent.append((parameter, indices, values))
     tally.thresholds[parameter.name] = threshold
     tally.moments[parameter.name] = moments

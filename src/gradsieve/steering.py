@@ -10,7 +10,7 @@ from gradsieve.budget import Budget, BudgetSteering
 from gradsieve.errors import SieveError
 from gradsieve.gradient_sizes import GradientSizes
 from gradsieve.parameters import ParameterState
-from gradsieve.sieve import measure, sample_magnitudes
+from gradsieve.sieve import Moments, measure, sample_magnitudes
 from gradsieve.thresholds import Threshold
 
 LARGEST_FLOAT = torch.finfo(torch.float32).max
@@ -40,7 +40,6 @@ class Steering:
         if self.policy.measured == "gradient":
             moments = measure(gradient)
         elif self.policy.measured == "balanced":
-            self.sizes.add(parameter, gradient)
             moments = self.sizes.balanced(parameter, gradient)
         elif (
             moments is None
@@ -63,3 +62,9 @@ class Steering:
         parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
         ramped = ramp * self.scale * threshold
         return ramped if ramped <= LARGEST_FLOAT else math.inf
+
+    def observe(self, parameter: ParameterState, moments: Moments) -> None:
+        """What the selection of this step has found."""
+        parameter.moments = moments
+        if self.policy.measured == "balanced":
+            self.sizes.add(parameter, moments.gradient_square_sum)

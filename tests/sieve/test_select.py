@@ -35,6 +35,10 @@ def assert_same_moments(got, want):
     for name in SUMS:
         floor = 1e-5 * magnitude if name == "sum" else 0.0
         assert getattr(got, name) == pytest.approx(getattr(want, name), rel=1e-4, abs=floor), name
+    if 1e-25 < want.gradient_square_sum < 1e30:
+        assert got.gradient_square_sum == pytest.approx(want.gradient_square_sum, rel=1e-4)
+    elif not math.isfinite(want.gradient_square_sum):
+        assert not math.isfinite(got.gradient_square_sum)
 
 
 def run_kernel(gradient, residual, threshold):
@@ -78,6 +82,20 @@ def test_threads_change_nothing(threads):
         assert_matches_reference(normal(size), normal(size, 1), 0.0)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("threshold", [0.5, 2.0])
+def test_a_gradient_may_be_cleared_in_the_same_pass(size, threshold):
+    gradient, residual = normal(size), 0.1 * normal(size, 1)
+    want = sieve_reference(gradient, residual, threshold)
+    for run in (select, sieve_on_device):
+        cleared, left = torch.from_numpy(gradient.copy()), torch.from_numpy(residual.copy())
+        indices, values, moments = run(cleared, left, threshold, clear=True)
+        assert not cleared.any()
+        for mine, reference in zip((indices, values, left), want[:3], strict=True):
+            np.testing.assert_array_equal(bits(mine), bits(reference))
+        assert_same_moments(moments, want[3])
 
 
 def test_exact_ties_stay():
@@ -220,6 +238,8 @@ def test_a_workspace_asks_for_no_new_memory_from_the_third_step_on():
         ({"gradient": torch.zeros(10, dtype=torch.int32)}, TypeError, "int32"),
         ({"gradient": torch.zeros(10).to_sparse()}, TypeError, "sparse=False"),
         ({"residual": torch.zeros(9)}, ValueError, "9 elements"),
+        ({"gradient": torch.zeros(10).half(), "clear": True}, ValueError, "cleared"),
+        ({"gradient": torch.zeros(20)[::2], "clear": True}, ValueError, "cleared"),
         ({"residual": torch.zeros(10, dtype=torch.float16)}, TypeError, "float32"),
         ({"residual": torch.zeros(20)[::2]}, ValueError, "contiguous"),
         ({"residual": torch.zeros(10, device="meta")}, ValueError, "meta"),

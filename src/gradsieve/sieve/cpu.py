@@ -26,7 +26,7 @@ SMALLEST_SQUARE_SUM = 1e-25
 
 
 def sieve_on_cpu(
-    gradient: Floats, residual: Floats, threshold: float, out: Workspace
+    gradient: Floats, residual: Floats, threshold: float, out: Workspace, *, clear: bool
 ) -> tuple[NDArray[np.int32], Floats, Moments]:
     """Sieve flat float32 arrays; the survivors lie in `out`, the residual is updated in place."""
     numel = gradient.size
@@ -39,7 +39,7 @@ def sieve_on_cpu(
         start, stop = bounds[chunk]
         at = start + chunk * PADDING
         return sieve_range(
-            gradient, residual, limit, start, stop, indices[at:], values[at:], totals[chunk]
+            gradient, residual, limit, start, stop, indices[at:], values[at:], totals[chunk], clear
         )
 
     counts = shared(sieve, len(bounds), len(bounds))
@@ -48,7 +48,7 @@ def sieve_on_cpu(
     indices, values = indices[:survivors], values[:survivors]
     moments = moments_from(totals, numel, survivors)
     if vanished_or_overflowed(moments):
-        moments = exact_moments(values, residual, moments.nonfinite)
+        moments = exact_moments(values, residual, moments.nonfinite, moments.gradient_square_sum)
     return indices, values, moments
 
 
@@ -72,7 +72,9 @@ def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
         accumulated = gradient + kept
         accumulated = np.where(np.isfinite(accumulated), accumulated, kept)
         nothing = np.empty(0, np.float32)
-        moments = exact_moments(nothing, accumulated, moments.nonfinite)
+        moments = exact_moments(
+            nothing, accumulated, moments.nonfinite, moments.gradient_square_sum
+        )
     return moments
 
 
@@ -93,6 +95,7 @@ def sieve_range(
     indices: NDArray[np.int32],
     values: Floats,
     totals: NDArray[np.float64],
+    clear: bool,
 ) -> int:
     whole = start + (stop - start) // BLOCK * BLOCK
     survivors = sieve_blocks(
@@ -104,6 +107,7 @@ def sieve_range(
         values.ctypes.data,
         start,
         totals.ctypes.data,
+        clear,
     )
     if whole < stop:
         # The last elements go through the same code, on copies filled up to a whole block.
@@ -118,7 +122,10 @@ def sieve_range(
             values.ctypes.data + survivors * 4,
             whole,
             totals.ctypes.data,
+            False,
         )
+        if clear:
+            gradient[whole:stop] = 0
         residual[whole:stop] = left[: stop - whole]
     return int(survivors)
 
@@ -164,7 +171,9 @@ def vanished_or_overflowed(moments: Moments) -> bool:
     return moments.largest > 0 and not SMALLEST_SQUARE_SUM < squares < np.inf
 
 
-def exact_moments(values: Floats, residual: Floats, nonfinite: int) -> Moments:
+def exact_moments(
+    values: Floats, residual: Floats, nonfinite: int, gradient_square_sum: float
+) -> Moments:
     """The moments of what was sent and what was left, summed in float64."""
     sent = values[np.isfinite(values)].astype(np.float64)
     unsent = residual.astype(np.float64)
@@ -178,5 +187,6 @@ def exact_moments(values: Floats, residual: Floats, nonfinite: int) -> Moments:
         unsent_square_sum=float(unsent @ unsent),
         survivor_sum=float(magnitudes[1].sum()),
         survivor_square_sum=float(sent @ sent),
+        gradient_square_sum=gradient_square_sum,
         largest=float(max(part.max(initial=0.0) for part in magnitudes)),
     )

@@ -7,13 +7,13 @@ from gradsieve.sieve.moments import Moments
 
 
 def sieve_on_device(
-    gradient: Tensor, residual: Tensor, threshold: float
+    gradient: Tensor, residual: Tensor, threshold: float, *, clear: bool = False
 ) -> tuple[Tensor, Tensor, Moments]:
     """Sieve flat float32 tensors of one device; the residual is updated in place.
 
     One synchronisation with the device for the number of survivors, one for the moments.
     """
-    accumulated = gradient + residual
+    accumulated, squares = gradient + residual, gradient.double().square().sum()
     finite = accumulated.isfinite()
     limit = torch.tensor(threshold, dtype=torch.float32, device=gradient.device)
     passed = (accumulated.abs() > limit) | ~finite
@@ -22,7 +22,9 @@ def sieve_on_device(
     residual.copy_(torch.where(sent, 0.0, kept))
     indices = passed.nonzero().squeeze(1).int()
     values = accumulated[passed]
-    moments = moments_on_device(kept, sent, survivors=indices.numel(), finite=finite)
+    moments = moments_on_device(kept, sent, squares, survivors=indices.numel(), finite=finite)
+    if clear:
+        gradient.zero_()
     return indices, values, moments
 
 
@@ -31,10 +33,13 @@ def measure_on_device(gradient: Tensor, residual: Tensor | None) -> Moments:
     accumulated = gradient + before
     finite = accumulated.isfinite()
     kept = torch.where(finite, accumulated, before)
-    return moments_on_device(kept, torch.zeros_like(finite), survivors=0, finite=finite)
+    squares = gradient.double().square().sum()
+    return moments_on_device(kept, torch.zeros_like(finite), squares, survivors=0, finite=finite)
 
 
-def moments_on_device(kept: Tensor, sent: Tensor, *, survivors: int, finite: Tensor) -> Moments:
+def moments_on_device(
+    kept: Tensor, sent: Tensor, squares: Tensor, *, survivors: int, finite: Tensor
+) -> Moments:
     exact = kept.double()
     unsent = exact.masked_fill(sent, 0.0)
     passed = exact - unsent
@@ -46,6 +51,7 @@ def moments_on_device(kept: Tensor, sent: Tensor, *, survivors: int, finite: Ten
             unsent.square().sum(),
             passed.abs().sum(),
             passed.square().sum(),
+            squares,
             largest,
             (~finite).sum().double(),
         ]

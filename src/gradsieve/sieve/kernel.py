@@ -28,9 +28,10 @@ INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 DOUBLE = ir.DoubleType()
-SUMS = 6
-"""Sums of a tile: signed, unsent magnitudes, unsent squares, sent magnitudes, sent squares, then
-the largest magnitude. The number of non-finite elements follows them."""
+SUMS = 7
+"""Sums of a tile: signed, unsent magnitudes, unsent squares, sent magnitudes, sent squares, the
+gradient's squares, then the largest magnitude. The number of non-finite elements follows them."""
+GRADIENT_SQUARES = SUMS - 2
 LARGEST = SUMS - 1
 TOTALS = SUMS + 1
 
@@ -122,7 +123,8 @@ def pack(builder: ir.IRBuilder, values: ir.Value, mask: ir.Value) -> tuple[ir.Va
 class TileLoop:
     """Emits the loop over one tile; an instance lives while one intrinsic is compiled."""
 
-    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value]) -> None:
+    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], *, clear: bool) -> None:
+        self.clear = clear
         gradient, residual, self.length, threshold, indices, values, self.first, sums = args
         self.builder = builder
         floats, ints = FLOAT.as_pointer(), INT32.as_pointer()
@@ -164,7 +166,11 @@ class TileLoop:
     def emit_vector(self, offset: ir.Value, *, sparse: bool) -> None:
         builder = self.builder
         before = load(builder, self.residual, offset, VECTOR)
-        accumulated = builder.fadd(load(builder, self.gradient, offset, VECTOR), before)
+        gradient = load(builder, self.gradient, offset, VECTOR)
+        if self.clear:
+            store(builder, self.zero, self.gradient, offset)
+        self.add_square(gradient, self.sums[GRADIENT_SQUARES])
+        accumulated = builder.fadd(gradient, before)
         passed = builder.fcmp_unordered(">", self.magnitude(accumulated), self.threshold)
         if not sparse:
             self.emit_survivors(offset, accumulated, before, passed)
@@ -216,15 +222,18 @@ class TileLoop:
 
     def add_any(self, value: ir.Value) -> None:
         builder = self.builder
-        signed, *_, largest = self.sums
+        signed, largest = self.sums[0], self.sums[LARGEST]
         self.add(signed, value)
         magnitude, before = self.magnitude(value), builder.load(largest)
         larger = builder.fcmp_ordered(">", magnitude, before)
         builder.store(builder.select(larger, magnitude, before), largest)
 
     def add_magnitude(self, value: ir.Value, magnitudes: ir.Value, squares: ir.Value) -> None:
-        builder = self.builder
         self.add(magnitudes, self.magnitude(value))
+        self.add_square(value, squares)
+
+    def add_square(self, value: ir.Value, squares: ir.Value) -> None:
+        builder = self.builder
         square = [value, value, builder.load(squares)]
         builder.store(call(builder, f"llvm.fma.v{LANES}f32", VECTOR, square), squares)
 
@@ -258,8 +267,8 @@ class TileLoop:
         builder.store(builder.fadd(builder.load(total), nonfinite), total)
 
 
-def tile_intrinsic(*, sparse: bool) -> Any:
-    """Make the function that sieves one tile.
+def tile_intrinsic(*, sparse: bool, clear: bool) -> Any:
+    """Make the function that sieves one tile, and may set the gradient to 0.
 
     It takes the addresses of gradient and residual at the tile's first element, the tile's length
     (a multiple of BLOCK), the threshold (float32), the addresses where indices (int32) and values
@@ -270,7 +279,7 @@ def tile_intrinsic(*, sparse: bool) -> Any:
     @intrinsic
     def tile(typing, gradient, residual, length, threshold, indices, values, first, sums):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return TileLoop(builder, args).emit(sparse=sparse)
+            return TileLoop(builder, args, clear=clear).emit(sparse=sparse)
 
         address = types.int64
         signature = types.int64(
@@ -288,18 +297,20 @@ def tile_intrinsic(*, sparse: bool) -> Any:
     return tile
 
 
-tile_sparse = tile_intrinsic(sparse=True)
-tile_dense = tile_intrinsic(sparse=False)
+tile_sparse = tile_intrinsic(sparse=True, clear=False)
+tile_dense = tile_intrinsic(sparse=False, clear=False)
+tile_sparse_clear = tile_intrinsic(sparse=True, clear=True)
+tile_dense_clear = tile_intrinsic(sparse=False, clear=True)
 
 
 @compiled
-def sieve_blocks(gradient, residual, length, threshold, indices, values, first, totals):  # type: ignore[no-untyped-def]
+def sieve_blocks(gradient, residual, length, threshold, indices, values, first, totals, clear):  # type: ignore[no-untyped-def]
     """Sieve `length` elements, a multiple of BLOCK; returns the number of survivors.
 
     gradient, residual, indices, values, totals: addresses of float32, float32, int32, float32 and
     float64; threshold: float32, not negative; first: the index of the first element. The residual
     is updated in place, up to PADDING elements behind the survivors are overwritten, `totals`
-    (SUMS, then the non-finite count) is added to.
+    (SUMS, then the non-finite count) is added to; with `clear` the gradient becomes 0.
     """
     survivors = 0
     dense = False
@@ -316,7 +327,10 @@ def sieve_blocks(gradient, residual, length, threshold, indices, values, first, 
             first + start,
             totals,
         )
-        count = tile_dense(*tile) if dense else tile_sparse(*tile)
+        if clear:
+            count = tile_dense_clear(*tile) if dense else tile_sparse_clear(*tile)
+        else:
+            count = tile_dense(*tile) if dense else tile_sparse(*tile)
         survivors += count
         # Where one vector in five holds a survivor, a mispredicted branch for each costs more
         # than packing them all.

@@ -31,6 +31,9 @@ class Moments:
     """Sum of the finite magnitudes that were sent."""
     survivor_square_sum: float
     """Sum of the finite squares that were sent."""
+    gradient_square_sum: float
+    """Sum of the squares of the gradient alone, in float32 within 4,096 elements: it may vanish or
+    overflow where the gradient's square does; not finite where the gradient is not."""
     largest: float
     """Largest finite magnitude."""
     magnitudes: Magnitudes | None = None
@@ -38,8 +41,8 @@ class Moments:
 
     @classmethod
     def from_totals(cls, numel: int, survivors: int, totals: Sequence[float]) -> "Moments":
-        """From the seven totals of a pass: sum, unsent and survivors' sums, largest, non-finite."""
-        signed, unsent, unsent_squares, sent, sent_squares, largest, nonfinite = totals
+        """From a pass: sum, unsent's, survivors' and gradient's sums, largest, non-finite."""
+        signed, unsent, unsent_squares, sent, sent_squares, squares, largest, nonfinite = totals
         return cls(
             numel=numel,
             survivors=survivors,
@@ -49,6 +52,7 @@ class Moments:
             unsent_square_sum=unsent_squares,
             survivor_sum=sent,
             survivor_square_sum=sent_squares,
+            gradient_square_sum=squares,
             largest=largest,
         )
 

@@ -22,4 +22,6 @@ def sieve_reference(
     indices = np.flatnonzero(passed).astype(np.int32)
     values = accumulated[indices]
     nonfinite = int((~finite).sum())
-    return indices, values, left, exact_moments(values, left, nonfinite)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(np.square(gradient.astype(np.float64)).sum())
+    return indices, values, left, exact_moments(values, left, nonfinite, squares)

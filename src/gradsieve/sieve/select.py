@@ -18,6 +18,7 @@ def select(
     threshold: float,
     *,
     out: Workspace | None = None,
+    clear: bool = False,
 ) -> tuple[Tensor, Tensor, Moments]:
     """Prune one parameter's gradient by a threshold.
 
@@ -31,6 +32,7 @@ def select(
         threshold: not negative; infinity keeps everything.
         out: memory to reuse; the returned tensors are then views into it that hold until it is
             cleared. Used on the CPU only.
+        clear: set the gradient to 0 in the same pass; it must be float32 and contiguous then.
 
     Returns:
         indices (int32 [survivors], ascending, into the flattened parameter), values (float32
@@ -44,10 +46,14 @@ def select(
     if not threshold >= 0:
         raise ValueError(f"the threshold must be 0 or more, got {threshold}")
     flat, left = flatten(gradient), residual.view(-1)
+    if clear and flat.data_ptr() != gradient.data_ptr():
+        raise ValueError("a gradient that is to be cleared must be float32 and contiguous")
     if flat.device.type != "cpu":
-        return sieve_on_device(flat, left, threshold)
+        return sieve_on_device(flat, left, threshold, clear=clear)
     workspace = Workspace() if out is None else out
-    indices, values, moments = sieve_on_cpu(flat.numpy(), left.numpy(), threshold, workspace)
+    indices, values, moments = sieve_on_cpu(
+        flat.numpy(), left.numpy(), threshold, workspace, clear=clear
+    )
     survivors = torch.from_numpy(indices), torch.from_numpy(values)
     if out is None:
         survivors = survivors[0].clone(), survivors[1].clone()
