@@ -4,12 +4,16 @@
 import torch
 from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+    allreduce_hook,
+    fp16_compress_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.codec import Values
 from gradsieve.delivery import deliver
 from gradsieve.errors import SieveError
+from gradsieve.parameters import ParameterState
 from gradsieve.selection import encode_frames, sieve_gradients
 from gradsieve.state import ROTATION_BLOCK, Exchange, SieveState
 from gradsieve.thresholds import Threshold
@@ -81,8 +85,8 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     For tools that register a state and a hook themselves; others call `attach`.
     """
     parameters = state.begin(bucket)
-    if state.plain:
-        return all_reduce(state, bucket)
+    if state.plain or state.dense:
+        return send_all(state, bucket, parameters)
     state.tally.buckets += 1
     plan = state.plan(parameters)
     sections = sieve_gradients(state, plan, bucket.gradients())
@@ -96,13 +100,23 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     return future
 
 
-def all_reduce(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+def send_all(
+    state: SieveState, bucket: GradBucket, parameters: list[ParameterState]
+) -> torch.futures.Future[Tensor]:
+    """All-reduce the bucket; in a dense exchange with what the residuals hold."""
     tally, buffer = state.tally, bucket.buffer()
+    half = state.exchange == "dense-fp16" and not state.plain
     tally.plain = True
     tally.elements += buffer.numel()
     tally.sent_elements += buffer.numel()
-    tally.frame_bytes += buffer.numel() * buffer.element_size()
-    future = allreduce_hook(state.group, bucket)
+    tally.frame_bytes += buffer.numel() * (2 if half else buffer.element_size())
+    given = False
+    if not state.plain:
+        for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
+            given |= parameter.give_residuals(gradient.view(-1), state.group.size())
+    future = (fp16_compress_hook if half else allreduce_hook)(state.group, bucket)
+    if given:
+        state.unfinished.append(future)
     if bucket.is_last():
         state.end_step()
     return future

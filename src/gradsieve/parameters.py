@@ -50,6 +50,10 @@ class ParameterState:
         if not whole:
             self.residual = residual
         self.owned: Owned | None = None
+        self.is_empty = True
+        """Nothing was kept so far, here or in `owned`."""
+        self._given: Tensor | None = None
+        """The residual before this step, where the step has sent all of it."""
         self.rotation = None if whole else rotation_of(residual, rotation)
         """With one, residual and survivors are coefficients in its bases."""
         self.row = row_numel(residual)
@@ -82,13 +86,36 @@ class ParameterState:
         self.owned.before = self.owned.residual.clone()
         return self.owned.residual
 
-    def restore_owned(self) -> None:
-        """Undo this step: the sums never reached the optimizer."""
+    def give_residuals(self, flat: Tensor, ranks: int) -> bool:
+        """Add to a gradient all that was kept of those before; returns whether there was any.
+
+        Args:
+            flat: as the gradient lies in its bucket; any floating dtype.
+        """
+        if self.whole or self.is_empty:
+            return False
+        self.take_over(ranks)
+        left = self.flat_residual()
+        self._given = left.clone()
+        unrotated = left.clone()
+        if self.rotation is not None:
+            self.rotation.restore(unrotated)
+        flat += unrotated.to(flat.dtype)
+        left.zero_()
+        self.is_empty = True
+        return True
+
+    def undo(self) -> None:
+        """This step's sums and residuals never reached the optimizer."""
         if self.owned is not None and self.owned.before is not None:
             self.owned.residual, self.owned.before = self.owned.before, None
+        if self._given is not None:
+            self.flat_residual().copy_(self._given)
+            self._given, self.is_empty = None, False
 
-    def keep_owned(self) -> None:
+    def keep(self) -> None:
         """The step is done."""
+        self._given = None
         if self.owned is not None:
             self.owned.before = None
 
@@ -173,6 +200,7 @@ class ParameterState:
         residual = saved["residual"]
         if self.residual is not None and isinstance(residual, Tensor):
             self.residual.copy_(residual)
+            self.is_empty = False
         rotation = saved.get("rotation")
         if self.rotation is not None and isinstance(rotation, Mapping):
             self.rotation.load(rotation)

@@ -72,7 +72,7 @@ def send_survivors(
     tally, left, dtype = state.tally, parameter.flat_residual(), flat.dtype
     if state.holds(flat):
         return [empty_section(piece.numel) for piece in pieces]
-    flat = flat.float()
+    flat, parameter.is_empty = flat.float(), False
     with tally.timed("rotate"):
         if parameter.rotation is not None:
             flat = rotate(state, parameter, parameter.rotation, flat)

@@ -17,6 +17,7 @@ from gradsieve.budget import Account, account_of, slowest
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, FrameExchange, group_of_its_own
+from gradsieve.exchange.frames import unreachable
 from gradsieve.parameters import ParameterState, Residuals
 from gradsieve.pieces import Plan, dealt, undivided
 from gradsieve.registry import Registry
@@ -28,7 +29,7 @@ from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Sigma, Threshold
 from gradsieve.warm_up import warm_up
 
-Exchange = Literal["gather", "two-shot"]
+Exchange = Literal["gather", "two-shot", "dense", "dense-fp16"]
 EXCHANGES = get_args(Exchange)
 OLDEST_TORCH = (2, 6)
 STATE_VERSION = 1
@@ -46,7 +47,8 @@ class SieveState:
             residual. Parameters that travel whole are float32 with "float32", else bfloat16.
         exchange: "gather": every rank's frame goes to all others; traffic grows with their number.
             "two-shot": each rank adds up a part of the model, prunes the sum again and sends that
-            to all others; traffic stays the same, the way has two legs.
+            to all others; traffic stays the same, the way has two legs. "dense", "dense-fp16": an
+            all-reduce of everything, as without the sieve.
         rotation: prune the coefficients of matrices in bases that follow the gradients, in blocks
             of at most this size, so that few of them carry most of a gradient; 0: the elements
             themselves. With 256 it takes some 1,000 operations an element and step, as much as
@@ -105,7 +107,7 @@ class SieveState:
         self.min_numel = min_numel
         policy = Sigma(1.0, of="balanced") if threshold is None else threshold
         self.steering = Steering(policy, start_step, ramp_steps)
-        # For the user to read and set.
+        # For the user to read and set, `exchange` too, on all ranks alike.
         self.step = 0
         self.last: StepRecord | None = None
         self.on_step: Callable[[StepRecord], None] | None = None
@@ -115,6 +117,8 @@ class SieveState:
         self.tally = Tally()
         self.rotation_cost = RotationCost()
         self.sent: list[tuple[ParameterState, Tensor, Tensor]] = []
+        self.unfinished: list[torch.futures.Future[Tensor]] = []
+        """All-reduces that carry residuals."""
         self.worker = ExchangeWorker()
         self._group = process_group
         self._ended = -math.inf
@@ -122,7 +126,7 @@ class SieveState:
         self._transport: FrameExchange | None = None
         self._may_be_unused = True
         self._was_loaded = False
-        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._plans: dict[tuple[str | int, ...], Plan] = {}
         self._layouts: dict[int, int] = {}
 
     # Names.
@@ -232,6 +236,11 @@ class SieveState:
                 "bfloat16 (model.float() converts the parameters)"
             )
 
+    @property
+    def dense(self) -> bool:
+        """Everything travels in this step, what residuals hold as well."""
+        return self.exchange in ("dense", "dense-fp16")
+
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
 
@@ -243,7 +252,7 @@ class SieveState:
 
     def plan(self, parameters: list[ParameterState]) -> Plan:
         """What this rank's frames carry of a bucket, and to whom they go."""
-        key = tuple(id(parameter) for parameter in parameters)
+        key = self.exchange, *(id(parameter) for parameter in parameters)
         if key not in self._plans:
             ranks = self.transport.world_size
             two_shot = self.exchange == "two-shot" and ranks > 1
@@ -266,7 +275,7 @@ class SieveState:
             for parameter, indices, values in self.sent:
                 parameter.put_back(indices, values)
         for parameter in self.registry:
-            parameter.restore_owned()
+            parameter.undo()
         self.sent = []
 
     def _settle(self) -> None:
@@ -281,9 +290,19 @@ class SieveState:
         try:
             with self.tally.timed("wait"):
                 self.worker.finish()
+                self._finish_all_reduces()
         except BaseException:
             self.put_back_survivors()
             raise
+
+    def _finish_all_reduces(self) -> None:
+        """Raises ExchangeError where one failed; notes where a sum is not finite."""
+        futures, self.unfinished = self.unfinished, []
+        try:
+            sums = [future.wait() for future in futures]
+        except RuntimeError as error:
+            raise unreachable(self.group, error) from error
+        self.tally.nonfinite_anywhere |= any(not bool(total.isfinite().all()) for total in sums)
 
     def end_step(self) -> None:
         """Wait for the exchanges of a step and close its account, after its last bucket.
@@ -299,7 +318,7 @@ class SieveState:
             self.put_back_survivors()
         self.sent = []
         for parameter in self.registry:
-            parameter.keep_owned()
+            parameter.keep()
         self.registry.end_step()
         self.steering.sizes.end_step()
         self.last = self.tally.record(self.step, self._residual_norm())

@@ -33,7 +33,8 @@ class StepRecord:
     residual_norm: float
     """Euclidean norm of the residuals of all parameters."""
     plain: bool
-    """Nothing was pruned: a step before `start_step`, or the first of a state without names."""
+    """Nothing was pruned: a dense exchange, a step before `start_step`, or the first of a state
+    without names."""
     nonfinite: int
     """Elements of this rank's gradient that were NaN or infinite."""
 

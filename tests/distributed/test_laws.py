@@ -90,6 +90,33 @@ def test_nothing_is_lost_across_ranks(exchange):
     run_ranks(3, nothing_is_lost, exchange)
 
 
+def changed_on_the_way(rotation):
+    smaller_pieces()
+    plain, sieved = build(), build()
+    train(plain, 1)
+    gs.attach(sieved, exchange="dense")
+    train(sieved, 1)
+    torch.testing.assert_close(weights(sieved), weights(plain), rtol=1e-6, atol=1e-7)
+
+    model = build(Crossed)
+    ledger = Ledger(model, threshold=gs.Density(0.05), min_numel=100, rotation=rotation)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ways = ("two-shot", "gather", "two-shot", "dense", "dense", "gather", "two-shot", "dense-fp16")
+    for step, way in enumerate(ways):
+        ledger.state.exchange = way
+        rtol = 2e-3 if way == "dense-fp16" else 1e-4 if rotation else 1e-5
+        ledger.step(optimizer, batch(step), rtol=rtol)
+        assert same_on_all_ranks(model), way
+        kept = [*ledger.state.residuals.values(), *ledger.state.owned_residuals.values()]
+        assert any(residual.any() for residual in kept) != way.startswith("dense")
+        assert ledger.state.last.plain == way.startswith("dense")
+
+
+@pytest.mark.parametrize("rotation", [0, 16])
+def test_nothing_is_lost_when_the_exchange_changes(rotation):
+    run_ranks(3, changed_on_the_way, rotation)
+
+
 def one_rank_alone():
     model = build(Net)
     state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100)
