@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from gradsieve.budget import Account, Budget, BudgetSteering, slowest
+from gradsieve.accounts import Account, slowest
+from gradsieve.budget import Budget, BudgetSteering
 
 FORWARD, BACKWARD, BUCKETS = 0.03, 0.07, 4
 LATENCY = 0.0005

@@ -2,10 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from gradsieve.accounts import Account
 from gradsieve.sieve import Moments
 from gradsieve.thresholds import Measured, require
 
@@ -61,44 +61,6 @@ class Budget:
 
     def next(self, moments: Moments, threshold: float | None) -> float:
         return moments.std
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """One rank's account of one step; times in seconds."""
-
-    scale: float
-    """What the thresholds were multiplied by."""
-    frame_bytes: float
-    step: float
-    """From the end of the step before to the end of this one."""
-    window: float
-    """From the first bucket to the last, in which gradients are computed."""
-    transfer: float
-    """The communication thread's: frames under way, and decoding."""
-    meet: float
-    """The communication thread's before that: until all ranks have told their frames' sizes."""
-    wait: float
-    """For the communication thread, after the last bucket."""
-    encode: float
-    select: float
-    """With rotating; it does not shrink with the bytes."""
-
-    @property
-    def computation(self) -> float:
-        return max(1e-6, self.step - self.wait - self.encode - self.select)
-
-
-def slowest(ranks: Sequence[Account]) -> Account:
-    """Of the rank that all others wait for, which itself waits least; else the largest numbers."""
-    least = {name: min(getattr(rank, name) for rank in ranks) for name in ("meet", "wait")}
-    largest = account_of([max(numbers) for numbers in zip(*map(astuple, ranks), strict=True)])
-    return replace(largest, **least)
-
-
-def account_of(numbers: Sequence[float]) -> Account:
-    """In the order of the fields."""
-    return Account(**dict(zip(Account.__dataclass_fields__, numbers, strict=True)))
 
 
 class BudgetSteering:

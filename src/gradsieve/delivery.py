@@ -22,7 +22,7 @@ def deliver(
         frames: of this rank, one for each part of the plan.
     """
     tally = state.tally
-    exchange = gather if state.exchange == "gather" else two_shot
+    exchange = gather if len(plan.parts) == 1 else two_shot
     contributions = exchange(state, plan, frames)
     with tally.timed("decode"):
         rotations = [parameter.rotation for parameter in plan.parameters]

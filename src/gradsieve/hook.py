@@ -105,7 +105,7 @@ def send_all(
 ) -> torch.futures.Future[Tensor]:
     """All-reduce the bucket; in a dense exchange with what the residuals hold."""
     tally, buffer = state.tally, bucket.buffer()
-    half = state.exchange == "dense-fp16" and not state.plain
+    half = state.way == "dense-fp16" and not state.plain
     tally.plain = True
     tally.elements += buffer.numel()
     tally.sent_elements += buffer.numel()

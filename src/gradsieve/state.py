@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,12 +11,14 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.accounts import NUMBERS, Accounts
 from gradsieve.agreement import Description, digest, require_agreement
-from gradsieve.budget import Account, account_of, slowest
+from gradsieve.choice import Choice
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, FrameExchange, group_of_its_own
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.probe import measure_link
 from gradsieve.parameters import ParameterState, Residuals
 from gradsieve.pieces import Plan, dealt, undivided
 from gradsieve.registry import Registry
@@ -29,8 +30,9 @@ from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Sigma, Threshold
 from gradsieve.warm_up import warm_up
 
-Exchange = Literal["gather", "two-shot", "dense", "dense-fp16"]
+Exchange = Literal["auto", "gather", "two-shot", "dense", "dense-fp16"]
 EXCHANGES = get_args(Exchange)
+FLOAT_BYTES = 4
 OLDEST_TORCH = (2, 6)
 STATE_VERSION = 1
 ROTATION_BLOCK = 256
@@ -48,7 +50,8 @@ class SieveState:
         exchange: "gather": every rank's frame goes to all others; traffic grows with their number.
             "two-shot": each rank adds up a part of the model, prunes the sum again and sends that
             to all others; traffic stays the same, the way has two legs. "dense", "dense-fp16": an
-            all-reduce of everything, as without the sieve.
+            all-reduce of everything, as without the sieve. "auto": what is quickest on this link,
+            looked at again and again.
         rotation: prune the coefficients of matrices in bases that follow the gradients, in blocks
             of at most this size, so that few of them carry most of a gradient; 0: the elements
             themselves. With 256 it takes some 1,000 operations an element and step, as much as
@@ -121,8 +124,8 @@ class SieveState:
         """All-reduces that carry residuals."""
         self.worker = ExchangeWorker()
         self._group = process_group
-        self._ended = -math.inf
-        """When the last step did, by the clock."""
+        self.accounts = Accounts()
+        self._choice: Choice | None = None
         self._transport: FrameExchange | None = None
         self._may_be_unused = True
         self._was_loaded = False
@@ -175,8 +178,7 @@ class SieveState:
     def transport(self) -> FrameExchange:
         """All ranks must ask for it for the first time together."""
         if self._transport is None:
-            note = 0 if self.steering.budget is None else len(fields(Account))
-            self._transport = FrameExchange(group_of_its_own(self.group), note)
+            self._transport = FrameExchange(group_of_its_own(self.group), NUMBERS)
         return self._transport
 
     @property
@@ -198,8 +200,17 @@ class SieveState:
         parameters = bucket.parameters()
         if self._transport is None:
             self._compare_ranks(parameters)
+        if bucket.index() == 0 and self.exchange == "auto":
+            self._begin_choice()
         self._require_dense(bucket)
         return self.registry.meet(parameters, last=bucket.is_last())
+
+    def _begin_choice(self) -> None:
+        """Measure the link, once, as soon as it is known what travels."""
+        if self._choice is None and self.registry.states:
+            numel = sum(parameter.numel for parameter in self.registry)
+            link = measure_link(self.transport)
+            self._choice = Choice(self.transport.world_size, FLOAT_BYTES * numel, link)
 
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
         mine = Description(
@@ -237,9 +248,21 @@ class SieveState:
             )
 
     @property
+    def way(self) -> Exchange:
+        """That the gradients take in this step."""
+        if self.exchange != "auto":
+            return self.exchange
+        return "gather" if self._choice is None else self._choice.way
+
+    @property
+    def reason(self) -> str:
+        """Why it is that way."""
+        return self._choice.reason if self._choice is not None and self.exchange == "auto" else ""
+
+    @property
     def dense(self) -> bool:
         """Everything travels in this step, what residuals hold as well."""
-        return self.exchange in ("dense", "dense-fp16")
+        return self.way in ("dense", "dense-fp16")
 
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
@@ -252,10 +275,10 @@ class SieveState:
 
     def plan(self, parameters: list[ParameterState]) -> Plan:
         """What this rank's frames carry of a bucket, and to whom they go."""
-        key = self.exchange, *(id(parameter) for parameter in parameters)
+        key = self.way, *(id(parameter) for parameter in parameters)
         if key not in self._plans:
             ranks = self.transport.world_size
-            two_shot = self.exchange == "two-shot" and ranks > 1
+            two_shot = self.way == "two-shot" and ranks > 1
             self._plans[key] = dealt(parameters, ranks) if two_shot else undivided(parameters)
         return self._plans[key]
 
@@ -311,8 +334,9 @@ class SieveState:
         as it is.
         """
         window = time.perf_counter() - self.tally.start
+        exchange, reason = "plain" if self.plain else self.way, self.reason
         self.finish_exchanges()
-        self._follow_budget(window)
+        self._take_account(window)
         if self.tally.nonfinite_anywhere:
             # Whoever scales the loss skips this step on every rank: the survivors stay ours.
             self.put_back_survivors()
@@ -321,7 +345,9 @@ class SieveState:
             parameter.keep()
         self.registry.end_step()
         self.steering.sizes.end_step()
-        self.last = self.tally.record(self.step, self._residual_norm())
+        self.last = self.tally.record(
+            self.step, residual_norm=self._residual_norm(), exchange=exchange, reason=reason
+        )
         self.step += 1
         rotations = [p.rotation for p in self.registry if p.rotation is not None]
         if any(rotation.is_due for rotation in rotations):
@@ -331,30 +357,25 @@ class SieveState:
         if self.on_step is not None:
             self.on_step(self.last)
 
-    def _follow_budget(self, window: float) -> None:
-        """By what the ranks have told of the step before; tell them of this one with the next."""
-        budget, tally, now = self.steering.budget, self.tally, time.perf_counter()
-        if budget is None or tally.plain:
+    def _take_account(self, window: float) -> None:
+        """Set scale and way of the next step by what the ranks have told of a step before."""
+        budget, choice = self.steering.budget, self._choice
+        if self.plain:
             return
-        step, self._ended = now - self._ended, now
-        seconds, transport = tally.seconds, self.transport
-        account = Account(
-            scale=budget.scale,
-            frame_bytes=tally.frame_bytes + tally.second_frame_bytes,
-            step=step,
-            window=window,
-            transfer=seconds["exchange"] + seconds["decode"] - transport.meet_seconds,
-            meet=transport.meet_seconds,
-            wait=seconds["wait"],
-            encode=seconds["encode"],
-            select=seconds["select"] + seconds["rotate"],
+        if self.dense:
+            self.accounts.end_dense_step(self.transport)
+            if choice is not None:
+                choice.end_dense_step()
+            return
+        slowest = self.accounts.end_sieve_step(
+            self.tally, self.transport, window=window, scale=self.steering.scale
         )
-        transport.meet_seconds = 0.0
-        told = [account_of(note) for note in transport.notes]
-        if all(rank.frame_bytes for rank in told):
-            budget.follow(slowest(told), tally.buckets)
-        if step < math.inf:
-            transport.note = list(astuple(account))
+        if slowest is None:
+            return
+        if budget is not None:
+            budget.follow(slowest, self.tally.buckets)
+        if choice is not None:
+            choice.end_sieve_step(slowest, self.tally.buckets)
 
     def _turn(self) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""

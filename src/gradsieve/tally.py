@@ -41,10 +41,12 @@ class Tally:
         finally:
             self.seconds[stage] += time.perf_counter() - start
 
-    def record(self, step: int, residual_norm: float) -> StepRecord:
+    def record(self, step: int, *, residual_norm: float, exchange: str, reason: str) -> StepRecord:
         frame_bytes = self.frame_bytes + self.second_frame_bytes
         return StepRecord(
             step=step,
+            exchange=exchange,
+            reason=reason,
             thresholds=dict(self.thresholds),
             densities={name: moments.density for name, moments in self.moments.items()},
             density=self.sent_elements / self.elements if self.elements else 0.0,

@@ -11,6 +11,10 @@ class StepRecord:
     """One rank's account of one step; times in seconds, sizes in bytes."""
 
     step: int
+    exchange: str
+    """The way that the gradients took: "gather", "two-shot", "dense", "dense-fp16" or "plain"."""
+    reason: str
+    """Why, where `exchange="auto"` has chosen it."""
     thresholds: dict[str, float]
     """Per parameter; parameters that travel whole are left out."""
     densities: dict[str, float]

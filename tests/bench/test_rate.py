@@ -32,6 +32,7 @@ def mean_of(all_gradients):
         "sieve:density=0.1,values=float32",
         "sieve:density=0.3,values=bfloat16",
         "sieve:balanced-sigma=1.5,rotation=16,min_numel=50",
+        "sieve:balanced-sigma=1.5,rotation=16,min_numel=50,exchange=two-shot",
         "powersgd:3",
     ],
 )
@@ -84,6 +85,7 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
         "sieve:x",
         "sieve:density=0.1,sigma=2",
         "sieve:budget=auto",
+        "sieve:exchange=dense",
         "sieve:density=x",
         "sieve:0.1",
         "powersgd:4:2",

@@ -133,7 +133,7 @@ class Ledger:
             if not parameter.requires_grad:
                 continue
             gradient = self.gradients[name]
-            sent = gradient
+            sent = accumulated = gradient
             tolerance = rtol
             if name in after:
                 accumulated = self.before[name] + gradient
@@ -144,7 +144,7 @@ class Ledger:
             elif not exact:
                 tolerance = max(rtol, 2.0**-8)
             total = sent.clone()
-            largest = total.abs().max()
+            largest = torch.maximum(total.abs().max(), accumulated.abs().max())
             dist.all_reduce(largest, dist.ReduceOp.MAX)
             if name in owned:
                 total -= dist.get_world_size() * (owned[name] - self.owned_before[name])

@@ -117,9 +117,30 @@ def test_nothing_is_lost_when_the_exchange_changes(rotation):
     run_ranks(3, changed_on_the_way, rotation)
 
 
+def chosen_on_the_way():
+    smaller_pieces()
+    model = build(Crossed)
+    ledger = Ledger(model, threshold=gs.Budget("auto"), min_numel=100, rotation=16, exchange="auto")
+    records = []
+    ledger.state.on_step = records.append
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(60):
+        ledger.step(optimizer, batch(step), rtol=1e-4)
+    assert same_on_all_ranks(model)
+    ways = [record.exchange for record in records]
+    assert set(ways) <= {"gather", "two-shot", "dense"}
+    assert all(record.reason for record in records)
+    return ways
+
+
+def test_ranks_choose_the_same_way_and_lose_nothing():
+    mine, *others = run_ranks(3, chosen_on_the_way)
+    assert others == [mine, mine]
+
+
 def one_rank_alone():
     model = build(Net)
-    state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100)
+    state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100, exchange="auto")
     plain = copy.deepcopy(model.module)
     train(model, 3)
     assert 0 < state.last.density < 0.2

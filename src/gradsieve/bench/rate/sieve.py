@@ -28,8 +28,9 @@ class Sieve:
 
     def __init__(self, parameters: Sequence[Tensor], ranks: int, settings: str) -> None:
         arguments = read_settings(settings)
-        if isinstance(arguments.get("threshold"), Budget):
-            raise ValueError("a budget follows a link, and here is none")
+        follows_link = isinstance(arguments.get("threshold"), Budget)
+        if follows_link or arguments.get("exchange", "gather") not in ("gather", "two-shot"):
+            raise ValueError("a budget, or another exchange, needs a link, and here is none")
         self.states = [SieveState(**arguments) for _ in range(ranks)]
         for state in self.states:
             state.bind(nn.ParameterList(parameters))

@@ -1,0 +1,55 @@
+"""The link of a group, measured by a few frames."""
+
+import struct
+import time
+
+import torch
+from torch import Tensor
+
+from gradsieve.exchange.cost import LinkCost
+from gradsieve.exchange.frames import FrameExchange
+
+SMALL, REPEATS = 8, 5
+LARGE = 2**16
+"""Bytes that each rank sends to all others together, four times as many in the next try."""
+LARGEST = 2**22
+LONG_ENOUGH = 0.02
+"""Seconds of a transfer after which a rate is believed."""
+
+
+def measure_link(exchange: FrameExchange) -> LinkCost:
+    """The latency and rate of the slowest rank's link, the same on all ranks.
+
+    It takes a few round trips and, on the slowest links, as long as 64 KiB take.
+    """
+    peers = exchange.world_size - 1
+    if not peers:
+        return LinkCost(latency=0.0, rate=float("inf"))
+    tries = [timed(exchange, SMALL) for _ in range(REPEATS)]
+    latency = slowest(exchange, min(tries) / 2)
+    size = LARGE
+    while True:
+        each = max(SMALL, size // peers)
+        seconds = slowest(exchange, timed(exchange, each))
+        if seconds > LONG_ENOUGH or size >= LARGEST:
+            return LinkCost(latency, peers * each / max(1e-6, seconds - 2 * latency))
+        size *= 4
+
+
+def timed(exchange: FrameExchange, size: int) -> float:
+    frame = torch.zeros(size, dtype=torch.uint8)
+    start = time.perf_counter()
+    exchange.to_all(frame)
+    return time.perf_counter() - start
+
+
+def slowest(exchange: FrameExchange, seconds: float) -> float:
+    told = exchange.to_all(
+        torch.frombuffer(bytearray(struct.pack("<d", seconds)), dtype=torch.uint8)
+    )
+    return max(number_of(frame) for frame in told)
+
+
+def number_of(frame: Tensor) -> float:
+    (number,) = struct.unpack("<d", frame.numpy().tobytes())
+    return float(number)

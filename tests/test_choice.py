@@ -1,0 +1,109 @@
+"""exchange="auto" in simulated steps: the quicker way is taken, and looked at again."""
+
+import pytest
+
+from gradsieve.accounts import Account
+from gradsieve.choice import LONGEST_RUN, LOOK, Choice
+from gradsieve.exchange.cost import LinkCost
+
+BUCKETS = 4
+COMPUTATION = 0.1
+GRADIENT_BYTES = 40_000_000
+
+
+class Steps:
+    """Steps of known length, each told of with the next one's frames."""
+
+    def __init__(self, *, ranks=2, rate=125e6, latency=1e-4, sieve=0.11, dense=0.4, frames=4e5):
+        self.choice = Choice(ranks, GRADIENT_BYTES, LinkCost(latency, rate))
+        self.sieve, self.dense, self.frames = sieve, dense, frames
+        self.ways, self.seconds = [], 0.0
+        self.told = None
+        self.dense_step = 0.0
+
+    def run(self, steps):
+        for _ in range(steps):
+            way = self.choice.way
+            self.ways.append(way)
+            if way == "dense":
+                self.dense_step = self.dense
+                self.seconds += self.dense
+                self.choice.end_dense_step()
+                if self.told is not None:
+                    self.told = self.account()
+                continue
+            self.seconds += self.sieve
+            if self.told is not None:
+                self.choice.end_sieve_step(self.told, BUCKETS)
+            self.told = self.account()
+        return self
+
+    def account(self):
+        extra = self.sieve - COMPUTATION
+        return Account(
+            scale=1.0,
+            frame_bytes=self.frames * (2 if self.choice.way == "two-shot" else 1),
+            step=self.sieve,
+            window=0.05,
+            transfer=0.02,
+            meet=0.001,
+            wait=extra * 0.8,
+            encode=extra * 0.1,
+            select=extra * 0.1,
+            dense_step=self.dense_step,
+        )
+
+
+def test_on_a_slow_link_the_dense_way_is_not_even_tried():
+    steps = Steps(rate=12.5e6).run(300)
+    assert set(steps.ways) == {"gather"}
+    assert "gather" in steps.choice.reason
+
+
+def test_where_sending_everything_is_quicker_it_is_what_most_steps_do():
+    steps = Steps(rate=5e9, sieve=0.13, dense=0.105).run(1000)
+    assert steps.ways[:5] == ["gather"] * 5
+    assert steps.ways.count("dense") > 900
+    assert "105.0 ms a dense step, 130.0 ms with frames" in steps.choice.reason or (
+        steps.choice.is_looking
+    )
+    # The sieve is looked at again, seldom.
+    looks = steps.ways[200:].count("gather")
+    assert 0 < looks <= 2 * LOOK * (800 // LONGEST_RUN + 1)
+
+
+def test_a_dense_way_that_looked_quicker_and_is_not_is_tried_ever_more_seldom():
+    steps = Steps(rate=5e9, sieve=0.11, dense=0.2).run(1000)
+    assert 0 < steps.ways.count("dense") <= 40
+    assert steps.seconds < 1.05 * 1000 * steps.sieve
+
+
+def test_a_link_that_slows_down_is_noticed():
+    steps = Steps(rate=5e9, sieve=0.13, dense=0.105).run(400)
+    steps.dense = 1.0
+    steps.run(LONGEST_RUN + 20)
+    steps.ways.clear()
+    steps.run(200)
+    assert steps.ways.count("dense") < 20
+
+
+@pytest.mark.parametrize(
+    ("ranks", "frames", "latency", "way"),
+    [
+        (2, 4e5, 1e-4, "gather"),
+        (8, 4e5, 1e-4, "two-shot"),
+        # Many small frames between sites: two more round trips a bucket cost more than bytes.
+        (8, 4e3, 0.02, "gather"),
+    ],
+)
+def test_frames_take_the_way_that_the_model_finds_shorter(ranks, frames, latency, way):
+    steps = Steps(ranks=ranks, frames=frames, latency=latency, rate=12.5e6).run(60)
+    assert steps.ways[-1] == way
+    assert len(set(steps.ways[-20:])) == 1
+
+
+def test_the_model_of_a_link():
+    link = LinkCost(latency=0.001, rate=1e6)
+    assert link.gather(5, 1e5) == pytest.approx(0.402)
+    assert link.two_shot(5, 1e5) == pytest.approx(0.164)
+    assert link.all_reduce(5, 1e5) == pytest.approx(0.168)
