@@ -142,22 +142,28 @@ def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
     runs = [
         made("dense", 1e-3, 0, 1.7, 32.0),
         made("dense", 1e-3, 1, 1.9, 32.0),
+        made("dense", 2e-3, 0, 1.8, 32.0),
+        made("dense", 2e-3, 1, 1.7, 32.0),
         made("dense", 3e-3, 0, 1.6, 32.0),
         made("sieve:density=0.1", 1e-3, 0, 2.0, 0.7),
     ]
     rows = summarize(runs)
     assert [(r.method, r.learning_rate, r.seeds, r.own_rate, r.best) for r in rows] == [
         ("dense", 1e-3, 2, True, False),
-        ("dense", 3e-3, 1, False, True),
+        # A single run is no match for the mean of two.
+        ("dense", 2e-3, 2, False, True),
+        ("dense", 3e-3, 1, False, False),
         ("sieve:density=0.1", 1e-3, 1, True, True),
     ]
     assert rows[0].quality == pytest.approx(1.8)
     assert (rows[0].lowest, rows[0].highest) == (1.7, 1.9)
     (table,) = rate_tables(rows)
-    assert table.row_count == 3
+    assert table.row_count == 4
     for ending in ("png", "svg"):
         draw(rows, tmp_path / f"rate.{ending}")
         assert (tmp_path / f"rate.{ending}").stat().st_size > 2000
+    assert (tmp_path / "rate.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "rate.png").stat().st_size < 200_000
     picture = (tmp_path / "rate.svg").read_text()
     assert "own learning rate" in picture
     assert "each method's best" in picture

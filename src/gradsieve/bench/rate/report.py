@@ -35,7 +35,7 @@ class RateRow:
     own_rate: bool
     """The learning rate is the workload's own."""
     best: bool
-    """No other learning rate of this method was better."""
+    """No other learning rate of this method, of those with the most seeds, was better."""
 
 
 def summarize(runs: Iterable[Run]) -> list[RateRow]:
@@ -47,7 +47,9 @@ def summarize(runs: Iterable[Run]) -> list[RateRow]:
     means = {key: statistics.mean(run.quality for run in group) for key, group in groups.items()}
     rows = []
     for key, group in groups.items():
-        of_method = [mean for other, mean in means.items() if other[:-1] == key[:-1]]
+        of_method = {other: mean for other, mean in means.items() if other[:-1] == key[:-1]}
+        most = max(len(groups[other]) for other in of_method)
+        compared = [mean for other, mean in of_method.items() if len(groups[other]) == most]
         workload = load_workload(key[0])
         choose = max if workload.higher_is_better else min
         rows.append(
@@ -63,7 +65,7 @@ def summarize(runs: Iterable[Run]) -> list[RateRow]:
                 lowest=min(run.quality for run in group),
                 highest=max(run.quality for run in group),
                 own_rate=key[4] == workload.learning_rate,
-                best=means[key] == choose(of_method),
+                best=len(group) == most and means[key] == choose(compared),
             )
         )
     return sorted(rows, key=lambda row: (row.workload, row.steps, -row.bits_per_parameter))
@@ -149,8 +151,9 @@ def panel(title: str, rows: list[RateRow]) -> Any:
 
 
 def family(method: str) -> str:
-    """The method without its density, rank or multiple."""
+    """The method without its density, rank or multiple, and without what small parameters do."""
     name, _, options = method.partition(":")
     first, *others = options.split(",")
     policy = first.partition("=")[0] if "=" in first else ""
-    return ", ".join([f"{name} {policy}".strip(), *others])
+    kept = [option for option in others if not option.startswith("min_numel")]
+    return ", ".join([f"{name} {policy}".strip(), *kept])
