@@ -14,8 +14,9 @@ from gradsieve.codec import Values
 from gradsieve.delivery import deliver
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
+from gradsieve.route import Exchange
 from gradsieve.selection import encode_frames, sieve_gradients
-from gradsieve.state import ROTATION_BLOCK, Exchange, SieveState
+from gradsieve.state import ROTATION_BLOCK, SieveState
 from gradsieve.thresholds import Threshold
 
 
@@ -85,7 +86,7 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     For tools that register a state and a hook themselves; others call `attach`.
     """
     parameters = state.begin(bucket)
-    if state.plain or state.dense:
+    if state.plain or state.route.is_dense:
         return send_all(state, bucket, parameters)
     state.tally.buckets += 1
     plan = state.plan(parameters)
@@ -105,7 +106,7 @@ def send_all(
 ) -> torch.futures.Future[Tensor]:
     """All-reduce the bucket; in a dense exchange with what the residuals hold."""
     tally, buffer = state.tally, bucket.buffer()
-    half = state.way == "dense-fp16" and not state.plain
+    half = state.route.way == "dense-fp16" and not state.plain
     tally.plain = True
     tally.elements += buffer.numel()
     tally.sent_elements += buffer.numel()

@@ -5,7 +5,7 @@ from typing import Any
 
 from gradsieve.budget import Budget
 from gradsieve.codec import VALUES
-from gradsieve.state import EXCHANGES
+from gradsieve.route import EXCHANGES
 from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
 
 POLICIES: Mapping[str, Callable[[str], Threshold]] = {

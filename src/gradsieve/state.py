@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,29 +11,31 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.accounts import NUMBERS, Accounts
+from gradsieve.accounts import NUMBERS
 from gradsieve.agreement import Description, digest, require_agreement
-from gradsieve.choice import Choice
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, FrameExchange, group_of_its_own
 from gradsieve.exchange.frames import unreachable
-from gradsieve.exchange.probe import measure_link
 from gradsieve.parameters import ParameterState, Residuals
 from gradsieve.pieces import Plan, dealt, undivided
 from gradsieve.registry import Registry
+from gradsieve.requirements import (
+    require_all_buckets,
+    require_bucket,
+    require_counts,
+    require_torch,
+    require_word,
+)
 from gradsieve.rotation.cost import RotationCost
-from gradsieve.sieve import DTYPES, Workspace
+from gradsieve.route import EXCHANGES, Exchange, Route
+from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
 from gradsieve.tally import Tally
 from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Sigma, Threshold
 from gradsieve.warm_up import warm_up
 
-Exchange = Literal["auto", "gather", "two-shot", "dense", "dense-fp16"]
-EXCHANGES = get_args(Exchange)
-FLOAT_BYTES = 4
-OLDEST_TORCH = (2, 6)
 STATE_VERSION = 1
 ROTATION_BLOCK = 256
 
@@ -83,34 +85,25 @@ class SieveState:
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         require_torch()
-        counts = {
-            "rotation": rotation,
-            "min_numel": min_numel,
-            "start_step": start_step,
-            "ramp_steps": ramp_steps,
-        }
-        for name, count in counts.items():
-            if count < 0:
-                raise ValueError(f"{name} must be 0 or more, got {count}")
-        # Settings.
-        if values not in VALUES:
-            raise ValueError(f"values must be one of {', '.join(VALUES)}, got {values!r}")
-        if exchange not in EXCHANGES:
-            raise ValueError(f"exchange must be one of {', '.join(EXCHANGES)}, got {exchange!r}")
+        require_counts(
+            rotation=rotation, min_numel=min_numel, start_step=start_step, ramp_steps=ramp_steps
+        )
+        require_word("values", values, VALUES)
+        require_word("exchange", exchange, EXCHANGES)
         if threshold is not None and not hasattr(threshold, "measured"):
             raise TypeError(
                 "the threshold must be a policy such as gradsieve.Density(0.01) or "
                 f"gradsieve.Fixed(0.1), got {threshold!r}"
             )
         warm_up(values, error_feedback, rotation > 0)
+        # Settings.
         self.values: Values = values
-        self.exchange: Exchange = exchange
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
         policy = Sigma(1.0, of="balanced") if threshold is None else threshold
         self.steering = Steering(policy, start_step, ramp_steps)
-        # For the user to read and set, `exchange` too, on all ranks alike.
+        # For the user to read and set.
         self.step = 0
         self.last: StepRecord | None = None
         self.on_step: Callable[[StepRecord], None] | None = None
@@ -124,8 +117,7 @@ class SieveState:
         """All-reduces that carry residuals."""
         self.worker = ExchangeWorker()
         self._group = process_group
-        self.accounts = Accounts()
-        self._choice: Choice | None = None
+        self.route = Route(exchange)
         self._transport: FrameExchange | None = None
         self._may_be_unused = True
         self._was_loaded = False
@@ -167,6 +159,16 @@ class SieveState:
     # A step.
 
     @property
+    def exchange(self) -> Exchange:
+        """May be set between steps, on all ranks alike."""
+        return self.route.exchange
+
+    @exchange.setter
+    def exchange(self, exchange: Exchange) -> None:
+        require_word("exchange", exchange, EXCHANGES)
+        self.route.exchange = exchange
+
+    @property
     def group(self) -> dist.ProcessGroup:
         """The ranks that train together."""
         group = self._group if self._group is not None else dist.group.WORLD
@@ -200,17 +202,10 @@ class SieveState:
         parameters = bucket.parameters()
         if self._transport is None:
             self._compare_ranks(parameters)
-        if bucket.index() == 0 and self.exchange == "auto":
-            self._begin_choice()
-        self._require_dense(bucket)
+        if bucket.index() == 0:
+            self.route.begin_step(self.transport, self.registry)
+        require_bucket(bucket)
         return self.registry.meet(parameters, last=bucket.is_last())
-
-    def _begin_choice(self) -> None:
-        """Measure the link, once, as soon as it is known what travels."""
-        if self._choice is None and self.registry.states:
-            numel = sum(parameter.numel for parameter in self.registry)
-            link = measure_link(self.transport)
-            self._choice = Choice(self.transport.world_size, FLOAT_BYTES * numel, link)
 
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
         mine = Description(
@@ -233,37 +228,6 @@ class SieveState:
         require_agreement(mine, self.group)
         _ = self.transport
 
-    def _require_dense(self, bucket: GradBucket) -> None:
-        buffer = bucket.buffer()
-        if buffer.layout is not torch.strided:
-            raise SieveError(
-                "a parameter of shape "
-                f"{list(bucket.parameters()[0].shape)} has a sparse gradient, which the sieve "
-                "cannot prune; make it dense (torch.nn.Embedding(..., sparse=False))"
-            )
-        if buffer.dtype not in DTYPES:
-            raise SieveError(
-                f"a bucket of gradients is {buffer.dtype}; the sieve takes float32, float16 and "
-                "bfloat16 (model.float() converts the parameters)"
-            )
-
-    @property
-    def way(self) -> Exchange:
-        """That the gradients take in this step."""
-        if self.exchange != "auto":
-            return self.exchange
-        return "gather" if self._choice is None else self._choice.way
-
-    @property
-    def reason(self) -> str:
-        """Why it is that way."""
-        return self._choice.reason if self._choice is not None and self.exchange == "auto" else ""
-
-    @property
-    def dense(self) -> bool:
-        """Everything travels in this step, what residuals hold as well."""
-        return self.way in ("dense", "dense-fp16")
-
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
 
@@ -275,10 +239,10 @@ class SieveState:
 
     def plan(self, parameters: list[ParameterState]) -> Plan:
         """What this rank's frames carry of a bucket, and to whom they go."""
-        key = self.way, *(id(parameter) for parameter in parameters)
+        key = self.route.way, *(id(parameter) for parameter in parameters)
         if key not in self._plans:
             ranks = self.transport.world_size
-            two_shot = self.way == "two-shot" and ranks > 1
+            two_shot = self.route.way == "two-shot" and ranks > 1
             self._plans[key] = dealt(parameters, ranks) if two_shot else undivided(parameters)
         return self._plans[key]
 
@@ -334,9 +298,10 @@ class SieveState:
         as it is.
         """
         window = time.perf_counter() - self.tally.start
-        exchange, reason = "plain" if self.plain else self.way, self.reason
+        exchange, reason = "plain" if self.plain else self.route.way, self.route.reason
         self.finish_exchanges()
-        self._take_account(window)
+        if not self.plain:
+            self.route.end_step(self.tally, self.transport, self.steering, window)
         if self.tally.nonfinite_anywhere:
             # Whoever scales the loss skips this step on every rank: the survivors stay ours.
             self.put_back_survivors()
@@ -357,33 +322,13 @@ class SieveState:
         if self.on_step is not None:
             self.on_step(self.last)
 
-    def _take_account(self, window: float) -> None:
-        """Set scale and way of the next step by what the ranks have told of a step before."""
-        budget, choice = self.steering.budget, self._choice
-        if self.plain:
-            return
-        if self.dense:
-            self.accounts.end_dense_step(self.transport)
-            if choice is not None:
-                choice.end_dense_step()
-            return
-        slowest = self.accounts.end_sieve_step(
-            self.tally, self.transport, window=window, scale=self.steering.scale
-        )
-        if slowest is None:
-            return
-        if budget is not None:
-            budget.follow(slowest, self.tally.buckets)
-        if choice is not None:
-            choice.end_sieve_step(slowest, self.tally.buckets)
-
     def _turn(self) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""
         for parameter in self.registry:
             parameter.turn(self.transport.world_size)
 
     def _residual_norm(self) -> float:
-        kept = [p for p in self.registry if self.error_feedback and p.residual is not None]
+        kept = [p for p in self.registry if self.error_feedback and not p.is_empty]
         if self.tally.nonfinite_anywhere:
             # The moments know nothing of the survivors that were put back.
             return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
@@ -426,21 +371,3 @@ class SieveState:
         if self.steering.budget is not None:
             self.steering.budget.scale = float(state.get("scale", 1.0))
         self.step = int(state["step"])
-
-
-def require_all_buckets(model: DistributedDataParallel) -> None:
-    if getattr(model, "skip_all_reduce_unused_params", False):
-        raise SieveError(
-            "DDP(skip_all_reduce_unused_params=True) leaves buckets out, which the sieve must "
-            "see in every step; use find_unused_parameters=True alone"
-        )
-
-
-def require_torch(version: str | None = None) -> None:
-    found = torch.__version__ if version is None else version
-    major, minor = (int(part) for part in found.split(".")[:2])
-    if (major, minor) < OLDEST_TORCH:
-        oldest = ".".join(map(str, OLDEST_TORCH))
-        raise SieveError(
-            f"gradsieve needs torch {oldest} or later, found {found}: pip install -U torch"
-        )

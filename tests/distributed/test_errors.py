@@ -21,7 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.state import require_torch
+from gradsieve.requirements import require_torch
 
 POLICY = {"threshold": gs.Density(0.05), "min_numel": 100}
 
