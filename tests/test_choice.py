@@ -42,7 +42,7 @@ class Steps:
         extra = self.sieve - COMPUTATION
         return Account(
             scale=1.0,
-            frame_bytes=self.frames * (2 if self.choice.way == "two-shot" else 1),
+            frame_bytes=self.frames * (1 + 1 / self.choice.ranks * (self.choice.way == "two-shot")),
             step=self.sieve,
             window=0.05,
             transfer=0.02,

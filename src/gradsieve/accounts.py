@@ -54,7 +54,7 @@ def account_of(numbers: Sequence[float]) -> Account:
     return Account(**dict(zip(Account.__dataclass_fields__, numbers, strict=True)))
 
 
-NUMBERS = len(fields(Account))
+NO_ACCOUNT = [0.0] * len(fields(Account))
 
 
 class Accounts:
@@ -75,7 +75,6 @@ class Accounts:
         """Returns the slowest rank's account of the sieve's step before; None if there is none."""
         told = [account_of(note) for note in transport.notes]
         step, seconds, meet = self._step(), tally.seconds, transport.meet_seconds
-        transport.meet_seconds = 0.0
         account = Account(
             scale=scale,
             frame_bytes=tally.frame_bytes + tally.second_frame_bytes,

@@ -1,6 +1,7 @@
 """Budget: thresholds scaled until a step sends, or takes, what it may."""
 
 import math
+import statistics
 from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -72,13 +73,15 @@ class BudgetSteering:
         """What the thresholds are multiplied by."""
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         self.meets: deque[float] = deque(maxlen=REMEMBERED)
+        self.computations: deque[float] = deque(maxlen=REMEMBERED)
 
     def follow(self, account: Account, buckets: int) -> None:
         """Set the scale for the next step by the slowest rank's account of one not long ago."""
-        usual = sorted(self.steps)[len(self.steps) // 2] if self.steps else account.step
+        usual = statistics.median(self.steps) if self.steps else account.step
         was_late = bool(self.steps) and self.steps[-1] > OUTLIER * usual
         self.steps.append(account.step)
         self.meets.append(account.meet)
+        self.computations.append(account.computation)
         if account.step > OUTLIER * usual and not was_late:
             return
         wanted = self.wanted_share(account, buckets)
@@ -95,10 +98,12 @@ class BudgetSteering:
         """
         if self.budget.bytes_per_step is not None:
             return self.budget.bytes_per_step / account.frame_bytes
+        # Between two steps there may have been an evaluation.
+        computation = statistics.median(self.computations)
         if self.budget.seconds_per_step is not None:
             allowed = self.budget.seconds_per_step - account.select
         else:
-            allowed = WANTED_SHARE * account.computation - account.select
+            allowed = WANTED_SHARE * computation - account.select
         proportional = max(1e-6, account.transfer - min(self.meets)) + account.encode
         latency = account.meet + min(self.meets)
         share = (allowed + account.window - latency) / proportional
@@ -106,4 +111,4 @@ class BudgetSteering:
         if idle > IDLE_SHARE * account.window:
             last = max(1e-6, account.wait - latency / buckets) + account.encode
             share = min(share, (allowed - latency / buckets) / last)
-        return max(share, LEAST_SHARE * account.computation / proportional)
+        return max(share, LEAST_SHARE * computation / proportional)

@@ -13,8 +13,8 @@ REMEMBERED = 10
 """Steps of the sieve that medians are taken of."""
 FIRST_RUN, LONGEST_RUN = 5, 160
 """Dense steps in a row; as long as they are quicker each run is twice as long as the last."""
-LOOK = 2
-"""Steps of the sieve after a run: what ranks tell each other travels with frames."""
+LOOK = 4
+"""Steps of the sieve after a run: what ranks tell each other travels with frames, a step late."""
 FIRST_PAUSE, LONGEST_PAUSE = 10, 320
 """Steps of the sieve until a dense run is tried again; after each that was slower twice as many."""
 LEAST_GAIN = 0.02
@@ -64,26 +64,29 @@ class Choice:
             return
         if self.is_looking:
             self.is_looking = False
-            self.judge(account.dense_step)
+            self.judge(account, buckets)
         elif self.expected_dense(account, buckets) < statistics.median(self.exposed):
             self.begin_run(FIRST_RUN, "an all-reduce may be hidden better than frames")
         else:
             self.choose_frames(account, buckets)
             self.countdown = FIRST_PAUSE
 
-    def judge(self, dense: float) -> None:
+    def judge(self, account: Account, buckets: int) -> None:
+        dense = account.dense_step
         sieve = statistics.median(self.steps)
         measured = f"{1000 * dense:.1f} ms a dense step, {1000 * sieve:.1f} ms with frames"
         if dense <= sieve:
             self.pause = FIRST_PAUSE
             self.begin_run(min(LONGEST_RUN, 2 * self.run), measured)
             return
+        self.choose_frames(account, buckets)
         self.reason = measured
         self.pause = min(LONGEST_PAUSE, 2 * self.pause)
         self.countdown, self.run = self.pause, FIRST_RUN
 
     def begin_run(self, steps: int, reason: str) -> None:
         self.run = self.dense_left = steps
+        self.steps.clear()
         self.reason = reason
 
     def expected_dense(self, account: Account, buckets: int) -> float:
@@ -92,7 +95,9 @@ class Choice:
         return max(seconds / buckets, seconds - account.window)
 
     def choose_frames(self, account: Account, buckets: int) -> None:
-        first_frames = account.frame_bytes / (2 if self.frames == "two-shot" else 1) / buckets
+        # The owner's frame of sums is of one part of as many as there are ranks.
+        frames = 1 + 1 / self.ranks if self.frames == "two-shot" else 1
+        first_frames = account.frame_bytes / frames / buckets
         gather = buckets * self.link.gather(self.ranks, first_frames)
         two_shot = buckets * self.link.two_shot(self.ranks, first_frames)
         saved = gather - two_shot

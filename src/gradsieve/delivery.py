@@ -22,7 +22,7 @@ def deliver(
         frames: of this rank, one for each part of the plan.
     """
     tally = state.tally
-    exchange = gather if len(plan.parts) == 1 else two_shot
+    exchange = two_shot if plan.is_dealt else gather
     contributions = exchange(state, plan, frames)
     with tally.timed("decode"):
         rotations = [parameter.rotation for parameter in plan.parameters]
@@ -39,7 +39,8 @@ def gather(state: SieveState, plan: Plan, frames: Sequence[Tensor]) -> list[Cont
     (frame,) = frames
     with state.tally.timed("exchange"):
         arrived = state.transport.to_all(frame)
-    decoded = [decoded_frame(state, plan, 0, other, own=other is frame) for other in arrived]
+    with state.tally.timed("decode"):
+        decoded = [decoded_frame(state, plan, 0, other, own=other is frame) for other in arrived]
     return [Contribution(other, plan.parts[0], 1.0 / len(decoded)) for other in decoded]
 
 
@@ -64,10 +65,11 @@ def two_shot(state: SieveState, plan: Plan, frames: Sequence[Tensor]) -> list[Co
         state.tally.second_frame_bytes += sums.numel()
     with state.tally.timed("exchange"):
         arrived = state.transport.to_all(sums)
-    return [
-        Contribution(decoded_frame(state, plan, owner, other, own=other is sums), part, 1.0)
-        for owner, (other, part) in enumerate(zip(arrived, plan.parts, strict=True))
-    ]
+    with state.tally.timed("decode"):
+        return [
+            Contribution(decoded_frame(state, plan, owner, other, own=other is sums), part, 1.0)
+            for owner, (other, part) in enumerate(zip(arrived, plan.parts, strict=True))
+        ]
 
 
 def decoded_frame(state: SieveState, plan: Plan, place: int, frame: Tensor, *, own: bool) -> Frame:

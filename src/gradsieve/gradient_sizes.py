@@ -50,7 +50,7 @@ class GradientSizes:
         """
         own = parameter.mean_square
         if own is None:
-            own = measure(gradient).std ** 2
+            own = measure(gradient).unsent_square_sum / max(1, parameter.numel)
         model = own if self.mean_square is None else self.mean_square
         return alike(parameter.numel, math.sqrt(math.sqrt(own) * math.sqrt(model)))
 

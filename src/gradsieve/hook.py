@@ -111,16 +111,22 @@ def send_all(
     tally.elements += buffer.numel()
     tally.sent_elements += buffer.numel()
     tally.frame_bytes += buffer.numel() * (2 if half else buffer.element_size())
-    given = False
     if not state.plain:
-        for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
-            given |= parameter.give_residuals(gradient.view(-1), state.group.size())
+        give_residuals(state, bucket, parameters)
     future = (fp16_compress_hook if half else allreduce_hook)(state.group, bucket)
-    if given:
+    if not state.plain:
         state.unfinished.append(future)
     if bucket.is_last():
         state.end_step()
     return future
+
+
+def give_residuals(state: SieveState, bucket: GradBucket, parameters: list[ParameterState]) -> None:
+    for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
+        flat = gradient.view(-1)
+        if not parameter.is_empty and not state.holds(flat):
+            parameter.give_residuals(flat, state.group.size())
+            state.tally.gives_residuals = True
 
 
 def future_on(device: torch.device) -> torch.futures.Future[Tensor]:

@@ -1,6 +1,6 @@
 """What the sieve keeps for each parameter."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class ParameterState:
         self.name = name
         self.shape = tuple(parameter.shape)
         self.numel = parameter.numel()
+        self.element_size = parameter.element_size()
         self.whole = whole
         """The parameter is too small to prune and travels whole; it has no residual."""
         self.threshold: float | None = None
@@ -77,33 +78,26 @@ class ParameterState:
             self.take_over(ranks)
             self.rotation.turn([self.flat_residual()])
 
-    def owned_residual(self, start: int, stop: int, ranks: int) -> Tensor:
-        """The residual of the sums of elements `start` to `stop`, for a step of `ranks` ranks."""
-        if self.owned is not None and (self.owned.start, self.owned.stop) != (start, stop):
-            self.take_over(ranks)
+    def owned_residual(self, start: int, stop: int) -> Tensor:
+        """The residual of the sums of elements `start` to `stop`."""
         if self.owned is None:
             self.owned = Owned(start, torch.zeros(stop - start))
+        self.is_empty = False
         self.owned.before = self.owned.residual.clone()
         return self.owned.residual
 
-    def give_residuals(self, flat: Tensor, ranks: int) -> bool:
-        """Add to a gradient all that was kept of those before; returns whether there was any.
-
-        Args:
-            flat: as the gradient lies in its bucket; any floating dtype.
-        """
-        if self.whole or self.is_empty:
-            return False
+    def give_residuals(self, flat: Tensor, ranks: int) -> None:
+        """Add to a gradient, as it lies in its bucket, all that was kept of those before."""
         self.take_over(ranks)
         left = self.flat_residual()
         self._given = left.clone()
         unrotated = left.clone()
         if self.rotation is not None:
             self.rotation.restore(unrotated)
-        flat += unrotated.to(flat.dtype)
+        # Rounded once, where the gradient is of half precision.
+        flat.copy_(flat.float() + unrotated)
         left.zero_()
         self.is_empty = True
-        return True
 
     def undo(self) -> None:
         """This step's sums and residuals never reached the optimizer."""
@@ -118,6 +112,11 @@ class ParameterState:
         self._given = None
         if self.owned is not None:
             self.owned.before = None
+
+    def own(self, start: int, stop: int, ranks: int) -> None:
+        """From now on this rank prunes the sums of elements `start` to `stop`; of none: 0, 0."""
+        if self.owned is not None and (self.owned.start, self.owned.stop) != (start, stop):
+            self.take_over(ranks)
 
     def take_over(self, ranks: int) -> None:
         """Move what was pruned of the sums into this rank's own residual."""
@@ -188,6 +187,12 @@ class ParameterState:
             )
         if self.rotation is not None and isinstance(rotation, Mapping):
             self.rotation.require_fit(self.name, rotation)
+        owned = saved.get("owned")
+        if isinstance(owned, Sequence) and int(owned[0]) + owned[1].numel() > self.numel:
+            raise ValueError(
+                f"parameter {self.name}: the saved state owns elements {owned[0]} to "
+                f"{owned[0] + owned[1].numel()}, the parameter has {self.numel}"
+            )
         shape = residual.shape if isinstance(residual, Tensor) else None
         if self.residual is not None and shape != self.residual.shape:
             raise ValueError(
@@ -205,7 +210,9 @@ class ParameterState:
         if self.rotation is not None and isinstance(rotation, Mapping):
             self.rotation.load(rotation)
         owned = saved.get("owned")
-        self.owned = Owned(owned[0], owned[1].clone()) if isinstance(owned, tuple) else None
+        self.owned = None
+        if isinstance(owned, Sequence):
+            self.owned = Owned(int(owned[0]), owned[1].clone())
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None
         self.moments = Moments(**moments) if isinstance(moments, dict) else None
@@ -215,7 +222,7 @@ class ParameterState:
 
 def row_numel(parameter: Tensor) -> int:
     """Elements of a row or filter, which lie together; 0 for a vector."""
-    return parameter.numel() // parameter.shape[0] if parameter.dim() > 1 else 0
+    return parameter.numel() // max(1, parameter.shape[0]) if parameter.dim() > 1 else 0
 
 
 class Residuals(Mapping[str, Tensor]):

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from gradsieve.parameters import ParameterState
@@ -27,20 +26,32 @@ Part = Sequence[Piece]
 """The pieces that one frame carries, in the bucket's order."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """A bucket's parameters, and the parts that its frames carry."""
 
-    parameters: Sequence[ParameterState]
-    parts: Sequence[Part]
+    def __init__(self, parameters: Sequence[ParameterState], parts: Sequence[Part]) -> None:
+        self.parameters = parameters
+        self.parts = parts
+        self.pieces: list[list[Piece]] = [[] for _ in parameters]
+        """Of each parameter, in order."""
+        for piece in sorted(piece for part in parts for piece in part):
+            self.pieces[piece.number].append(piece)
 
-    def pieces_of(self, number: int) -> list[Piece]:
-        """Of one parameter, in order."""
-        return sorted(piece for part in self.parts for piece in part if piece.number == number)
+    @property
+    def is_dealt(self) -> bool:
+        """Each rank has a part of its own."""
+        return len(self.parts) > 1
 
     def numels(self, place: int) -> list[int]:
         """Of the pieces of a part."""
         return [piece.numel for piece in self.parts[place]]
+
+    def let_own(self, rank: int, ranks: int) -> None:
+        """Before a selection: what the rank has pruned of sums that are another's by now."""
+        mine = {piece.number: piece for piece in self.parts[rank]} if self.is_dealt else {}
+        for number, parameter in enumerate(self.parameters):
+            piece = mine.get(number, Piece(number, 0, 0))
+            parameter.own(piece.start, piece.stop, ranks)
 
 
 def undivided(parameters: Sequence[ParameterState]) -> Plan:

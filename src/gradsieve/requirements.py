@@ -12,9 +12,10 @@ from gradsieve.sieve import DTYPES
 OLDEST_TORCH = (2, 6)
 
 
-def require_word(name: str, word: str, known: Sequence[str]) -> None:
+def require_word(name: str, word: str, known: Sequence[str]) -> str:
     if word not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
+    return word
 
 
 def require_counts(**counts: int) -> None:

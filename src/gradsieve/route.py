@@ -12,7 +12,6 @@ from gradsieve.tally import Tally
 
 Exchange = Literal["auto", "gather", "two-shot", "dense", "dense-fp16"]
 EXCHANGES = get_args(Exchange)
-FLOAT_BYTES = 4
 
 
 class Route:
@@ -41,9 +40,9 @@ class Route:
     def begin_step(self, transport: FrameExchange, registry: Registry) -> None:
         """Measure the link, once, as soon as it is known what travels."""
         if self.exchange == "auto" and self._choice is None and registry.states:
-            numel = sum(parameter.numel for parameter in registry)
+            gradient_bytes = sum(p.numel * p.element_size for p in registry)
             link = measure_link(transport)
-            self._choice = Choice(transport.world_size, FLOAT_BYTES * numel, link)
+            self._choice = Choice(transport.world_size, gradient_bytes, link)
 
     def end_step(
         self, tally: Tally, transport: FrameExchange, steering: Steering, window: float

@@ -37,7 +37,7 @@ def add_and_prune(
         if parameter.whole:
             sections.append(whole_section(average.numpy(), values))
             continue
-        left = parameter.owned_residual(piece.start, piece.stop, len(frames))
+        left = parameter.owned_residual(piece.start, piece.stop)
         sections.append(prune(parameter, piece, average, left, arrived, values, frames[0].step))
         if not error_feedback:
             left.zero_()
@@ -70,11 +70,13 @@ def prune(
 def threshold_like(arrived: Sequence[Section], average: Tensor, left: Tensor, step: int) -> float:
     """Lets as many elements pass as a rank has sent on average, so that both shots weigh alike.
 
-    Where all ranks sent whatever is not zero, the owner does.
+    Where no rank sent any, nor does the owner: DDP may throw away what it sent. Where all ranks
+    sent whatever was not zero, so does the owner.
     """
-    if all(section.threshold == 0 for section in arrived):
+    sent = sum(section.count for section in arrived)
+    if not sent:
+        return math.inf
+    density = sent / len(arrived) / average.numel()
+    if density == 1 or all(section.threshold == 0 for section in arrived):
         return 0.0
-    density = sum(section.count for section in arrived) / len(arrived) / average.numel()
-    if not 0 < density < 1:
-        return 0.0 if density else math.inf
     return sample_magnitudes(average, left, step).threshold_for(density)

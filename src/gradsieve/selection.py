@@ -30,7 +30,7 @@ def sieve_gradients(state: SieveState, plan: Plan, gradients: Sequence[Tensor]) 
     sections: Sections = {}
     for number, (parameter, gradient) in enumerate(zip(plan.parameters, gradients, strict=True)):
         # As it lies in the bucket, whatever the parameter's memory format.
-        flat, pieces = gradient.view(-1), plan.pieces_of(number)
+        flat, pieces = gradient.view(-1), plan.pieces[number]
         send = send_whole if parameter.whole else send_survivors
         made = send(state, parameter, flat, pieces)
         state.tally.elements += parameter.numel
@@ -43,11 +43,11 @@ def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Ten
     """A frame for each part of the plan."""
     tally = state.tally
     with tally.timed("encode"):
-        nonfinite = tally.nonfinite > 0
+        layout, nonfinite = state.layout(plan), tally.nonfinite > 0
         frames = [
             encode_frame(
                 [sections[piece] for piece in part],
-                layout=state.layout(plan),
+                layout=layout,
                 step=state.step,
                 nonfinite=nonfinite,
             )
@@ -81,6 +81,7 @@ def send_survivors(
         indices, values, moments = select(
             flat, left, threshold, out=state.workspace, clear=parameter.clears(dtype)
         )
+        state.sent.append((parameter, indices, values))
         state.steering.observe(parameter, moments)
         if not state.error_feedback:
             left.zero_()
@@ -101,7 +102,6 @@ def send_survivors(
         parameter.squared_remainder = sum(section.squared_remainder for section in sections)
         if state.error_feedback and not left.is_cpu:
             parameter.squared_remainder = leave_remainder(left, indices, values, sections)
-    state.sent.append((parameter, indices, values))
     tally.thresholds[parameter.name] = threshold
     tally.moments[parameter.name] = moments
     tally.nonfinite += moments.nonfinite
@@ -154,7 +154,7 @@ def leave_remainder(
     Returns:
         The sum of squares of what stays.
     """
-    if any(section.kind is Kind.FLOAT32 for section in sections if section.count):
+    if all(section.kind is Kind.FLOAT32 for section in sections):
         return 0.0
     sent = np.concatenate([section.survivors()[1] for section in sections])
     remainder = values - torch.from_numpy(sent).to(left.device)

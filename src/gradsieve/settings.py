@@ -1,10 +1,11 @@
 """The settings of a sieve in one line of text: "POLICY=NUMBER,OPTION=VALUE"."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradsieve.budget import Budget
 from gradsieve.codec import VALUES
+from gradsieve.requirements import require_word
 from gradsieve.route import EXCHANGES
 from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
 
@@ -19,18 +20,12 @@ POLICIES: Mapping[str, Callable[[str], Threshold]] = {
     "unsent-mean": lambda scale: UnsentMean(float(scale)),
 }
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "exchange": lambda word: one_of(EXCHANGES, word),
+    "exchange": lambda word: require_word("exchange", word, EXCHANGES),
     "min_numel": int,
     "ramp_steps": int,
     "rotation": int,
-    "values": lambda word: one_of(VALUES, word),
+    "values": lambda word: require_word("values", word, VALUES),
 }
-
-
-def one_of(words: Sequence[str], word: str) -> str:
-    if word not in words:
-        raise ValueError(f"{word!r} is none of {', '.join(words)}")
-    return word
 
 
 def read_settings(text: str) -> dict[str, Any]:

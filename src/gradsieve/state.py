@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.accounts import NUMBERS
+from gradsieve.accounts import NO_ACCOUNT
 from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
@@ -118,6 +118,8 @@ class SieveState:
         self.worker = ExchangeWorker()
         self._group = process_group
         self.route = Route(exchange)
+        self._note = NO_ACCOUNT
+        """What this rank is to tell the others with its first frames."""
         self._transport: FrameExchange | None = None
         self._may_be_unused = True
         self._was_loaded = False
@@ -180,7 +182,7 @@ class SieveState:
     def transport(self) -> FrameExchange:
         """All ranks must ask for it for the first time together."""
         if self._transport is None:
-            self._transport = FrameExchange(group_of_its_own(self.group), NUMBERS)
+            self._transport = FrameExchange(group_of_its_own(self.group), self._note)
         return self._transport
 
     @property
@@ -195,15 +197,17 @@ class SieveState:
             SieveError: on every rank, where the ranks differ (at the first bucket) or the bucket
                 cannot be handled.
         """
-        if bucket.index() == 0:
-            self.tally = Tally()
+        first = bucket.index() == 0
+        if first:
             self._settle()
             self.workspace.clear()
         parameters = bucket.parameters()
         if self._transport is None:
             self._compare_ranks(parameters)
-        if bucket.index() == 0:
+        if first:
             self.route.begin_step(self.transport, self.registry)
+            self.transport.meet_seconds = 0.0
+            self.tally = Tally()
         require_bucket(bucket)
         return self.registry.meet(parameters, last=bucket.is_last())
 
@@ -244,6 +248,7 @@ class SieveState:
             ranks = self.transport.world_size
             two_shot = self.route.way == "two-shot" and ranks > 1
             self._plans[key] = dealt(parameters, ranks) if two_shot else undivided(parameters)
+        self._plans[key].let_own(self.transport.rank, self.transport.world_size)
         return self._plans[key]
 
     def layout(self, plan: Plan) -> int:
@@ -289,7 +294,8 @@ class SieveState:
             sums = [future.wait() for future in futures]
         except RuntimeError as error:
             raise unreachable(self.group, error) from error
-        self.tally.nonfinite_anywhere |= any(not bool(total.isfinite().all()) for total in sums)
+        if self.tally.gives_residuals:
+            self.tally.nonfinite_anywhere = any(not bool(s.isfinite().all()) for s in sums)
 
     def end_step(self) -> None:
         """Wait for the exchanges of a step and close its account, after its last bucket.
@@ -348,6 +354,7 @@ class SieveState:
             "step": self.step,
             "mean_square": self.steering.sizes.mean_square,
             "scale": self.steering.scale,
+            "note": list(self._note if self._transport is None else self._transport.note),
             "parameters": self.registry.save(),
         }
 
@@ -370,4 +377,7 @@ class SieveState:
         self.steering.sizes.mean_square = state.get("mean_square")
         if self.steering.budget is not None:
             self.steering.budget.scale = float(state.get("scale", 1.0))
+        self._note = list(state.get("note", NO_ACCOUNT))
+        if self._transport is not None:
+            self._transport.note = self._note
         self.step = int(state["step"])

@@ -26,6 +26,8 @@ class Tally:
         self.nonfinite = 0
         self.nonfinite_anywhere = False
         self.plain = False
+        self.gives_residuals = False
+        """An all-reduce of this step carries residuals."""
         self.thresholds: dict[str, float] = {}
         self.moments: dict[str, Moments] = {}
 

@@ -22,7 +22,7 @@ class StepRecord:
     density: float
     """Elements sent / elements, over all parameters."""
     frame_bytes: int
-    """Of this rank's frames; plain steps count the bucket's bytes."""
+    """Of this rank's frames; steps without frames count what an all-reduce sends of the buckets."""
     bits_per_parameter: float
     """8 · frame_bytes / elements."""
     rotate_seconds: float
@@ -40,7 +40,7 @@ class StepRecord:
     """Nothing was pruned: a dense exchange, a step before `start_step`, or the first of a state
     without names."""
     nonfinite: int
-    """Elements of this rank's gradient that were NaN or infinite."""
+    """Elements of this rank's gradient that were NaN or infinite; not counted in plain steps."""
 
 
 class JsonLines:

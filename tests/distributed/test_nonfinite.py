@@ -65,11 +65,11 @@ def train_through_overflow(where, elements, policy, exchange):
         assert step < 2 or state.last.density < 0.9
 
 
-def overflow_in_a_dense_step():
-    """The residuals that it has sent come back."""
-    model = build()
-    poison, now = overflow_on_rank_one(slice(3, 5))
-    model.module.get_parameter("two.weight").register_hook(poison)
+def overflow_in_a_dense_step(where):
+    """The residuals that it has sent come back, whichever bucket overflows."""
+    model = build(bucket_cap_mb=0.001)
+    poison, now = overflow_on_rank_one(slice(0, 1))
+    model.module.get_parameter(where).register_hook(poison)
     ledger = Ledger(model, threshold=gs.Density(0.05), min_numel=100)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(2):
@@ -78,15 +78,16 @@ def overflow_in_a_dense_step():
     now["step"], ledger.state.exchange = 2, "dense"
     ledger.open()
     model(batch(2)).square().mean().backward()
-    assert not model.module.two.weight.grad.isfinite().all()
+    assert not model.module.get_parameter(where).grad.isfinite().all()
     for name, residual in ledger.state.residuals.items():
         assert torch.equal(residual, ledger.before[name]), name
     now["step"] = 3
     ledger.step(optimizer, batch(3))
 
 
-def test_an_overflow_in_a_dense_step_takes_no_residual_with_it():
-    run_ranks(2, overflow_in_a_dense_step)
+@pytest.mark.parametrize("where", ["two.weight", "three.bias"])
+def test_an_overflow_in_a_dense_step_takes_no_residual_with_it(where):
+    run_ranks(2, overflow_in_a_dense_step, where)
 
 
 def overflows(exchange):

@@ -127,7 +127,7 @@ def bench_step_command(
 ) -> None:
     """Seconds of a step and bytes of it: trains over each link, a rank on a core of its own."""
     from gradsieve.bench.step import StepRow, bench_step, step_table
-    from gradsieve.link import parse_link
+    from gradsieve.link import require_link
     from gradsieve.runs.launch import RunError
     from gradsieve.runs.methods import require_method
     from gradsieve.workloads.workload import require_workload
@@ -142,7 +142,7 @@ def bench_step_command(
         for name in workloads:
             require_workload(name)
         for rate in links:
-            _ = rate == "none" or parse_link(rate)
+            require_link(ranks, None if rate == "none" else rate)
         for name, rate in product(workloads, links):
             with console.status("starting ...") as status:
                 measured = bench_step(

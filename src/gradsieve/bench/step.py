@@ -18,7 +18,7 @@ from gradsieve.workloads.workload import load_workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow(RunResult):
-    """Medians over the rounds."""
+    """Medians over the rounds; the metric is the first round's."""
 
     rounds: int
     lowest_ratio: float

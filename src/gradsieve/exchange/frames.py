@@ -17,14 +17,14 @@ class FrameExchange:
     """One exchange of sizes, then one uneven transfer.
 
     Args:
-        note: how many numbers travel with each size, to every rank.
+        note: numbers that travel with each size, to every rank; as many on all ranks.
     """
 
-    def __init__(self, group: dist.ProcessGroup, note: int = 0) -> None:
+    def __init__(self, group: dist.ProcessGroup, note: Sequence[float] = ()) -> None:
         self.group = group
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
-        self.note = [0.0] * note
+        self.note = list(note)
         """What this rank tells."""
         self.notes = [self.note]
         """What all ranks told with the last sizes, in rank order."""
@@ -46,6 +46,7 @@ class FrameExchange:
         """Send every rank a frame of its own, in rank order; returns and raises as `to_all`."""
         own = frames[self.rank]
         if self.world_size == 1:
+            self.notes = [self.note]
             return [own]
         try:
             leaving = [0 if rank == self.rank else f.numel() for rank, f in enumerate(frames)]

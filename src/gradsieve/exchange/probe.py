@@ -26,11 +26,11 @@ def measure_link(exchange: FrameExchange) -> LinkCost:
     if not peers:
         return LinkCost(latency=0.0, rate=float("inf"))
     tries = [timed(exchange, SMALL) for _ in range(REPEATS)]
-    latency = slowest(exchange, min(tries) / 2)
+    latency = largest(exchange, min(tries) / 2)
     size = LARGE
     while True:
         each = max(SMALL, size // peers)
-        seconds = slowest(exchange, timed(exchange, each))
+        seconds = largest(exchange, timed(exchange, each))
         if seconds > LONG_ENOUGH or size >= LARGEST:
             return LinkCost(latency, peers * each / max(1e-6, seconds - 2 * latency))
         size *= 4
@@ -43,7 +43,8 @@ def timed(exchange: FrameExchange, size: int) -> float:
     return time.perf_counter() - start
 
 
-def slowest(exchange: FrameExchange, seconds: float) -> float:
+def largest(exchange: FrameExchange, seconds: float) -> float:
+    """Of all ranks' numbers, the same on all."""
     told = exchange.to_all(
         torch.frombuffer(bytearray(struct.pack("<d", seconds)), dtype=torch.uint8)
     )

@@ -14,6 +14,7 @@ from gradsieve.link.shape import (
     open_link,
     parse_link,
     parse_rate,
+    require_link,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "parse_link",
     "parse_rate",
     "read_counters",
+    "require_link",
 ]

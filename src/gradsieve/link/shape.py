@@ -1,6 +1,6 @@
 """Links between ranks on one machine: shaped ones in network namespaces, or loopback.
 
-with open_link(ranks=2, rate="1gbit") as link:
+with open_link(ranks=2, link="1gbit") as link:
     for rank in range(2):
         subprocess.Popen(link.command(rank, ["python", "train.py"]))
 """
@@ -121,8 +121,7 @@ class ShapedLink(_Closing):
 
     def __init__(self, ranks: int, rate: str | int, round_trip: float = 0.0) -> None:
         _check_ranks(ranks)
-        if not 0 <= round_trip <= MAX_ROUND_TRIP:
-            raise ValueError(f"a round trip is 0 to {MAX_ROUND_TRIP:g} s, not {round_trip:g} s")
+        _check_round_trip(round_trip)
         self.ranks = ranks
         self.rate = _check_rate(rate)
         self.round_trip = round_trip
@@ -224,6 +223,15 @@ def open_link(ranks: int, link: str | None) -> Link:
         return Loopback(ranks, str(error))
 
 
+def require_link(ranks: int, link: str | None) -> None:
+    """Raise ValueError where `open_link` would."""
+    _check_ranks(ranks)
+    if link is not None:
+        rate, round_trip = parse_link(link)
+        _check_rate(rate)
+        _check_round_trip(round_trip)
+
+
 def _check_ranks(ranks: int) -> None:
     if not 1 <= ranks <= MAX_RANKS:
         raise ValueError(f"a link joins 1 to {MAX_RANKS} ranks, not {ranks}")
@@ -243,6 +251,11 @@ def _check_rate(rate: str | int) -> int:
             f"not {format_rate(bits)}"
         )
     return bits
+
+
+def _check_round_trip(round_trip: float) -> None:
+    if not 0 <= round_trip <= MAX_ROUND_TRIP:
+        raise ValueError(f"a round trip is 0 to {MAX_ROUND_TRIP:g} s, not {round_trip:g} s")
 
 
 def _start_hub(ranks: int, rate: int, delay: float) -> subprocess.Popen[str]:

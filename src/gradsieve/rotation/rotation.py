@@ -80,7 +80,7 @@ class Rotation:
     def restore(self, flat: Tensor) -> None:
         """Coefficients that all ranks share become a gradient, float32 [M · N], in place."""
         matrix = flat.view(self.rows, self.columns)
-        with self._timed():
+        with self._timed(), torch.autocast(flat.device.type, enabled=False):
             for columns, basis in self.right:
                 matrix[:, columns] = product(matrix[:, columns], basis.vectors)
             for rows, basis in self.left:
