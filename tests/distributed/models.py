@@ -144,7 +144,10 @@ class Ledger:
             elif not exact:
                 tolerance = max(rtol, 2.0**-8)
             total = sent.clone()
-            largest = torch.maximum(total.abs().max(), accumulated.abs().max())
+            # Each rank rounds what it sends, and the owner of a sum rounds that.
+            largest = dist.get_world_size() * torch.maximum(
+                total.abs().max(), accumulated.abs().max()
+            )
             dist.all_reduce(largest, dist.ReduceOp.MAX)
             if name in owned:
                 total -= dist.get_world_size() * (owned[name] - self.owned_before[name])
