@@ -66,7 +66,7 @@ class Accounts:
 
     def end_dense_step(self, transport: FrameExchange) -> None:
         self._dense.append(self._step())
-        account = replace(account_of(transport.note), dense_step=statistics.median(self._dense))
+        account = replace(account_of(transport.note), dense_step=self._dense_step)
         transport.note = list(astuple(account))
 
     def end_sieve_step(
@@ -77,7 +77,7 @@ class Accounts:
         step, seconds, meet = self._step(), tally.seconds, transport.meet_seconds
         account = Account(
             scale=scale,
-            frame_bytes=tally.frame_bytes + tally.second_frame_bytes,
+            frame_bytes=tally.all_frame_bytes,
             step=step,
             window=window,
             transfer=seconds["exchange"] + seconds["decode"] - meet,
@@ -85,11 +85,15 @@ class Accounts:
             wait=seconds["wait"],
             encode=seconds["encode"],
             select=seconds["select"] + seconds["rotate"],
-            dense_step=statistics.median(self._dense) if self._dense else 0.0,
+            dense_step=self._dense_step,
         )
         # Of the first step it is not known how long it took.
         transport.note = list(astuple(account)) if step < math.inf else transport.note
         return slowest(told) if all(rank.frame_bytes for rank in told) else None
+
+    @property
+    def _dense_step(self) -> float:
+        return statistics.median(self._dense) if self._dense else 0.0
 
     def _step(self) -> float:
         before, self._ended = self._ended, time.perf_counter()

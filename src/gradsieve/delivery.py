@@ -23,7 +23,7 @@ def deliver(
     """
     tally = state.tally
     exchange = two_shot if plan.is_dealt else gather
-    contributions = exchange(state, plan, frames)
+    contributions = exchange(state, plan, state.layout(plan), frames)
     with tally.timed("decode"):
         rotations = [parameter.rotation for parameter in plan.parameters]
         cleared = [parameter.clears(buffer.dtype) for parameter in plan.parameters]
@@ -34,31 +34,39 @@ def deliver(
     return buffer
 
 
-def gather(state: SieveState, plan: Plan, frames: Sequence[Tensor]) -> list[Contribution]:
+def gather(
+    state: SieveState, plan: Plan, layout: int, frames: Sequence[Tensor]
+) -> list[Contribution]:
     """Every rank's frame travels to every other rank."""
     (frame,) = frames
     with state.tally.timed("exchange"):
         arrived = state.transport.to_all(frame)
     with state.tally.timed("decode"):
-        decoded = [decoded_frame(state, plan, 0, other, own=other is frame) for other in arrived]
+        decoded = [
+            decoded_frame(other, layout, plan.numels(0), state.step, own=other is frame)
+            for other in arrived
+        ]
     return [Contribution(other, plan.parts[0], 1.0 / len(decoded)) for other in decoded]
 
 
-def two_shot(state: SieveState, plan: Plan, frames: Sequence[Tensor]) -> list[Contribution]:
+def two_shot(
+    state: SieveState, plan: Plan, layout: int, frames: Sequence[Tensor]
+) -> list[Contribution]:
     """Every part travels to its owner, which adds it up, prunes the sum and sends that to all."""
     rank = state.transport.rank
     with state.tally.timed("exchange"):
         arrived = state.transport.to_each(frames)
     with state.tally.timed("decode"):
         parts = [
-            decoded_frame(state, plan, rank, other, own=other is frames[rank]) for other in arrived
+            decoded_frame(other, layout, plan.numels(rank), state.step, own=other is frames[rank])
+            for other in arrived
         ]
         sections = add_and_prune(
             plan, rank, parts, state.values, error_feedback=state.error_feedback
         )
         sums = encode_frame(
             sections,
-            layout=state.layout(plan),
+            layout=layout,
             step=state.step,
             nonfinite=any(part.nonfinite for part in parts),
         )
@@ -67,15 +75,21 @@ def two_shot(state: SieveState, plan: Plan, frames: Sequence[Tensor]) -> list[Co
         arrived = state.transport.to_all(sums)
     with state.tally.timed("decode"):
         return [
-            Contribution(decoded_frame(state, plan, owner, other, own=other is sums), part, 1.0)
+            Contribution(
+                decoded_frame(other, layout, plan.numels(owner), state.step, own=other is sums),
+                part,
+                1.0,
+            )
             for owner, (other, part) in enumerate(zip(arrived, plan.parts, strict=True))
         ]
 
 
-def decoded_frame(state: SieveState, plan: Plan, place: int, frame: Tensor, *, own: bool) -> Frame:
-    """Raises FrameError where `frame` is not this step's, of a part of this plan."""
-    decoded = decode_frame(frame, layout=state.layout(plan), numels=plan.numels(place), own=own)
-    step = state.step % 2**32
+def decoded_frame(
+    frame: Tensor, layout: int, numels: Sequence[int], step: int, *, own: bool
+) -> Frame:
+    """Raises FrameError where `frame` is not this step's, of the pieces of `numels` elements."""
+    decoded = decode_frame(frame, layout=layout, numels=numels, own=own)
+    step %= 2**32
     if decoded.step != step:
         refuse("step", f"{decoded.step}, this rank is at {step}")
     return decoded

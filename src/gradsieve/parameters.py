@@ -91,11 +91,8 @@ class ParameterState:
         self.take_over(ranks)
         left = self.flat_residual()
         self._given = left.clone()
-        unrotated = left.clone()
-        if self.rotation is not None:
-            self.rotation.restore(unrotated)
         # Rounded once, where the gradient is of half precision.
-        flat.copy_(flat.float() + unrotated)
+        flat.copy_(flat.float() + self._restored(left.clone()))
         left.zero_()
         self.is_empty = True
 
@@ -128,19 +125,20 @@ class ParameterState:
 
     def unrotated_residual(self) -> Tensor:
         """A copy of the residual as a part of the gradient."""
-        return self._unrotated(self.flat_residual().clone())
+        return self._restored(self.flat_residual().clone()).as_strided(self.shape, self.stride)
 
     def unrotated_owned(self) -> Tensor:
         """What this rank has pruned of the sums as a part of the averaged gradient, on the host."""
         whole = torch.zeros(self.numel)
         if self.owned is not None:
             whole[self.owned.start : self.owned.stop] = self.owned.residual
-        return self._unrotated(whole)
+        return self._restored(whole).as_strided(self.shape, self.stride)
 
-    def _unrotated(self, flat: Tensor) -> Tensor:
+    def _restored(self, flat: Tensor) -> Tensor:
+        """Coefficients become a part of the gradient, in place."""
         if self.rotation is not None:
             self.rotation.restore(flat)
-        return flat.as_strided(self.shape, self.stride)
+        return flat
 
     def put_back(self, indices: Tensor, values: Tensor) -> None:
         """Return survivors that never reached the optimizer to the residual.

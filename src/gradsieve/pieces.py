@@ -54,6 +54,10 @@ class Plan:
             parameter.own(piece.start, piece.stop, ranks)
 
 
+def plan_for(parameters: Sequence[ParameterState], ranks: int, *, two_shot: bool) -> Plan:
+    return dealt(parameters, ranks) if two_shot and ranks > 1 else undivided(parameters)
+
+
 def undivided(parameters: Sequence[ParameterState]) -> Plan:
     """One part with all of it."""
     whole = [Piece(number, 0, parameter.numel) for number, parameter in enumerate(parameters)]

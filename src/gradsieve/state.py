@@ -18,7 +18,7 @@ from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker, FrameExchange, group_of_its_own
 from gradsieve.exchange.frames import unreachable
 from gradsieve.parameters import ParameterState, Residuals
-from gradsieve.pieces import Plan, dealt, undivided
+from gradsieve.pieces import Plan, plan_for
 from gradsieve.registry import Registry
 from gradsieve.requirements import (
     require_all_buckets,
@@ -245,9 +245,8 @@ class SieveState:
         """What this rank's frames carry of a bucket, and to whom they go."""
         key = self.route.way, *(id(parameter) for parameter in parameters)
         if key not in self._plans:
-            ranks = self.transport.world_size
-            two_shot = self.route.way == "two-shot" and ranks > 1
-            self._plans[key] = dealt(parameters, ranks) if two_shot else undivided(parameters)
+            two_shot = self.route.way == "two-shot"
+            self._plans[key] = plan_for(parameters, self.transport.world_size, two_shot=two_shot)
         self._plans[key].let_own(self.transport.rank, self.transport.world_size)
         return self._plans[key]
 

@@ -32,6 +32,10 @@ class Tally:
         self.moments: dict[str, Moments] = {}
 
     @property
+    def all_frame_bytes(self) -> int:
+        return self.frame_bytes + self.second_frame_bytes
+
+    @property
     def exposed_seconds(self) -> float:
         return sum(self.seconds[stage] for stage in EXPOSED)
 
@@ -44,7 +48,6 @@ class Tally:
             self.seconds[stage] += time.perf_counter() - start
 
     def record(self, step: int, *, residual_norm: float, exchange: str, reason: str) -> StepRecord:
-        frame_bytes = self.frame_bytes + self.second_frame_bytes
         return StepRecord(
             step=step,
             exchange=exchange,
@@ -52,8 +55,8 @@ class Tally:
             thresholds=dict(self.thresholds),
             densities={name: moments.density for name, moments in self.moments.items()},
             density=self.sent_elements / self.elements if self.elements else 0.0,
-            frame_bytes=frame_bytes,
-            bits_per_parameter=8 * frame_bytes / self.elements if self.elements else 0.0,
+            frame_bytes=self.all_frame_bytes,
+            bits_per_parameter=8 * self.all_frame_bytes / self.elements if self.elements else 0.0,
             rotate_seconds=self.seconds["rotate"],
             select_seconds=self.seconds["select"],
             encode_seconds=self.seconds["encode"],

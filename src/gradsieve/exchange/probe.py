@@ -1,10 +1,8 @@
 """The link of a group, measured by a few frames."""
 
-import struct
 import time
 
 import torch
-from torch import Tensor
 
 from gradsieve.exchange.cost import LinkCost
 from gradsieve.exchange.frames import FrameExchange
@@ -45,12 +43,6 @@ def timed(exchange: FrameExchange, size: int) -> float:
 
 def largest(exchange: FrameExchange, seconds: float) -> float:
     """Of all ranks' numbers, the same on all."""
-    told = exchange.to_all(
-        torch.frombuffer(bytearray(struct.pack("<d", seconds)), dtype=torch.uint8)
-    )
-    return max(number_of(frame) for frame in told)
-
-
-def number_of(frame: Tensor) -> float:
-    (number,) = struct.unpack("<d", frame.numpy().tobytes())
-    return float(number)
+    told = exchange.to_all(torch.tensor([seconds], dtype=torch.float64).view(torch.uint8))
+    # Copied, since what has arrived may start at any byte.
+    return max(float(frame.clone().view(torch.float64)) for frame in told)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gradsieve.averaging import Contribution, average_into
 from gradsieve.budget import Budget
 from gradsieve.codec import Frame, decode_frame, encode_frame
-from gradsieve.pieces import dealt, undivided
+from gradsieve.pieces import plan_for
 from gradsieve.second_shot import add_and_prune
 from gradsieve.selection import encode_frames, sieve_gradients
 from gradsieve.settings import read_settings
@@ -39,8 +39,8 @@ class Sieve:
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
                 parameter.rotation = of_ranks[0].rotation
-        two_shot = self.states[0].exchange == "two-shot" and ranks > 1
-        self.plans = [dealt(kept, ranks) if two_shot else undivided(kept) for kept in self.kept]
+        two_shot = self.states[0].exchange == "two-shot"
+        self.plans = [plan_for(kept, ranks, two_shot=two_shot) for kept in self.kept]
 
     def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:
         ranks, plan = len(self.states), self.plans[0]
@@ -54,7 +54,7 @@ class Sieve:
             state.step += 1
         sent = sum(frame.numel() for own in made for frame in own)
         arrived = [[decode_frame(frame) for frame in part] for part in zip(*made, strict=True)]
-        if len(plan.parts) == 1:
+        if not plan.is_dealt:
             added = [Contribution(frame, plan.parts[0], 1.0 / ranks) for frame in arrived[0]]
         else:
             sums = [self.sum_of(rank, frames) for rank, frames in enumerate(arrived)]
