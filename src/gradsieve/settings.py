@@ -24,6 +24,7 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "min_numel": int,
     "ramp_steps": int,
     "rotation": int,
+    "start_step": int,
     "values": lambda word: require_word("values", word, VALUES),
 }
 

@@ -15,6 +15,9 @@ from gradsieve.runs.config import RECORDS, RESULT, RunConfig, RunResult, read_re
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0
 LAST_LINES = 15
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""glibc's allocator else returns an optimizer's temporaries to the system in one run and keeps them
+in the next, as the heap happens to lie: 10 ms of page faults a step in any method, or none."""
 
 
 class RunError(RuntimeError):
@@ -66,6 +69,7 @@ def start_rank(
         "GLOO_SOCKET_IFNAME": link.interface,
         "OMP_NUM_THREADS": str(cores),
         "PYTHONWARNINGS": "ignore",
+        **KEPT_MEMORY,
     }
     return subprocess.Popen(
         link.command(rank, command),

@@ -71,7 +71,9 @@ class Run:
         self.limit = Replica(self.workload, config)
         self.trained = Replica(self.workload, config)
         self.model = DistributedDataParallel(
-            self.trained.model, bucket_cap_mb=bucket_cap_mb(config.method)
+            self.trained.model,
+            bucket_cap_mb=bucket_cap_mb(config.method),
+            gradient_as_bucket_view=True,
         )
         self.state = register(config.method, self.model)
         # Dropout must differ between ranks; the weights above must not.
