@@ -15,13 +15,14 @@ ENCODE, DECODE = 2e-9, 3e-9
 """Seconds a byte."""
 
 
-def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY):
+def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY, cores_free=True):
     """The account of a step whose frames cross a link of `rate` bytes a second."""
-    encode, share = ENCODE * frame_bytes, frame_bytes / BUCKETS
-    each = 2 * latency + share / rate + DECODE * share
-    free = now = FORWARD
+    code, share = (ENCODE + DECODE) * frame_bytes, frame_bytes / BUCKETS
+    each = (SELECT + code) / BUCKETS + 2 * latency + share / rate
+    stolen = 0.0 if cores_free else (SELECT + code) * (BUCKETS - 1) / BUCKETS
+    free, now = FORWARD, FORWARD
     for _ in range(BUCKETS):
-        now += (BACKWARD + SELECT + encode) / BUCKETS
+        now += (BACKWARD + stolen) / BUCKETS
         free = max(free, now) + each
     wait = max(0.0, free - now) + late
     return Account(
@@ -29,16 +30,17 @@ def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY):
         frame_bytes=frame_bytes,
         step=now + wait,
         window=(now - FORWARD) * (BUCKETS - 1) / BUCKETS,
-        transfer=BUCKETS * (each - latency),
-        meet=BUCKETS * latency + late,
-        wait=wait,
-        encode=encode,
         select=SELECT,
+        code=code,
+        meet=BUCKETS * latency + late,
+        transfer=BUCKETS * (share / rate + latency),
+        wait=wait,
+        stolen=stolen,
     )
 
 
 def exposed(account):
-    return (account.wait + account.encode + account.select) / account.computation
+    return account.exposed / account.computation
 
 
 class Link:
@@ -105,7 +107,7 @@ def test_seconds_a_step():
     link = Link(BudgetSteering(Budget(seconds_per_step=0.02)), 2.5e6)
     link.run(30)
     for account in link.last():
-        assert 0.015 < account.wait + account.encode + account.select < 0.021
+        assert 0.015 < account.exposed < 0.021
 
 
 def test_bytes_are_not_cut_where_they_are_not_what_takes_the_time():

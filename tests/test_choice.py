@@ -3,7 +3,7 @@
 import pytest
 
 from gradsieve.accounts import Account
-from gradsieve.choice import LONGEST_RUN, LOOK, Choice
+from gradsieve.choice import FIRST_RUN, LONGEST_RUN, LOOK, Choice
 from gradsieve.exchange.cost import LinkCost
 
 BUCKETS = 4
@@ -45,24 +45,31 @@ class Steps:
             frame_bytes=self.frames * (1 + 1 / self.choice.ranks * (self.choice.way == "two-shot")),
             step=self.sieve,
             window=0.05,
-            transfer=0.02,
+            select=0.002,
+            code=0.002,
             meet=0.001,
+            transfer=0.02,
             wait=extra * 0.8,
-            encode=extra * 0.1,
-            select=extra * 0.1,
+            stolen=extra * 0.2,
             dense_step=self.dense_step,
         )
 
 
-def test_on_a_slow_link_the_dense_way_is_not_even_tried():
+def test_on_a_slow_link_the_dense_way_is_not_tried_again():
     steps = Steps(rate=12.5e6).run(300)
-    assert set(steps.ways) == {"gather"}
+    assert steps.ways[:FIRST_RUN] == ["dense"] * FIRST_RUN
+    assert set(steps.ways[FIRST_RUN:]) == {"gather"}
     assert "gather" in steps.choice.reason
+
+
+@pytest.mark.parametrize(("rate", "dense"), [(12.5e6, 5), (2.5e6, 1), (1e6, 0)])
+def test_the_first_steps_are_dense_where_that_takes_no_minute(rate, dense):
+    steps = Steps(rate=rate, dense=16.0).run(40)
+    assert steps.ways == ["dense"] * dense + ["gather"] * (40 - dense)
 
 
 def test_where_sending_everything_is_quicker_it_is_what_most_steps_do():
     steps = Steps(rate=5e9, sieve=0.13, dense=0.105).run(1000)
-    assert steps.ways[:5] == ["gather"] * 5
     assert steps.ways.count("dense") > 900
     assert "105.0 ms a dense step, 130.0 ms with frames" in steps.choice.reason or (
         steps.choice.is_looking

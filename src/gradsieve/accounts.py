@@ -5,7 +5,8 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 
 from gradsieve.exchange import FrameExchange
 from gradsieve.tally import Tally
@@ -25,36 +26,46 @@ class Account:
     """From the end of the step before to the end of this one."""
     window: float
     """From the first bucket to the last, in which gradients are computed."""
-    transfer: float
-    """The communication thread's: frames under way, and decoding."""
+    select: float
+    """The communication thread's, with rotating; it does not shrink with the bytes."""
+    code: float
+    """The communication thread's: encoding and decoding."""
     meet: float
-    """The communication thread's before that: until all ranks have told their frames' sizes."""
+    """The communication thread's: until all ranks have told their frames' sizes."""
+    transfer: float
+    """The communication thread's: frames under way."""
     wait: float
     """For the communication thread, after the last bucket."""
-    encode: float
-    select: float
-    """With rotating; it does not shrink with the bytes."""
+    stolen: float
+    """What the backward pass lacked of the processor for the communication thread's sake."""
     dense_step: float = 0.0
     """The median of the last steps without frames; 0 where there were none."""
 
     @property
     def computation(self) -> float:
-        return max(1e-6, self.step - self.wait - self.encode - self.select)
+        return max(1e-6, self.step - self.exposed)
+
+    @property
+    def exposed(self) -> float:
+        return self.wait + self.stolen
 
 
 def slowest(ranks: Sequence[Account]) -> Account:
     """Of the rank that all others wait for, which itself waits least; else the largest numbers."""
     least = {name: min(getattr(rank, name) for rank in ranks) for name in ("meet", "wait")}
-    largest = account_of([max(numbers) for numbers in zip(*map(astuple, ranks), strict=True)])
+    largest = account_of([max(numbers) for numbers in zip(*map(numbers_of, ranks), strict=True)])
     return replace(largest, **least)
 
 
 def account_of(numbers: Sequence[float]) -> Account:
     """In the order of the fields."""
-    return Account(**dict(zip(Account.__dataclass_fields__, numbers, strict=True)))
+    return Account(**dict(zip(FIELDS, numbers, strict=True)))
 
 
-NO_ACCOUNT = [0.0] * len(fields(Account))
+FIELDS = tuple(field.name for field in fields(Account))
+NO_ACCOUNT = [0.0] * len(FIELDS)
+numbers_of = attrgetter(*FIELDS)
+"""`astuple` copies every number."""
 
 
 class Accounts:
@@ -67,7 +78,7 @@ class Accounts:
     def end_dense_step(self, transport: FrameExchange) -> None:
         self._dense.append(self._step())
         account = replace(account_of(transport.note), dense_step=self._dense_step)
-        transport.note = list(astuple(account))
+        transport.note = list(numbers_of(account))
 
     def end_sieve_step(
         self, tally: Tally, transport: FrameExchange, *, window: float, scale: float
@@ -80,15 +91,16 @@ class Accounts:
             frame_bytes=tally.all_frame_bytes,
             step=step,
             window=window,
-            transfer=seconds["exchange"] + seconds["decode"] - meet,
-            meet=meet,
-            wait=seconds["wait"],
-            encode=seconds["encode"],
             select=seconds["select"] + seconds["rotate"],
+            code=seconds["encode"] + seconds["decode"],
+            meet=meet,
+            transfer=seconds["exchange"] - meet,
+            wait=tally.wait_seconds,
+            stolen=tally.stolen_seconds,
             dense_step=self._dense_step,
         )
         # Of the first step it is not known how long it took.
-        transport.note = list(astuple(account)) if step < math.inf else transport.note
+        transport.note = list(numbers_of(account)) if step < math.inf else transport.note
         return slowest(told) if all(rank.frame_bytes for rank in told) else None
 
     @property

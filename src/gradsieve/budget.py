@@ -12,7 +12,7 @@ from gradsieve.thresholds import Measured, require
 
 WANTED_SHARE = 0.05
 """Of the computation: what the exchange may add to it."""
-LEAST_SHARE = 0.02
+LEAST_SHARE = 0.03
 """Of the computation: bytes that take no more are never cut, it would gain nothing."""
 IDLE_SHARE = 0.1
 """Of the window: a communication thread with less to spare has work in hand all the time."""
@@ -100,15 +100,17 @@ class BudgetSteering:
             return self.budget.bytes_per_step / account.frame_bytes
         # Between two steps there may have been an evaluation.
         computation = statistics.median(self.computations)
-        if self.budget.seconds_per_step is not None:
-            allowed = self.budget.seconds_per_step - account.select
-        else:
-            allowed = WANTED_SHARE * computation - account.select
-        proportional = max(1e-6, account.transfer - min(self.meets)) + account.encode
-        latency = account.meet + min(self.meets)
-        share = (allowed + account.window - latency) / proportional
-        idle = account.window - (account.meet + account.transfer - account.wait)
+        latency = min(self.meets)
+        fixed = account.select + account.meet + latency
+        proportional = max(1e-6, account.transfer - latency) + account.code
+        processor = account.select + account.code
+        stolen_share = min(1.0, account.stolen / processor) if processor else 0.0
+        stolen_code = stolen_share * account.code
+        allowed = self.budget.seconds_per_step or WANTED_SHARE * computation
+        allowed -= stolen_share * account.select
+        share = (allowed + account.window - fixed) / (proportional + stolen_code)
+        idle = account.window - (fixed + proportional - account.wait)
         if idle > IDLE_SHARE * account.window:
-            last = max(1e-6, account.wait - latency / buckets) + account.encode
-            share = min(share, (allowed - latency / buckets) / last)
+            last = max(1e-6, account.wait - fixed / buckets) + stolen_code
+            share = min(share, (allowed - fixed / buckets) / last)
         return max(share, LEAST_SHARE * computation / proportional)

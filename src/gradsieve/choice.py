@@ -13,10 +13,15 @@ REMEMBERED = 10
 """Steps of the sieve that medians are taken of."""
 FIRST_RUN, LONGEST_RUN = 5, 160
 """Dense steps in a row; as long as they are quicker each run is twice as long as the last."""
+FIRST_REASON = "the first steps: the optimizer gets to know every element"
 LOOK = 4
 """Steps of the sieve after a run: what ranks tell each other travels with frames, a step late."""
 FIRST_PAUSE, LONGEST_PAUSE = 10, 320
 """Steps of the sieve until a dense run is tried again; after each that was slower twice as many."""
+FIRST_SECONDS = 20.0
+"""For the dense steps at the start, as the link promises."""
+WORTH = 1.02
+"""Times a step with frames: a dense one that takes no longer is preferred, it loses nothing."""
 LEAST_GAIN = 0.02
 """Of a step: what saves less is no reason to prune the sum as well."""
 
@@ -24,8 +29,10 @@ LEAST_GAIN = 0.02
 class Choice:
     """The way of the next step; on the same accounts it is the same on all ranks.
 
-    Whether the dense way is quicker is tried, where the cost model says that it may be: what an
-    all-reduce takes of the processor is known to no model. Which way frames take is computed.
+    The first steps are dense: optimizers that divide by a running mean of squares (Adam) then know
+    every element, and steps are measured. Whether the dense way is quicker is tried again where the
+    cost model says that it may be: what an all-reduce takes of the processor is known to no model.
+    Which way frames take is computed.
 
     Args:
         ranks: of the group.
@@ -36,12 +43,12 @@ class Choice:
     def __init__(self, ranks: int, gradient_bytes: int, link: LinkCost) -> None:
         self.ranks, self.gradient_bytes, self.link = ranks, gradient_bytes, link
         self.frames: Way = "gather"
-        self.reason = "nothing is measured yet"
+        first = min(FIRST_RUN, FIRST_SECONDS / max(1e-9, link.all_reduce(ranks, gradient_bytes)))
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         """Seconds of the sieve's steps."""
         self.exposed: deque[float] = deque(maxlen=REMEMBERED)
-        self.dense_left = 0
-        self.run = FIRST_RUN
+        self.run = self.dense_left = int(first)
+        self.reason = FIRST_REASON if self.run else "nothing is measured yet"
         self.pause = self.countdown = FIRST_PAUSE
         self.is_looking = False
 
@@ -51,14 +58,14 @@ class Choice:
 
     def end_dense_step(self) -> None:
         self.dense_left -= 1
-        if not self.dense_left:
+        if not self.dense_left and self.run >= FIRST_RUN:
             self.is_looking, self.countdown = True, LOOK
             self.reason = "to see what the sieve would take"
 
     def end_sieve_step(self, account: Account, buckets: int) -> None:
         """After a step with frames, by the slowest rank's account of such a step not long ago."""
         self.steps.append(account.step)
-        self.exposed.append(account.wait + account.encode + account.select)
+        self.exposed.append(account.exposed)
         self.countdown -= 1
         if self.countdown > 0:
             return
@@ -75,7 +82,7 @@ class Choice:
         dense = account.dense_step
         sieve = statistics.median(self.steps)
         measured = f"{1000 * dense:.1f} ms a dense step, {1000 * sieve:.1f} ms with frames"
-        if dense <= sieve:
+        if dense <= WORTH * sieve:
             self.pause = FIRST_PAUSE
             self.begin_run(min(LONGEST_RUN, 2 * self.run), measured)
             return

@@ -1,4 +1,7 @@
-"""In the communication thread: exchange and decode one bucket while others are computed."""
+"""The way of one bucket, in the communication thread: select, encode, exchange, decode.
+
+The backward pass computes other buckets meanwhile.
+"""
 
 from collections.abc import Sequence
 
@@ -10,17 +13,16 @@ from gradsieve.codec import Frame, decode_frame, encode_frame
 from gradsieve.codec.errors import refuse
 from gradsieve.pieces import Plan
 from gradsieve.second_shot import add_and_prune
+from gradsieve.selection import encode_frames, sieve_gradients
 from gradsieve.state import SieveState
 
 
 def deliver(
-    state: SieveState, plan: Plan, frames: Sequence[Tensor], buffer: Tensor, threads: int
+    state: SieveState, plan: Plan, gradients: Sequence[Tensor], buffer: Tensor, threads: int
 ) -> Tensor:
-    """Fill the bucket's `buffer` with the average of all ranks.
-
-    Args:
-        frames: of this rank, one for each part of the plan.
-    """
+    """Replace this rank's gradients in the bucket's `buffer` by the average of all ranks."""
+    sections = sieve_gradients(state, plan, gradients)
+    frames = encode_frames(state, plan, sections)
     tally = state.tally
     exchange = two_shot if plan.is_dealt else gather
     contributions = exchange(state, plan, state.layout(plan), frames)

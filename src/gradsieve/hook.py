@@ -1,4 +1,4 @@
-"""The way of one bucket: select, encode, exchange, decode."""
+"""Between DDP and the sieve: takes the buckets over, gives futures of averages."""
 
 # DDP compares the hook's annotations with the types themselves: they must not become strings.
 import torch
@@ -15,7 +15,6 @@ from gradsieve.delivery import deliver
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
 from gradsieve.route import Exchange
-from gradsieve.selection import encode_frames, sieve_gradients
 from gradsieve.state import ROTATION_BLOCK, SieveState
 from gradsieve.thresholds import Threshold
 
@@ -89,13 +88,10 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     if state.plain or state.route.is_dense:
         return send_all(state, bucket, parameters)
     state.tally.buckets += 1
-    plan = state.plan(parameters)
-    sections = sieve_gradients(state, plan, bucket.gradients())
-    frames = encode_frames(state, plan, sections)
-    buffer = bucket.buffer()
+    plan, gradients, buffer = state.plan(parameters), bucket.gradients(), bucket.buffer()
     future = future_on(buffer.device)
     threads = torch.get_num_threads()
-    state.worker.submit(lambda: future.set_result(deliver(state, plan, frames, buffer, threads)))
+    state.worker.submit(lambda: future.set_result(deliver(state, plan, gradients, buffer, threads)))
     if bucket.is_last():
         state.end_step()
     return future

@@ -207,7 +207,8 @@ class SieveState:
         if first:
             self.route.begin_step(self.transport, self.registry)
             self.transport.meet_seconds = 0.0
-            self.tally = Tally()
+            on_host = bucket.buffer().is_cpu
+            self.tally = Tally(computing_threads=torch.get_num_threads() if on_host else 1)
         require_bucket(bucket)
         return self.registry.meet(parameters, last=bucket.is_last())
 
@@ -279,7 +280,7 @@ class SieveState:
     def finish_exchanges(self) -> None:
         """Wait for the communication thread; on an error nothing that was sent is lost."""
         try:
-            with self.tally.timed("wait"):
+            with self.tally.waiting():
                 self.worker.finish()
                 self._finish_all_reduces()
         except BaseException:

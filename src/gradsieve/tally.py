@@ -1,5 +1,6 @@
 """The running account of one step on one rank."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,21 +9,30 @@ from typing import Literal, get_args
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
 
-Stage = Literal["rotate", "select", "encode", "exchange", "decode", "wait"]
-
-EXPOSED: tuple[Stage, ...] = ("rotate", "select", "encode", "wait")
+Stage = Literal["rotate", "select", "encode", "exchange", "decode"]
+"""Of the communication thread."""
 
 
 class Tally:
-    def __init__(self) -> None:
+    """
+    Args:
+        computing_threads: that a backward pass keeps busy on this machine's cores.
+    """
+
+    def __init__(self, computing_threads: int = 1) -> None:
+        self._computing_threads = computing_threads
         self.start = time.perf_counter()
         self.buckets = 0
         self.seconds: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
+        self.processor_seconds = 0.0
+        """Of the communication thread."""
+        self.stolen_seconds = 0.0
+        self.wait_seconds = 0.0
         self.elements = 0
         self.sent_elements = 0
         self.frame_bytes = 0
         self.second_frame_bytes = 0
-        """Of sums; the communication thread's."""
+        """Of sums."""
         self.nonfinite = 0
         self.nonfinite_anywhere = False
         self.plain = False
@@ -37,15 +47,28 @@ class Tally:
 
     @property
     def exposed_seconds(self) -> float:
-        return sum(self.seconds[stage] for stage in EXPOSED)
+        return self.wait_seconds + self.stolen_seconds
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.thread_time()
         try:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
+            self.processor_seconds += time.thread_time() - processor_start
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """In the training thread: it has nothing to do but wait for the communication thread."""
+        if not self.wait_seconds:
+            share = stolen_share(self._computing_threads, usable_cores())
+            self.stolen_seconds = share * self.processor_seconds
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wait_seconds += time.perf_counter() - start
 
     def record(self, step: int, *, residual_norm: float, exchange: str, reason: str) -> StepRecord:
         return StepRecord(
@@ -67,3 +90,15 @@ class Tally:
             plain=self.plain,
             nonfinite=self.nonfinite,
         )
+
+
+def stolen_share(computing_threads: int, cores: int) -> float:
+    """Of the communication thread's processor time: what the computation lacks meanwhile.
+
+    Nothing where a core is free beside the threads that compute.
+    """
+    return 0.0 if computing_threads < cores else 1.0 / cores
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

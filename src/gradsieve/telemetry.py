@@ -32,8 +32,9 @@ class StepRecord:
     exchange_seconds: float
     decode_seconds: float
     exposed_seconds: float | None
-    """What the exchange adds to the step: rotate, select, encode, and the wait for what the
-    backward pass did not hide; None for a plain step."""
+    """What the exchange adds to the step: the wait for what the backward pass did not hide, and
+    the processor time that it took from the backward pass where no core was free; None for a plain
+    step."""
     residual_norm: float
     """Euclidean norm of the residuals of all parameters."""
     plain: bool

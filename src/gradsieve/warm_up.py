@@ -8,7 +8,7 @@ from threading import Timer
 
 import torch
 
-from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section
+from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section, whole_section
 from gradsieve.rotation import Rotation
 from gradsieve.sieve import measure, sample_magnitudes, select
 
@@ -37,7 +37,9 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
             values,
             residual=zeros.numpy() if error_feedback else None,
         )
-        decode_frame(encode_frame([section])).sections[0].add_to(ones.numpy(), 1.0)
+        whole = whole_section(ones.numpy(), values)
+        for decoded in decode_frame(encode_frame([section, whole])).sections:
+            decoded.add_to(ones.numpy(), 1.0)
         if rotates:
             rotation = Rotation(2, 2, 2, ones.device)
             rotation.learn(torch.ones(4))

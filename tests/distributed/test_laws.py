@@ -140,7 +140,7 @@ def test_ranks_choose_the_same_way_and_lose_nothing():
 
 def one_rank_alone():
     model = build(Net)
-    state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100, exchange="auto")
+    state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100)
     plain = copy.deepcopy(model.module)
     train(model, 3)
     assert 0 < state.last.density < 0.2

@@ -42,7 +42,7 @@ def records(path):
         stages = ("select", "encode", "exchange", "decode")
         seconds = [getattr(record, f"{stage}_seconds") for stage in stages]
         assert all(0 < second < 10 for second in seconds)
-        assert record.select_seconds + record.encode_seconds < record.exposed_seconds < 10
+        assert 0 < record.exposed_seconds < 10
         assert 4 * whole + 4 * survivors <= record.frame_bytes <= 4 * whole + 8 * survivors + 1000
     assert seen[0].plain
     assert seen[0].exposed_seconds is None

@@ -1,23 +1,40 @@
 """float32 rounded to its upper half."""
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-LARGEST = float(torch.finfo(torch.bfloat16).max)
+from gradsieve.compiled import compiled
 
-
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Round to the nearest, ties to even; what is finite stays finite."""
-    exact = torch.from_numpy(values)
-    rounded = exact.to(torch.bfloat16)
-    overflowed = rounded.isinf() & exact.isfinite()
-    if overflowed.any():
-        rounded = torch.where(overflowed, exact.sign().mul(LARGEST).to(torch.bfloat16), rounded)
-    bits: NDArray[np.int16] = rounded.view(torch.int16).numpy()
-    return bits
+SIGN, MAGNITUDE = np.uint32(0x8000), np.uint32(0x7FFFFFFF)
+INFINITY, QUIET_NAN = np.uint32(0x7F800000), np.uint32(0x7FC0)
+LARGEST = np.uint32(0x7F7F)
+HALF = np.uint32(0x7FFF)
+SHIFT = np.uint32(16)
 
 
-def from_bfloat16(bits: NDArray[np.int16]) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = torch.from_numpy(bits).view(torch.bfloat16).float().numpy()
+@compiled
+def to_bfloat16(values):  # type: ignore[no-untyped-def]
+    """float32 [N] to int16 [N]: the nearest, ties to even; what is finite stays finite."""
+    halves = np.empty(values.size, np.int16)
+    patterns, rounded = values.view(np.uint32), halves.view(np.uint16)
+    for i in range(patterns.size):
+        sign = (patterns[i] >> SHIFT) & SIGN
+        magnitude = patterns[i] & MAGNITUDE
+        if magnitude > INFINITY:
+            upper = QUIET_NAN
+        elif magnitude == INFINITY:
+            upper = magnitude >> SHIFT
+        else:
+            odd = (magnitude >> SHIFT) & np.uint32(1)
+            upper = min(LARGEST, (magnitude + HALF + odd) >> SHIFT)
+        rounded[i] = sign | upper
+    return halves
+
+
+@compiled
+def from_bfloat16(halves):  # type: ignore[no-untyped-def]
+    """int16 [N] to float32 [N], exactly."""
+    values = np.empty(halves.size, np.float32)
+    patterns, upper = values.view(np.uint32), halves.view(np.uint16)
+    for i in range(upper.size):
+        patterns[i] = np.uint32(upper[i]) << SHIFT
     return values
