@@ -9,7 +9,7 @@ from gradsieve.budget import Budget, BudgetSteering
 
 FORWARD, BACKWARD, BUCKETS = 0.03, 0.07, 4
 LATENCY = 0.0005
-SELECT = 0.001
+SELECT, OVERHEAD = 0.0006, 0.0004
 BYTES_AT_ONE = 100_000
 ENCODE, DECODE = 2e-9, 3e-9
 """Seconds a byte."""
@@ -18,8 +18,8 @@ ENCODE, DECODE = 2e-9, 3e-9
 def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY, cores_free=True):
     """The account of a step whose frames cross a link of `rate` bytes a second."""
     code, share = (ENCODE + DECODE) * frame_bytes, frame_bytes / BUCKETS
-    each = (SELECT + code) / BUCKETS + 2 * latency + share / rate
-    stolen = 0.0 if cores_free else (SELECT + code) * (BUCKETS - 1) / BUCKETS
+    each = (SELECT + OVERHEAD + code) / BUCKETS + 2 * latency + share / rate
+    stolen = 0.0 if cores_free else (SELECT + OVERHEAD + code) * (BUCKETS - 1) / BUCKETS
     free, now = FORWARD, FORWARD
     for _ in range(BUCKETS):
         now += (BACKWARD + stolen) / BUCKETS
@@ -31,7 +31,8 @@ def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY, cores_
         step=now + wait,
         window=(now - FORWARD) * (BUCKETS - 1) / BUCKETS,
         select=SELECT,
-        code=code,
+        code=code + OVERHEAD,
+        overhead=OVERHEAD,
         meet=BUCKETS * latency + late,
         transfer=BUCKETS * (share / rate + latency),
         wait=wait,

@@ -47,6 +47,7 @@ class Steps:
             window=0.05,
             select=0.002,
             code=0.002,
+            overhead=0.001,
             meet=0.001,
             transfer=0.02,
             wait=extra * 0.8,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 
-from gradsieve.exchange import FrameExchange
+from gradsieve.exchange import Notes
 from gradsieve.tally import Tally
 
 DENSE_STEPS = 5
@@ -30,6 +30,8 @@ class Account:
     """The communication thread's, with rotating; it does not shrink with the bytes."""
     code: float
     """The communication thread's: encoding and decoding."""
+    overhead: float
+    """Of that: what it takes however little is sent."""
     meet: float
     """The communication thread's: until all ranks have told their frames' sizes."""
     transfer: float
@@ -72,36 +74,40 @@ class Accounts:
     """Keeps this rank's account, and hears the others'."""
 
     def __init__(self) -> None:
+        self.notes = Notes(NO_ACCOUNT)
         self._ended = -math.inf
         self._dense: deque[float] = deque(maxlen=DENSE_STEPS)
 
-    def end_dense_step(self, transport: FrameExchange) -> None:
-        self._dense.append(self._step())
-        account = replace(account_of(transport.note), dense_step=self._dense_step)
-        transport.note = list(numbers_of(account))
+    def begin_step(self) -> None:
+        self.notes.seconds = 0.0
 
-    def end_sieve_step(
-        self, tally: Tally, transport: FrameExchange, *, window: float, scale: float
-    ) -> Account | None:
+    def end_dense_step(self) -> None:
+        self._dense.append(self._step())
+        account = replace(account_of(self.notes.mine), dense_step=self._dense_step)
+        self.notes.mine = list(numbers_of(account))
+
+    def end_sieve_step(self, tally: Tally, *, window: float, scale: float) -> Account | None:
         """Returns the slowest rank's account of the sieve's step before; None if there is none."""
-        told = [account_of(note) for note in transport.notes]
-        step, seconds, meet = self._step(), tally.seconds, transport.meet_seconds
+        told = slowest_of(self.notes.heard)
+        step, seconds, meet = self._step(), tally.seconds, self.notes.seconds
         account = Account(
             scale=scale,
             frame_bytes=tally.all_frame_bytes,
             step=step,
             window=window,
-            select=seconds["select"] + seconds["rotate"],
+            select=seconds["add"] + seconds["rotate"] + seconds["select"],
             code=seconds["encode"] + seconds["decode"],
+            overhead=tally.overhead,
             meet=meet,
             transfer=seconds["exchange"] - meet,
             wait=tally.wait_seconds,
             stolen=tally.stolen_seconds,
             dense_step=self._dense_step,
         )
-        # Of the first step it is not known how long it took.
-        transport.note = list(numbers_of(account)) if step < math.inf else transport.note
-        return slowest(told) if all(rank.frame_bytes for rank in told) else None
+        if step < math.inf:
+            # Of the first step it is not known how long it took.
+            self.notes.mine = list(numbers_of(account))
+        return account_of(told) if any(told) else None
 
     @property
     def _dense_step(self) -> float:
@@ -110,3 +116,9 @@ class Accounts:
     def _step(self) -> float:
         before, self._ended = self._ended, time.perf_counter()
         return self._ended - before
+
+
+def slowest_of(notes: Sequence[Sequence[float]]) -> list[float]:
+    """The slowest rank's account, in numbers; zeros where a rank has not told one yet."""
+    told = [account_of(note) for note in notes]
+    return list(numbers_of(slowest(told))) if all(rank.step for rank in told) else NO_ACCOUNT

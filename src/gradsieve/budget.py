@@ -101,13 +101,15 @@ class BudgetSteering:
         # Between two steps there may have been an evaluation.
         computation = statistics.median(self.computations)
         latency = min(self.meets)
-        fixed = account.select + account.meet + latency
-        proportional = max(1e-6, account.transfer - latency) + account.code
+        fixed_processor = account.select + account.overhead
+        fixed = fixed_processor + account.meet + latency
+        code = max(0.0, account.code - account.overhead)
+        proportional = max(1e-6, account.transfer - latency) + code
         processor = account.select + account.code
         stolen_share = min(1.0, account.stolen / processor) if processor else 0.0
-        stolen_code = stolen_share * account.code
+        stolen_code = stolen_share * code
         allowed = self.budget.seconds_per_step or WANTED_SHARE * computation
-        allowed -= stolen_share * account.select
+        allowed -= stolen_share * fixed_processor
         share = (allowed + account.window - fixed) / (proportional + stolen_code)
         idle = account.window - (fixed + proportional - account.wait)
         if idle > IDLE_SHARE * account.window:

@@ -5,9 +5,8 @@ from collections import deque
 from typing import Literal
 
 from gradsieve.accounts import Account
-from gradsieve.exchange.cost import LinkCost
-
-Way = Literal["gather", "two-shot", "dense"]
+from gradsieve.exchange.cost import LinkCost, NodeCost
+from gradsieve.pieces import Way
 
 REMEMBERED = 10
 """Steps of the sieve that medians are taken of."""
@@ -37,12 +36,15 @@ class Choice:
     Args:
         ranks: of the group.
         gradient_bytes: of all gradients, as an all-reduce sends them.
-        link: measured at the start.
+        link, nodes: as measured.
     """
 
-    def __init__(self, ranks: int, gradient_bytes: int, link: LinkCost) -> None:
-        self.ranks, self.gradient_bytes, self.link = ranks, gradient_bytes, link
-        self.frames: Way = "gather"
+    def __init__(
+        self, ranks: int, gradient_bytes: int, link: LinkCost, nodes: NodeCost | None = None
+    ) -> None:
+        self.ranks, self.gradient_bytes = ranks, gradient_bytes
+        self.link, self.nodes = link, nodes
+        self.frames: Way = "gather" if nodes is None else "hierarchical"
         first = min(FIRST_RUN, FIRST_SECONDS / max(1e-9, link.all_reduce(ranks, gradient_bytes)))
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         """Seconds of the sieve's steps."""
@@ -53,7 +55,7 @@ class Choice:
         self.is_looking = False
 
     @property
-    def way(self) -> Way:
+    def way(self) -> Way | Literal["dense"]:
         return "dense" if self.dense_left else self.frames
 
     def end_dense_step(self) -> None:
@@ -102,12 +104,25 @@ class Choice:
         return max(seconds / buckets, seconds - account.window)
 
     def choose_frames(self, account: Account, buckets: int) -> None:
-        # The owner's frame of sums is of one part of as many as there are ranks.
-        frames = 1 + 1 / self.ranks if self.frames == "two-shot" else 1
-        first_frames = account.frame_bytes / frames / buckets
-        gather = buckets * self.link.gather(self.ranks, first_frames)
-        two_shot = buckets * self.link.two_shot(self.ranks, first_frames)
-        saved = gather - two_shot
-        if abs(saved) > LEAST_GAIN * account.step:
-            self.frames = "two-shot" if saved > 0 else "gather"
-        self.reason = f"{1000 * gather:.1f} ms of gather, {1000 * two_shot:.1f} ms in two shots"
+        frame_bytes = account.frame_bytes / self.share_of_a_frame() / buckets
+        seconds: dict[Way, float] = {
+            "gather": buckets * self.link.gather(self.ranks, frame_bytes),
+            "two-shot": buckets * self.link.two_shot(self.ranks, frame_bytes),
+        }
+        if self.nodes is not None:
+            bucket_bytes = self.gradient_bytes / buckets
+            each = self.nodes.hierarchical(self.ranks, bucket_bytes, frame_bytes)
+            seconds["hierarchical"] = buckets * each
+        best = min(seconds, key=lambda way: seconds[way])
+        if seconds[self.frames] - seconds[best] > LEAST_GAIN * account.step:
+            self.frames = best
+        self.reason = ", ".join(f"{1000 * s:.1f} ms of {way}" for way, s in seconds.items())
+
+    def share_of_a_frame(self) -> float:
+        """What a rank sends of frames, to one rank or as sums, over one frame of all buckets."""
+        if self.frames == "two-shot":
+            # The owner's frame of sums is of one part of as many as there are ranks.
+            return 1 + 1 / self.ranks
+        if self.frames == "hierarchical" and self.nodes is not None:
+            return 1 / self.nodes.size
+        return 1.0

@@ -21,15 +21,20 @@ def deliver(
     state: SieveState, plan: Plan, gradients: Sequence[Tensor], buffer: Tensor, threads: int
 ) -> Tensor:
     """Replace this rank's gradients in the bucket's `buffer` by the average of all ranks."""
+    tally = state.tally
+    plan.let_own(state.transport.world_size)
+    plan.deal(state.add_up_on_node)
+    if plan.way == "hierarchical":
+        with tally.timed("add"):
+            state.nodes.average(buffer)
     sections = sieve_gradients(state, plan, gradients)
     frames = encode_frames(state, plan, sections)
-    tally = state.tally
-    exchange = two_shot if plan.is_dealt else gather
-    contributions = exchange(state, plan, state.layout(plan), frames)
+    contributions = EXCHANGES[plan.way](state, plan, state.layout(plan), frames)
     with tally.timed("decode"):
         rotations = [parameter.rotation for parameter in plan.parameters]
-        cleared = [parameter.clears(buffer.dtype) for parameter in plan.parameters]
+        cleared = [plan.takes_all and p.clears(buffer.dtype) for p in plan.parameters]
         average_into(buffer, contributions, rotations, threads, cleared)
+    tally.overhead += state.overhead(plan)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
     tally.nonfinite_anywhere |= overflowed or any(c.frame.nonfinite for c in contributions)
@@ -55,7 +60,7 @@ def two_shot(
     state: SieveState, plan: Plan, layout: int, frames: Sequence[Tensor]
 ) -> list[Contribution]:
     """Every part travels to its owner, which adds it up, prunes the sum and sends that to all."""
-    rank = state.transport.rank
+    rank = plan.place
     with state.tally.timed("exchange"):
         arrived = state.transport.to_each(frames)
     with state.tally.timed("decode"):
@@ -84,6 +89,28 @@ def two_shot(
             )
             for owner, (other, part) in enumerate(zip(arrived, plan.parts, strict=True))
         ]
+
+
+def hierarchical(
+    state: SieveState, plan: Plan, layout: int, frames: Sequence[Tensor]
+) -> list[Contribution]:
+    """Every node's frame of a part travels to every other node, and from there within it."""
+    (frame,) = frames
+    with state.tally.timed("exchange"):
+        arrived = state.nodes.to_all(frame)
+    with state.tally.timed("decode"):
+        return [
+            Contribution(
+                decoded_frame(other, layout, plan.numels(place), state.step, own=other is frame),
+                part,
+                1.0 / len(of_nodes),
+            )
+            for place, (of_nodes, part) in enumerate(zip(arrived, plan.parts, strict=True))
+            for other in of_nodes
+        ]
+
+
+EXCHANGES = {"gather": gather, "two-shot": two_shot, "hierarchical": hierarchical}
 
 
 def decoded_frame(

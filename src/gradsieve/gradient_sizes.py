@@ -21,23 +21,23 @@ class GradientSizes:
     def __init__(self) -> None:
         self.mean_square: float | None = None
         """Of all elements of the model; None before the end of the first step."""
-        self._step: list[tuple[ParameterState, float]] = []
+        self._step: list[tuple[ParameterState, int, float]] = []
 
-    def add(self, parameter: ParameterState, square_sum: float) -> None:
-        """Take a gradient, by the sum of its squares, into this step's account."""
-        self._step.append((parameter, square_sum))
+    def add(self, parameter: ParameterState, numel: int, square_sum: float) -> None:
+        """Take so many elements of a gradient, by the sum of their squares, into this step."""
+        self._step.append((parameter, numel, square_sum))
 
     def end_step(self) -> None:
         """Zero gradients leave their means as they are, one that is not finite leaves all."""
-        added = [(parameter, square_sum) for parameter, square_sum in self._step if square_sum]
-        numel = sum(parameter.numel for parameter, _ in self._step)
+        added = [(parameter, own, squares) for parameter, own, squares in self._step if squares]
+        numel = sum(own for _, own, _ in self._step)
         self.drop_step()
-        total = sum(square_sum for _, square_sum in added)
+        total = sum(squares for _, _, squares in added)
         if not total or not math.isfinite(total):
             return
         self.mean_square = followed(self.mean_square, total / numel)
-        for parameter, square_sum in added:
-            parameter.mean_square = followed(parameter.mean_square, square_sum / parameter.numel)
+        for parameter, own, squares in added:
+            parameter.mean_square = followed(parameter.mean_square, squares / own)
 
     def drop_step(self) -> None:
         """Forget what was taken since the last step's end."""
@@ -50,7 +50,7 @@ class GradientSizes:
         """
         own = parameter.mean_square
         if own is None:
-            own = measure(gradient).unsent_square_sum / max(1, parameter.numel)
+            own = measure(gradient).unsent_square_sum / max(1, gradient.numel())
         model = own if self.mean_square is None else self.mean_square
         return alike(parameter.numel, math.sqrt(math.sqrt(own) * math.sqrt(model)))
 

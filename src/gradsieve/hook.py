@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.codec import Values
 from gradsieve.delivery import deliver
+from gradsieve.devices import Handover
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
 from gradsieve.route import Exchange
@@ -25,6 +26,7 @@ def attach(
     threshold: Threshold | None = None,
     values: Values = "levels",
     exchange: Exchange = "gather",
+    node_size: int | None = None,
     rotation: int = ROTATION_BLOCK,
     error_feedback: bool = True,
     min_numel: int = 2048,
@@ -54,6 +56,7 @@ def attach(
         threshold,
         values=values,
         exchange=exchange,
+        node_size=node_size,
         rotation=rotation,
         error_feedback=error_feedback,
         min_numel=min_numel,
@@ -89,9 +92,14 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
         return send_all(state, bucket, parameters)
     state.tally.buckets += 1
     plan, gradients, buffer = state.plan(parameters), bucket.gradients(), bucket.buffer()
-    future = future_on(buffer.device)
+    future, asked = future_on(buffer.device), Handover(buffer.device)
     threads = torch.get_num_threads()
-    state.worker.submit(lambda: future.set_result(deliver(state, plan, gradients, buffer, threads)))
+
+    def job() -> None:
+        with asked.taken_over():
+            future.set_result(deliver(state, plan, gradients, buffer, threads))
+
+    state.worker.submit(job)
     if bucket.is_last():
         state.end_step()
     return future

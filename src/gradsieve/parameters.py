@@ -1,6 +1,7 @@
 """What the sieve keeps for each parameter."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from gradsieve.rotation import rotation_of
 from gradsieve.sieve import Moments
 
 SavedParameter = dict[str, object]
+AddUp = Callable[[Tensor], None]
 
 
 class Owned:
@@ -25,6 +27,14 @@ class Owned:
     @property
     def stop(self) -> int:
         return self.start + self.residual.numel()
+
+
+class Dealt(NamedTuple):
+    """Elements `start` to `stop`, of which alone a rank keeps a residual: for `size` ranks."""
+
+    start: int
+    stop: int
+    size: int
 
 
 class ParameterState:
@@ -51,6 +61,8 @@ class ParameterState:
         if not whole:
             self.residual = residual
         self.owned: Owned | None = None
+        self.dealt: Dealt | None = None
+        """The ranks of this node keep a piece of the residual each; the rest of it is 0 here."""
         self.is_empty = True
         """Nothing was kept so far, here or in `owned`."""
         self._given: Tensor | None = None
@@ -67,16 +79,50 @@ class ParameterState:
             raise SieveError(f"parameter {self.name} travels whole and has no residual")
         return self.residual.as_strided((self.numel,), (1,))
 
+    def keeps(self, index: int) -> bool:
+        """Whether this rank keeps the residual of an element."""
+        return self.dealt is None or self.dealt.start <= index < self.dealt.stop
+
     def clears(self, dtype: torch.dtype) -> bool:
         """Whether selecting leaves zeros in a bucket of `dtype`, which costs no pass of its own."""
         return not self.whole and self.rotation is None and dtype is torch.float32
 
-    def turn(self, ranks: int) -> None:
-        """Let the bases follow the gradients, where it is time, and the residuals with them."""
+    def turn(self, ranks: int, add_up: AddUp) -> None:
+        """Let the bases follow the gradients, where it is time, and the residuals with them.
+
+        Args:
+            add_up: as for `deal`.
+        """
         if self.rotation is not None and self.rotation.is_due:
             # A piece cannot be turned without the rest of the parameter.
             self.take_over(ranks)
             self.rotation.turn([self.flat_residual()])
+            if self.dealt is not None:
+                add_up(self.flat_residual())
+                self._keep_dealt(self.dealt)
+
+    def deal(self, dealt: Dealt | None, add_up: AddUp) -> None:
+        """From now on keep the residual of a piece alone, for all ranks of the node; None: of all.
+
+        Args:
+            add_up: replaces a tensor by the sum of the node's ranks; all of them must call it.
+        """
+        if dealt == self.dealt or self.whole:
+            return
+        left = self.flat_residual()
+        if self.dealt is not None:
+            # An average of ranks divides it by as many more than one of nodes.
+            left *= self.dealt.size
+        if dealt is not None:
+            add_up(left)
+            left /= dealt.size
+            self._keep_dealt(dealt)
+        self.dealt = dealt
+
+    def _keep_dealt(self, dealt: Dealt) -> None:
+        left = self.flat_residual()
+        left[: dealt.start] = 0
+        left[dealt.stop :] = 0
 
     def owned_residual(self, start: int, stop: int) -> Tensor:
         """The residual of the sums of elements `start` to `stop`."""
@@ -91,8 +137,9 @@ class ParameterState:
         self.take_over(ranks)
         left = self.flat_residual()
         self._given = left.clone()
+        factor = 1 if self.dealt is None else self.dealt.size
         # Rounded once, where the gradient is of half precision.
-        flat.copy_(flat.float() + self._restored(left.clone()))
+        flat.copy_(flat.float() + self._restored(left * factor))
         left.zero_()
         self.is_empty = True
 
@@ -140,13 +187,13 @@ class ParameterState:
             self.rotation.restore(flat)
         return flat
 
-    def put_back(self, indices: Tensor, values: Tensor) -> None:
-        """Return survivors that never reached the optimizer to the residual.
+    def put_back(self, start: int, indices: Tensor, values: Tensor) -> None:
+        """Return survivors that never reached the optimizer to the residual, from `start` on.
 
         A non-finite value has no place there; what it was added to never left the residual.
         """
         finite = values.isfinite()
-        self.flat_residual()[indices[finite].long()] = values[finite]
+        self.flat_residual()[start:][indices[finite].long()] = values[finite]
 
     def save(self) -> SavedParameter:
         moments = None
@@ -163,6 +210,7 @@ class ParameterState:
             "residual": residual,
             "rotation": rotation,
             "owned": None if owned is None else (owned.start, owned.residual.clone()),
+            "dealt": None if self.dealt is None else tuple(self.dealt),
         }
 
     def require_fit(self, saved: Mapping[str, object]) -> None:
@@ -211,6 +259,8 @@ class ParameterState:
         self.owned = None
         if isinstance(owned, Sequence):
             self.owned = Owned(int(owned[0]), owned[1].clone())
+        dealt = saved.get("dealt")
+        self.dealt = Dealt(*dealt) if isinstance(dealt, Sequence) else None
         threshold, moments = saved["threshold"], saved["moments"]
         self.threshold = float(threshold) if isinstance(threshold, float | int) else None
         self.moments = Moments(**moments) if isinstance(moments, dict) else None

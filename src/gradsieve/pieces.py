@@ -2,9 +2,9 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from gradsieve.parameters import ParameterState
+from gradsieve.parameters import AddUp, Dealt, ParameterState
 
 SMALLEST_PIECE = 2**14
 """Elements; each piece has a section of its own in a frame, of some 36 bytes."""
@@ -26,45 +26,78 @@ Part = Sequence[Piece]
 """The pieces that one frame carries, in the bucket's order."""
 
 
-class Plan:
-    """A bucket's parameters, and the parts that its frames carry."""
+Way = Literal["gather", "two-shot", "hierarchical"]
 
-    def __init__(self, parameters: Sequence[ParameterState], parts: Sequence[Part]) -> None:
+
+class Plan:
+    """A bucket's parameters, and the parts that frames carry of it.
+
+    Args:
+        way: "gather": one part with all of it. "two-shot": a part for each rank, which adds it up.
+            "hierarchical": a part for each rank of a node, which carries it to the other nodes.
+        place: of this rank among them.
+    """
+
+    def __init__(
+        self, way: Way, parameters: Sequence[ParameterState], parts: Sequence[Part], place: int
+    ) -> None:
+        self.way = way
         self.parameters = parameters
         self.parts = parts
+        self.place = place
+        self.frames = [parts[place]] if way == "hierarchical" else parts
+        """The parts that this rank makes frames of."""
         self.pieces: list[list[Piece]] = [[] for _ in parameters]
-        """Of each parameter, in order."""
-        for piece in sorted(piece for part in parts for piece in part):
+        """Of each parameter those in this rank's frames, in order; they follow each other."""
+        for piece in sorted(piece for part in self.frames for piece in part):
             self.pieces[piece.number].append(piece)
+        self._mine = {piece.number: piece for piece in parts[place]}
 
     @property
-    def is_dealt(self) -> bool:
-        """Each rank has a part of its own."""
-        return len(self.parts) > 1
+    def takes_all(self) -> bool:
+        """Nothing of the bucket stays out of this rank's frames."""
+        return self.way != "hierarchical"
 
     def numels(self, place: int) -> list[int]:
         """Of the pieces of a part."""
         return [piece.numel for piece in self.parts[place]]
 
-    def let_own(self, rank: int, ranks: int) -> None:
+    def let_own(self, ranks: int) -> None:
         """Before a selection: what the rank has pruned of sums that are another's by now."""
-        mine = {piece.number: piece for piece in self.parts[rank]} if self.is_dealt else {}
         for number, parameter in enumerate(self.parameters):
-            piece = mine.get(number, Piece(number, 0, 0))
+            piece = self._piece_of(number) if self.way == "two-shot" else NOTHING
             parameter.own(piece.start, piece.stop, ranks)
 
+    def deal(self, add_up: AddUp) -> None:
+        """Before a selection: who keeps which residual; `add_up` as for `ParameterState.deal`."""
+        for number, parameter in enumerate(self.parameters):
+            piece = self._piece_of(number)
+            dealt = Dealt(piece.start, piece.stop, len(self.parts))
+            parameter.deal(dealt if self.way == "hierarchical" else None, add_up)
 
-def plan_for(parameters: Sequence[ParameterState], ranks: int, *, two_shot: bool) -> Plan:
-    return dealt(parameters, ranks) if two_shot and ranks > 1 else undivided(parameters)
+    def _piece_of(self, number: int) -> Piece:
+        return self._mine.get(number, NOTHING)
 
 
-def undivided(parameters: Sequence[ParameterState]) -> Plan:
+NOTHING = Piece(0, 0, 0)
+
+
+def plan_for(way: Way, parameters: Sequence[ParameterState], place: int, places: int) -> Plan:
+    """
+    Args:
+        place, places: of this rank among as many as there are parts to be.
+    """
+    if way == "gather" or (way == "two-shot" and places == 1):
+        return Plan("gather", parameters, undivided(parameters), 0)
+    return Plan(way, parameters, dealt_to(parameters, places), place)
+
+
+def undivided(parameters: Sequence[ParameterState]) -> list[Part]:
     """One part with all of it."""
-    whole = [Piece(number, 0, parameter.numel) for number, parameter in enumerate(parameters)]
-    return Plan(parameters, [whole])
+    return [[Piece(number, 0, parameter.numel) for number, parameter in enumerate(parameters)]]
 
 
-def dealt(parameters: Sequence[ParameterState], ranks: int) -> Plan:
+def dealt_to(parameters: Sequence[ParameterState], ranks: int) -> list[list[Piece]]:
     """A part for each rank, with one piece of a parameter at most.
 
     A parameter's pieces are of one size, to a row; who has them depends on its name alone, so that
@@ -75,7 +108,7 @@ def dealt(parameters: Sequence[ParameterState], ranks: int) -> Plan:
         first = zlib.crc32(parameter.name.encode()) % ranks
         for place, (start, stop) in enumerate(cut(parameter, ranks)):
             parts[(first + place) % ranks].append(Piece(number, start, stop))
-    return Plan(parameters, parts)
+    return parts
 
 
 def cut(parameter: ParameterState, ranks: int) -> list[tuple[int, int]]:

@@ -1,24 +1,31 @@
 """The way that gradients take in a step: as the user has set it, or chosen by what steps take."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from gradsieve.accounts import Accounts
 from gradsieve.choice import Choice
-from gradsieve.exchange import FrameExchange
-from gradsieve.exchange.probe import measure_link
+from gradsieve.exchange import FrameExchange, Nodes
+from gradsieve.exchange.cost import LinkCost, NodeCost
+from gradsieve.exchange.probe import agreed, measure_link
+from gradsieve.pieces import Way
 from gradsieve.registry import Registry
 from gradsieve.steering import Steering
 from gradsieve.tally import Tally
 
-Exchange = Literal["auto", "gather", "two-shot", "dense", "dense-fp16"]
+Exchange = Literal["auto", "gather", "two-shot", "hierarchical", "dense", "dense-fp16"]
 EXCHANGES = get_args(Exchange)
+MEASURE_EVERY = 500
+"""Steps from one look at the link to the next, which takes some 50 ms."""
 
 
 class Route:
     def __init__(self, exchange: Exchange) -> None:
         self.exchange: Exchange = exchange
-        self._accounts = Accounts()
+        self.accounts = Accounts()
         self._choice: Choice | None = None
+        self._measured_before = 0
+        """Steps."""
 
     @property
     def way(self) -> Exchange:
@@ -26,6 +33,14 @@ class Route:
         if self.exchange != "auto":
             return self.exchange
         return "gather" if self._choice is None else self._choice.way
+
+    @property
+    def frames(self) -> Way:
+        """The way of a step in which frames travel."""
+        way = self.way
+        if way == "auto" or way == "dense" or way == "dense-fp16":
+            raise ValueError(f"no frames travel in a step that is {way}")
+        return way
 
     @property
     def reason(self) -> str:
@@ -37,16 +52,27 @@ class Route:
         """Everything travels in this step, what residuals hold as well."""
         return self.way in ("dense", "dense-fp16")
 
-    def begin_step(self, transport: FrameExchange, registry: Registry) -> None:
-        """Measure the link, once, as soon as it is known what travels."""
-        if self.exchange == "auto" and self._choice is None and registry.states:
-            gradient_bytes = sum(p.numel * p.element_size for p in registry)
-            link = measure_link(transport)
-            self._choice = Choice(transport.world_size, gradient_bytes, link)
-
-    def end_step(
-        self, tally: Tally, transport: FrameExchange, steering: Steering, window: float
+    def begin_step(
+        self, everyone: FrameExchange, nodes: Callable[[], Nodes | None], registry: Registry
     ) -> None:
+        """Measure the link, as soon as it is known what travels, and again from time to time.
+
+        Args:
+            nodes: gives those of the group, None where there is one of them or a rank is one.
+        """
+        self._measured_before += 1
+        if self.exchange == "auto" and registry.states:
+            if self._choice is None:
+                gradient_bytes = sum(p.numel * p.element_size for p in registry)
+                link = measure(everyone, nodes())
+                self._choice = Choice(everyone.world_size, gradient_bytes, *link)
+                self._measured_before = 0
+            elif self._measured_before >= MEASURE_EVERY:
+                self._choice.link, self._choice.nodes = measure(everyone, nodes())
+                self._measured_before = 0
+        self.accounts.begin_step()
+
+    def end_step(self, tally: Tally, steering: Steering, window: float) -> None:
         """Set way and scale of the next step by what the ranks have told of one before.
 
         Args:
@@ -54,16 +80,24 @@ class Route:
         """
         choice = self._choice if self.exchange == "auto" else None
         if self.is_dense:
-            self._accounts.end_dense_step(transport)
+            self.accounts.end_dense_step()
             if choice is not None:
                 choice.end_dense_step()
             return
-        slowest = self._accounts.end_sieve_step(
-            tally, transport, window=window, scale=steering.scale
-        )
+        slowest = self.accounts.end_sieve_step(tally, window=window, scale=steering.scale)
         if slowest is None:
             return
         if steering.budget is not None:
             steering.budget.follow(slowest, tally.buckets)
         if choice is not None:
             choice.end_sieve_step(slowest, tally.buckets)
+
+
+def measure(everyone: FrameExchange, nodes: Nodes | None) -> tuple[LinkCost, NodeCost | None]:
+    """The link of all ranks, and those within and across nodes."""
+    link = measure_link(everyone)
+    if nodes is None:
+        return link, None
+    across = agreed(everyone, measure_link(nodes.across))
+    within = agreed(everyone, measure_link(nodes.within))
+    return link, NodeCost(nodes.size, within, across)

@@ -16,6 +16,7 @@ from gradsieve.codec import (
     pruned_section,
     whole_section,
 )
+from gradsieve.devices import on_host
 from gradsieve.parameters import ParameterState
 from gradsieve.pieces import Piece, Plan
 from gradsieve.rotation import Rotation
@@ -31,16 +32,21 @@ def sieve_gradients(state: SieveState, plan: Plan, gradients: Sequence[Tensor]) 
     for number, (parameter, gradient) in enumerate(zip(plan.parameters, gradients, strict=True)):
         # As it lies in the bucket, whatever the parameter's memory format.
         flat, pieces = gradient.view(-1), plan.pieces[number]
-        send = send_whole if parameter.whole else send_survivors
-        made = send(state, parameter, flat, pieces)
-        state.tally.elements += parameter.numel
+        if not pieces:
+            continue
+        if parameter.whole:
+            made = send_whole(state, parameter, flat, pieces)
+        else:
+            clear = plan.takes_all and parameter.clears(flat.dtype)
+            made = send_survivors(state, parameter, flat, pieces, clear=clear)
+        state.tally.elements += sum(piece.numel for piece in pieces)
         state.tally.sent_elements += sum(section.count for section in made)
         sections.update(zip(pieces, made, strict=True))
     return sections
 
 
 def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Tensor]:
-    """A frame for each part of the plan."""
+    """In the order of the plan's `frames`."""
     tally = state.tally
     with tally.timed("encode"):
         layout, nonfinite = state.layout(plan), tally.nonfinite > 0
@@ -51,7 +57,7 @@ def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Ten
                 step=state.step,
                 nonfinite=nonfinite,
             )
-            for part in plan.parts
+            for part in plan.frames
         ]
         tally.frame_bytes += sum(frame.numel() for frame in frames)
     return frames
@@ -67,37 +73,42 @@ def send_whole(
 
 
 def send_survivors(
-    state: SieveState, parameter: ParameterState, flat: Tensor, pieces: Sequence[Piece]
+    state: SieveState,
+    parameter: ParameterState,
+    flat: Tensor,
+    pieces: Sequence[Piece],
+    *,
+    clear: bool,
 ) -> list[Section]:
-    tally, left, dtype = state.tally, parameter.flat_residual(), flat.dtype
+    tally = state.tally
     if state.holds(flat):
         return [empty_section(piece.numel) for piece in pieces]
     flat, parameter.is_empty = flat.float(), False
+    start, stop = pieces[0].start, pieces[-1].stop
     with tally.timed("rotate"):
         if parameter.rotation is not None:
             flat = rotate(state, parameter, parameter.rotation, flat)
+    flat, left = flat[start:stop], parameter.flat_residual()[start:stop]
     with tally.timed("select"):
         threshold = state.steering.next(parameter, flat, left, state.step)
-        indices, values, moments = select(
-            flat, left, threshold, out=state.workspace, clear=parameter.clears(dtype)
-        )
-        state.sent.append((parameter, indices, values))
+        indices, values, moments = select(flat, left, threshold, out=state.workspace, clear=clear)
+        state.sent.append((parameter, start, indices, values))
         state.steering.observe(parameter, moments)
         if not state.error_feedback:
             left.zero_()
     with tally.timed("encode"):
         sections = [
             pruned_section(
-                mine.cpu().numpy(),
-                values_of_piece.cpu().numpy(),
+                mine.numpy(),
+                values_of_piece.numpy(),
                 piece.numel,
                 threshold,
                 state.values,
                 row=parameter.row,
                 finite=moments.nonfinite == 0,
-                residual=kept_for(state, left[piece.start : piece.stop]),
+                residual=kept_for(state, left[piece.start - start : piece.stop - start]),
             )
-            for piece, mine, values_of_piece in divided(pieces, indices, values)
+            for piece, mine, values_of_piece in divided(pieces, *on_host(indices, values))
         ]
         parameter.squared_remainder = sum(section.squared_remainder for section in sections)
         if state.error_feedback and not left.is_cpu:
@@ -111,14 +122,21 @@ def send_survivors(
 def divided(
     pieces: Sequence[Piece], indices: Tensor, values: Tensor
 ) -> Iterator[tuple[Piece, Tensor, Tensor]]:
-    """The survivors in each piece, counted from its start; `indices` are ascending."""
+    """The survivors in each piece, counted from its start.
+
+    Args:
+        pieces: one behind the other.
+        indices: ascending, counted from the start of the first piece.
+    """
     if len(pieces) == 1:
         yield pieces[0], indices, values
         return
-    starts = torch.tensor([piece.start for piece in pieces], dtype=torch.int32)
-    cuts = torch.searchsorted(indices, starts.to(indices.device)).tolist()
-    for piece, first, last in zip(pieces, cuts, [*cuts[1:], len(indices)], strict=True):
-        yield piece, indices[first:last] - piece.start, values[first:last]
+    starts = [piece.start - pieces[0].start for piece in pieces]
+    cuts = torch.searchsorted(indices, torch.tensor(starts, dtype=torch.int32)).tolist()
+    for piece, start, first, last in zip(
+        pieces, starts, cuts, [*cuts[1:], len(indices)], strict=True
+    ):
+        yield piece, indices[first:last] - start, values[first:last]
 
 
 def rotate(
@@ -134,7 +152,8 @@ def rotate(
     coefficients = rotation.coefficients(torch.where(finite, flat, 0.0))
     bad = flat.numel() - int(finite.sum())
     if bad:
-        parameter.flat_residual()[0] += coefficients[0]
+        if parameter.keeps(0):
+            parameter.flat_residual()[0] += coefficients[0]
         coefficients[0] = math.nan
         # Selecting counts one.
         state.tally.nonfinite += bad - 1

@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.accounts import NO_ACCOUNT
+from gradsieve.accounts import NO_ACCOUNT, slowest_of
 from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.codec import VALUES, Values
 from gradsieve.errors import SieveError
-from gradsieve.exchange import ExchangeWorker, FrameExchange, group_of_its_own
+from gradsieve.exchange import (
+    ExchangeWorker,
+    FrameExchange,
+    Nodes,
+    group_of_its_own,
+    node_size_of,
+)
 from gradsieve.exchange.frames import unreachable
+from gradsieve.overhead import coding_overhead
 from gradsieve.parameters import ParameterState, Residuals
 from gradsieve.pieces import Plan, plan_for
 from gradsieve.registry import Registry
@@ -51,9 +58,13 @@ class SieveState:
             residual. Parameters that travel whole are float32 with "float32", else bfloat16.
         exchange: "gather": every rank's frame goes to all others; traffic grows with their number.
             "two-shot": each rank adds up a part of the model, prunes the sum again and sends that
-            to all others; traffic stays the same, the way has two legs. "dense", "dense-fp16": an
+            to all others; traffic stays the same, the way has two legs. "hierarchical": the ranks
+            of a node add up among themselves, then each carries a part of the model to the other
+            nodes. "dense", "dense-fp16": an
             all-reduce of everything, as without the sieve. "auto": what is quickest on this link,
             looked at again and again.
+        node_size: as many consecutive ranks share a machine; if None what the launcher says
+            (``LOCAL_WORLD_SIZE``).
         rotation: prune the coefficients of matrices in bases that follow the gradients, in blocks
             of at most this size, so that few of them carry most of a gradient; 0: the elements
             themselves. With 256 it takes some 1,000 operations an element and step, as much as
@@ -77,6 +88,7 @@ class SieveState:
         *,
         values: Values = "levels",
         exchange: Exchange = "gather",
+        node_size: int | None = None,
         rotation: int = ROTATION_BLOCK,
         error_feedback: bool = True,
         min_numel: int = 2048,
@@ -101,6 +113,7 @@ class SieveState:
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
+        self.node_size = node_size
         policy = Sigma(1.0, of="balanced") if threshold is None else threshold
         self.steering = Steering(policy, start_step, ramp_steps)
         # For the user to read and set.
@@ -112,19 +125,19 @@ class SieveState:
         self.workspace = Workspace()
         self.tally = Tally()
         self.rotation_cost = RotationCost()
-        self.sent: list[tuple[ParameterState, Tensor, Tensor]] = []
+        self.sent: list[tuple[ParameterState, int, Tensor, Tensor]] = []
         self.unfinished: list[torch.futures.Future[Tensor]] = []
         """All-reduces that carry residuals."""
         self.worker = ExchangeWorker()
         self._group = process_group
         self.route = Route(exchange)
-        self._note = NO_ACCOUNT
-        """What this rank is to tell the others with its first frames."""
         self._transport: FrameExchange | None = None
+        self._nodes: Nodes | None = None
         self._may_be_unused = True
         self._was_loaded = False
         self._plans: dict[tuple[str | int, ...], Plan] = {}
         self._layouts: dict[int, int] = {}
+        self._overheads: dict[int, float] = {}
 
     # Names.
 
@@ -182,8 +195,24 @@ class SieveState:
     def transport(self) -> FrameExchange:
         """All ranks must ask for it for the first time together."""
         if self._transport is None:
-            self._transport = FrameExchange(group_of_its_own(self.group), self._note)
+            own = group_of_its_own(self.group)
+            self._transport = FrameExchange(own, self.route.accounts.notes)
         return self._transport
+
+    @property
+    def nodes(self) -> Nodes:
+        """As `transport`."""
+        if self._nodes is None:
+            size = node_size_of(self.group, self.node_size)
+            self._nodes = Nodes(self.group, size, self.route.accounts.notes, slowest_of)
+        return self._nodes
+
+    def _several_nodes(self) -> Nodes | None:
+        size = node_size_of(self.group, self.node_size)
+        return self.nodes if 1 < size < self.group.size() else None
+
+    def add_up_on_node(self, tensor: Tensor) -> None:
+        self.nodes.add_up(tensor)
 
     @property
     def plain(self) -> bool:
@@ -205,8 +234,7 @@ class SieveState:
         if self._transport is None:
             self._compare_ranks(parameters)
         if first:
-            self.route.begin_step(self.transport, self.registry)
-            self.transport.meet_seconds = 0.0
+            self.route.begin_step(self.transport, self._several_nodes, self.registry)
             on_host = bucket.buffer().is_cpu
             self.tally = Tally(computing_threads=torch.get_num_threads() if on_host else 1)
         require_bucket(bucket)
@@ -218,6 +246,7 @@ class SieveState:
                 f"threshold={self.steering.policy}",
                 f"values={self.values}",
                 f"exchange={self.exchange}",
+                f"node_size={node_size_of(self.group, self.node_size)}",
                 f"rotation={self.rotation}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",
@@ -244,12 +273,24 @@ class SieveState:
 
     def plan(self, parameters: list[ParameterState]) -> Plan:
         """What this rank's frames carry of a bucket, and to whom they go."""
-        key = self.route.way, *(id(parameter) for parameter in parameters)
+        way = self.route.frames
+        key = way, *(id(parameter) for parameter in parameters)
         if key not in self._plans:
-            two_shot = self.route.way == "two-shot"
-            self._plans[key] = plan_for(parameters, self.transport.world_size, two_shot=two_shot)
-        self._plans[key].let_own(self.transport.rank, self.transport.world_size)
+            if way == "hierarchical":
+                place, places = self.nodes.place, self.nodes.size
+            else:
+                place, places = self.transport.rank, self.transport.world_size
+            self._plans[key] = plan_for(way, parameters, place, places)
         return self._plans[key]
+
+    def overhead(self, plan: Plan) -> float:
+        """What coding takes however little is sent, where a budget asks for it."""
+        if self.steering.budget is None:
+            return 0.0
+        key = id(plan)
+        if key not in self._overheads:
+            self._overheads[key] = coding_overhead(plan, self.values, self.transport.world_size)
+        return self._overheads[key]
 
     def layout(self, plan: Plan) -> int:
         """Digest of what both sides of a frame must share: shapes, settings and bases."""
@@ -264,8 +305,8 @@ class SieveState:
     def put_back_survivors(self) -> None:
         """Return what this step has sent so far to the residuals."""
         if self.error_feedback:
-            for parameter, indices, values in self.sent:
-                parameter.put_back(indices, values)
+            for parameter, start, indices, values in self.sent:
+                parameter.put_back(start, indices, values)
         for parameter in self.registry:
             parameter.undo()
         self.sent = []
@@ -307,7 +348,7 @@ class SieveState:
         exchange, reason = "plain" if self.plain else self.route.way, self.route.reason
         self.finish_exchanges()
         if not self.plain:
-            self.route.end_step(self.tally, self.transport, self.steering, window)
+            self.route.end_step(self.tally, self.steering, window)
         if self.tally.nonfinite_anywhere:
             # Whoever scales the loss skips this step on every rank: the survivors stay ours.
             self.put_back_survivors()
@@ -331,7 +372,7 @@ class SieveState:
     def _turn(self) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""
         for parameter in self.registry:
-            parameter.turn(self.transport.world_size)
+            parameter.turn(self.transport.world_size, self.add_up_on_node)
 
     def _residual_norm(self) -> float:
         kept = [p for p in self.registry if self.error_feedback and not p.is_empty]
@@ -354,7 +395,7 @@ class SieveState:
             "step": self.step,
             "mean_square": self.steering.sizes.mean_square,
             "scale": self.steering.scale,
-            "note": list(self._note if self._transport is None else self._transport.note),
+            "note": list(self.route.accounts.notes.mine),
             "parameters": self.registry.save(),
         }
 
@@ -377,7 +418,5 @@ class SieveState:
         self.steering.sizes.mean_square = state.get("mean_square")
         if self.steering.budget is not None:
             self.steering.budget.scale = float(state.get("scale", 1.0))
-        self._note = list(state.get("note", NO_ACCOUNT))
-        if self._transport is not None:
-            self._transport.note = self._note
+        self.route.accounts.notes.mine = list(state.get("note", NO_ACCOUNT))
         self.step = int(state["step"])

@@ -67,4 +67,4 @@ class Steering:
         """What the selection of this step has found."""
         parameter.moments = moments
         if self.policy.measured == "balanced":
-            self.sizes.add(parameter, moments.gradient_square_sum)
+            self.sizes.add(parameter, moments.numel, moments.gradient_square_sum)

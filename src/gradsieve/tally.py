@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
 
-Stage = Literal["rotate", "select", "encode", "exchange", "decode"]
+Stage = Literal["add", "rotate", "select", "encode", "exchange", "decode"]
 """Of the communication thread."""
 
 
@@ -28,6 +28,8 @@ class Tally:
         """Of the communication thread."""
         self.stolen_seconds = 0.0
         self.wait_seconds = 0.0
+        self.overhead = 0.0
+        """Seconds of encoding and decoding that do not shrink with the bytes."""
         self.elements = 0
         self.sent_elements = 0
         self.frame_bytes = 0
@@ -80,6 +82,7 @@ class Tally:
             density=self.sent_elements / self.elements if self.elements else 0.0,
             frame_bytes=self.all_frame_bytes,
             bits_per_parameter=8 * self.all_frame_bytes / self.elements if self.elements else 0.0,
+            add_seconds=self.seconds["add"],
             rotate_seconds=self.seconds["rotate"],
             select_seconds=self.seconds["select"],
             encode_seconds=self.seconds["encode"],

@@ -12,7 +12,7 @@ class StepRecord:
 
     step: int
     exchange: str
-    """The way that the gradients took: "gather", "two-shot", "dense", "dense-fp16" or "plain"."""
+    """The way that the gradients took: one of those that `SieveState` takes, or "plain"."""
     reason: str
     """Why, where `exchange="auto"` has chosen it."""
     thresholds: dict[str, float]
@@ -25,6 +25,8 @@ class StepRecord:
     """Of this rank's frames; steps without frames count what an all-reduce sends of the buckets."""
     bits_per_parameter: float
     """8 · frame_bytes / elements."""
+    add_seconds: float
+    """The sum of a node's ranks, in a hierarchical exchange."""
     rotate_seconds: float
     """On coefficients of gradients; bringing averages back is a part of decode."""
     select_seconds: float

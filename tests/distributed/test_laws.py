@@ -42,7 +42,7 @@ def threshold_zero_and_every_policy(exchange):
     plain = build()
     train(plain, 5)
     sieved = build()
-    settings = {"min_numel": 100, "exchange": exchange}
+    settings = {"min_numel": 100, "exchange": exchange, "node_size": 2 - dist.get_world_size() % 2}
     state = gs.attach(sieved, threshold=gs.Fixed(0.0), values="float32", **settings)
     train(sieved, 5)
     assert state.step == 5
@@ -66,7 +66,7 @@ def threshold_zero_and_every_policy(exchange):
 
 @pytest.mark.parametrize(
     ("count", "exchange"),
-    [(2, "gather"), (3, "gather"), (4, "gather"), (3, "two-shot")],
+    [(2, "gather"), (3, "gather"), (4, "gather"), (3, "two-shot"), (4, "hierarchical")],
 )
 def test_threshold_zero_is_ddp_and_replicas_agree(count, exchange):
     run_ranks(count, threshold_zero_and_every_policy, exchange)
@@ -77,20 +77,32 @@ def nothing_is_lost(exchange):
     for policy in POLICIES:
         for values in ("levels", "bfloat16", "float32"):
             model = build(Crossed)
+            node_size = 2 - dist.get_world_size() % 2
             ledger = Ledger(
-                model, threshold=policy, values=values, exchange=exchange, min_numel=100
+                model,
+                threshold=policy,
+                values=values,
+                exchange=exchange,
+                node_size=node_size,
+                min_numel=100,
             )
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             for step in range(4):
                 ledger.step(optimizer, batch(step))
 
 
-@pytest.mark.parametrize("exchange", ["gather", "two-shot"])
-def test_nothing_is_lost_across_ranks(exchange):
-    run_ranks(3, nothing_is_lost, exchange)
+@pytest.mark.parametrize(
+    ("count", "exchange"), [(3, "gather"), (3, "two-shot"), (4, "hierarchical")]
+)
+def test_nothing_is_lost_across_ranks(count, exchange):
+    run_ranks(count, nothing_is_lost, exchange)
 
 
-def changed_on_the_way(rotation):
+WAYS = ("two-shot", "gather", "two-shot", "dense", "dense", "gather", "two-shot", "dense-fp16")
+NODE_WAYS = ("hierarchical", "hierarchical", "two-shot", "hierarchical", "dense", "gather")
+
+
+def changed_on_the_way(rotation, ways, node_size):
     smaller_pieces()
     plain, sieved = build(), build()
     train(plain, 1)
@@ -99,9 +111,9 @@ def changed_on_the_way(rotation):
     torch.testing.assert_close(weights(sieved), weights(plain), rtol=1e-6, atol=1e-7)
 
     model = build(Crossed)
-    ledger = Ledger(model, threshold=gs.Density(0.05), min_numel=100, rotation=rotation)
+    settings = {"min_numel": 100, "rotation": rotation, "node_size": node_size}
+    ledger = Ledger(model, threshold=gs.Density(0.05), **settings)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    ways = ("two-shot", "gather", "two-shot", "dense", "dense", "gather", "two-shot", "dense-fp16")
     for step, way in enumerate(ways):
         ledger.state.exchange = way
         rtol = 2e-3 if way == "dense-fp16" else 1e-4 if rotation else 1e-5
@@ -114,7 +126,13 @@ def changed_on_the_way(rotation):
 
 @pytest.mark.parametrize("rotation", [0, 16])
 def test_nothing_is_lost_when_the_exchange_changes(rotation):
-    run_ranks(3, changed_on_the_way, rotation)
+    run_ranks(3, changed_on_the_way, rotation, WAYS, 1)
+
+
+@pytest.mark.parametrize("rotation", [0, 16])
+def test_nothing_is_lost_when_nodes_come_into_it(rotation):
+    """Long enough for the bases to turn."""
+    run_ranks(4, changed_on_the_way, rotation, 2 * NODE_WAYS, 2)
 
 
 def chosen_on_the_way():

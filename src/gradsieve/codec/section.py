@@ -145,7 +145,8 @@ class Section:
 
     def _raw_values(self, raw: NDArray[np.uint8]) -> Floats:
         if VALUE_BYTES[self.kind] == 2:
-            return from_bfloat16(np.frombuffer(raw, "<i2").astype(np.int16))
+            values: Floats = from_bfloat16(np.frombuffer(raw, "<i2").astype(np.int16))
+            return values
         # A copy: payloads start anywhere, compiled loops want aligned numbers.
         return np.frombuffer(raw, "<f4").astype(np.float32)
 

@@ -28,3 +28,27 @@ class LinkCost:
         """Seconds of a ring over `size` bytes."""
         steps = 2 * (ranks - 1)
         return steps * self.latency + steps / ranks * size / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCost:
+    """Of nodes whose ranks share a machine."""
+
+    size: int
+    """Ranks of a node."""
+    within: LinkCost
+    across: LinkCost
+    """Of a rank while all ranks of its node use the node's link."""
+
+    def hierarchical(self, ranks: int, bucket_bytes: float, frame_bytes: float) -> float:
+        """Seconds until a node has added up and every rank has all parts of all nodes.
+
+        Args:
+            frame_bytes: of a frame of the whole bucket.
+        """
+        nodes, part = ranks // self.size, frame_bytes / self.size
+        return (
+            self.within.all_reduce(self.size, bucket_bytes)
+            + self.across.gather(nodes, part)
+            + self.within.gather(self.size, nodes * part)
+        )

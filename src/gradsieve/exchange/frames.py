@@ -8,28 +8,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradsieve.exchange.roll_call import absent_ranks
+
 
 class ExchangeError(RuntimeError):
     """The frames did not arrive: a rank died, stalled past the timeout or sent garbage."""
 
 
+class Notes:
+    """Numbers that travel with the sizes of frames, to every rank; as many on all ranks."""
+
+    def __init__(self, mine: Sequence[float] = ()) -> None:
+        self.mine = list(mine)
+        self.heard = [self.mine]
+        """The last ones of all ranks."""
+        self.seconds = 0.0
+        """Of all exchanges of sizes, in which ranks wait for the last one."""
+
+
 class FrameExchange:
-    """One exchange of sizes, then one uneven transfer.
+    """One exchange of sizes, with notes, then one uneven transfer."""
 
-    Args:
-        note: numbers that travel with each size, to every rank; as many on all ranks.
-    """
-
-    def __init__(self, group: dist.ProcessGroup, note: Sequence[float] = ()) -> None:
+    def __init__(self, group: dist.ProcessGroup, notes: Notes | None = None) -> None:
         self.group = group
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
-        self.note = list(note)
-        """What this rank tells."""
-        self.notes = [self.note]
-        """What all ranks told with the last sizes, in rank order."""
-        self.meet_seconds = 0.0
-        """Of all exchanges of sizes, in which ranks wait for the last one."""
+        self.notes = Notes() if notes is None else notes
 
     def to_all(self, frame: Tensor) -> list[Tensor]:
         """Send one frame (uint8, on the CPU) to every rank.
@@ -46,7 +50,7 @@ class FrameExchange:
         """Send every rank a frame of its own, in rank order; returns and raises as `to_all`."""
         own = frames[self.rank]
         if self.world_size == 1:
-            self.notes = [self.note]
+            self.notes.heard = [self.notes.mine]
             return [own]
         try:
             leaving = [0 if rank == self.rank else f.numel() for rank, f in enumerate(frames)]
@@ -63,19 +67,23 @@ class FrameExchange:
     def exchange_sizes(self, leaving: list[int]) -> list[int]:
         start = time.perf_counter()
         # Bytes of a frame and the numbers of a note are exact in float64.
-        told = torch.tensor([[size, *self.note] for size in leaving], dtype=torch.float64)
+        told = torch.tensor([[size, *self.notes.mine] for size in leaving], dtype=torch.float64)
         heard = torch.empty_like(told)
         dist.all_to_all_single(heard, told, group=self.group)
-        self.notes = heard[:, 1:].tolist()
-        self.meet_seconds += time.perf_counter() - start
+        self.notes.heard = heard[:, 1:].tolist()
+        self.notes.seconds += time.perf_counter() - start
         return cast(list[int], heard[:, 0].long().tolist())
 
 
 def unreachable(group: dist.ProcessGroup, error: RuntimeError) -> ExchangeError:
+    """Waits a few seconds for the other ranks' answers, to tell which of them give none."""
+    absent = absent_ranks(group)
+    words = "rank " if len(absent) == 1 else "ranks "
+    who = words + ", ".join(map(str, absent)) if absent else "a rank"
     return ExchangeError(
-        f"rank {dist.get_rank(group)} could not exchange gradients with the other "
-        f"{dist.get_world_size(group) - 1} ranks: {first_line(error)}. A rank has died or stalled; "
-        "its own output says why. Start again from the last checkpoint."
+        f"rank {dist.get_rank()} could not exchange gradients with the other "
+        f"{dist.get_world_size(group) - 1} ranks of its group: {first_line(error)}. {who} has died "
+        "or stalled; its own output says why. Start again from the last checkpoint."
     )
 
 

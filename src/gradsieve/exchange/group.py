@@ -1,22 +1,30 @@
-"""The process group of the communication thread."""
+"""Process groups of the communication thread."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 
-def group_of_its_own(group: dist.ProcessGroup) -> dist.ProcessGroup:
-    """A Gloo group of the same ranks, with the same timeout; all of them must call it together.
+def group_of_its_own(
+    group: dist.ProcessGroup, places: Sequence[int] | None = None, *, on_host: bool = True
+) -> dist.ProcessGroup:
+    """A group of ranks of `group`, with the same timeout; all of them must call it together.
 
     DDP and the training loop issue collectives on `group` while the communication thread issues
-    its own: in one group their order would differ from rank to rank. Gloo, since frames are made
-    and checked on the host.
+    its own: in one group their order would differ from rank to rank.
+
+    Args:
+        places: ranks in `group`; all of them if None.
+        on_host: on Gloo, since frames are made and checked on the host; else on the backend of
+            `group`.
     """
+    ranks = dist.get_process_group_ranks(group)
     made = dist.new_group(
-        ranks=dist.get_process_group_ranks(group),
+        ranks=[ranks[place] for place in places] if places is not None else ranks,
         timeout=timeout_of(group),
-        backend="gloo",
+        backend="gloo" if on_host else dist.get_backend(group),
         use_local_synchronization=True,
     )
     if not isinstance(made, dist.ProcessGroup):

@@ -34,6 +34,12 @@ def measure_link(exchange: FrameExchange) -> LinkCost:
         size *= 4
 
 
+def agreed(everyone: FrameExchange, cost: LinkCost) -> LinkCost:
+    """The worst of what groups of ranks have measured, the same on all ranks."""
+    latency = largest(everyone, cost.latency)
+    return LinkCost(latency, 1 / max(largest(everyone, 1 / cost.rate), 1e-12))
+
+
 def timed(exchange: FrameExchange, size: int) -> float:
     frame = torch.zeros(size, dtype=torch.uint8)
     start = time.perf_counter()

@@ -39,8 +39,8 @@ class Sieve:
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
                 parameter.rotation = of_ranks[0].rotation
-        two_shot = self.states[0].exchange == "two-shot"
-        self.plans = [plan_for(kept, ranks, two_shot=two_shot) for kept in self.kept]
+        way = self.states[0].route.frames
+        self.plans = [plan_for(way, kept, rank, ranks) for rank, kept in enumerate(self.kept)]
 
     def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:
         ranks, plan = len(self.states), self.plans[0]
@@ -54,7 +54,7 @@ class Sieve:
             state.step += 1
         sent = sum(frame.numel() for own in made for frame in own)
         arrived = [[decode_frame(frame) for frame in part] for part in zip(*made, strict=True)]
-        if not plan.is_dealt:
+        if plan.way == "gather":
             added = [Contribution(frame, plan.parts[0], 1.0 / ranks) for frame in arrived[0]]
         else:
             sums = [self.sum_of(rank, frames) for rank, frames in enumerate(arrived)]

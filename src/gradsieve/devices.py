@@ -1,0 +1,56 @@
+"""Work that a device does while the host goes on, handed from thread to thread."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Handover:
+    """What a device was asked for so far in this thread; another goes on from there.
+
+    On the CPU there is nothing to hand over.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked: torch.Event | None = None
+        if device.type != "cpu":
+            self._asked = torch.accelerator.current_stream(device).record_event()
+
+    @contextmanager
+    def taken_over(self) -> Iterator[None]:
+        """In the other thread: work on a stream of its own, behind what was handed over."""
+        if self._asked is None:
+            yield
+            return
+        stream = own_stream(self._device)
+        stream.wait_event(self._asked)
+        before = torch.accelerator.current_stream(self._device)
+        torch.accelerator.set_stream(stream)
+        try:
+            yield
+        finally:
+            torch.accelerator.set_stream(before)
+
+
+_streams: dict[torch.device, torch.Stream] = {}
+
+
+def own_stream(device: torch.device) -> torch.Stream:
+    if device not in _streams:
+        _streams[device] = torch.Stream(device)
+    return _streams[device]
+
+
+def on_host(*tensors: Tensor) -> list[Tensor]:
+    """Copies in pinned memory, all under way at once; tensors of the host as they are."""
+    if all(tensor.is_cpu for tensor in tensors):
+        return list(tensors)
+    copies = [
+        torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+        for tensor in tensors
+    ]
+    torch.accelerator.current_stream(tensors[0].device).synchronize()
+    return copies

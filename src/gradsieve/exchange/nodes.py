@@ -1,0 +1,120 @@
+"""Ranks that share a machine: they add up among themselves, and each carries a part to the others.
+
+The slow link between machines then sees each part once a machine.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradsieve.errors import SieveError
+from gradsieve.exchange.frames import FrameExchange, Notes, unreachable
+from gradsieve.exchange.group import group_of_its_own
+
+SIZE_BYTES = 8
+Heard = list[list[float]]
+
+
+def node_size_of(group: dist.ProcessGroup, given: int | None) -> int:
+    """Ranks of a node, as given or as the launcher says.
+
+    Raises:
+        SieveError: the ranks of `group` do not fall into nodes of that size.
+    """
+    ranks = dist.get_world_size(group)
+    size = given if given is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if size < 1 or ranks % size:
+        source = "node_size" if given is not None else "LOCAL_WORLD_SIZE, which the launcher sets,"
+        raise SieveError(
+            f"{source} is {size}, and {ranks} ranks do not fall into nodes of that size; give "
+            "attach the number of consecutive ranks that share a machine as node_size, or choose "
+            "another exchange"
+        )
+    return size
+
+
+class Nodes:
+    """Two exchanges one after the other: with the same place of every node, then within the node.
+
+    Args:
+        group: consecutive ranks of it, `size` of them each time, share a machine.
+        notes: of this rank, and of all others.
+        join: makes one note of those of several ranks.
+
+    All ranks of `group` must make it together.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        size: int,
+        notes: Notes,
+        join: Callable[[Heard], list[float]],
+    ) -> None:
+        rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.size, self.place, self.count = size, rank % size, ranks // size
+        mates = range(rank - self.place, rank - self.place + size)
+        self._dense = group_of_its_own(group, mates, on_host=False)
+        self.within = FrameExchange(group_of_its_own(group, mates))
+        same_place = range(self.place, ranks, size)
+        self.across = FrameExchange(group_of_its_own(group, same_place), notes)
+        self._notes, self._join = notes, join
+
+    def average(self, buffer: Tensor) -> None:
+        """Replace it by the mean of the node's ranks, the same bits on all of them.
+
+        Raises:
+            ExchangeError: a rank of the node has died or stalled.
+        """
+        self.add_up(buffer.div_(self.size))
+
+    def add_up(self, buffer: Tensor) -> None:
+        """Replace it by the sum of the node's ranks; raises as `average`."""
+        if self.size == 1:
+            return
+        try:
+            dist.all_reduce(buffer, group=self._dense)
+        except RuntimeError as error:
+            raise unreachable(self._dense, error) from error
+
+    def to_all(self, frame: Tensor) -> list[list[Tensor]]:
+        """Send one frame (uint8, on the CPU) to every rank.
+
+        Returns:
+            For each place in a node the frames of all nodes, in their order; this rank's own is
+            `frame` itself.
+
+        Raises:
+            ExchangeError: on the ranks that notice.
+        """
+        arrived = self.across.to_all(frame)
+        passed_on = Notes(self._join(self._notes.heard))
+        self.within.notes = passed_on
+        bundles = self.within.to_all(bundled(arrived))
+        self._notes.heard = passed_on.heard
+        self._notes.seconds += passed_on.seconds
+        return [
+            arrived if place == self.place else unbundled(bundle, self.count)
+            for place, bundle in enumerate(bundles)
+        ]
+
+
+def bundled(frames: Sequence[Tensor]) -> Tensor:
+    sizes = torch.tensor([frame.numel() for frame in frames], dtype=torch.int64)
+    return torch.cat([sizes.view(torch.uint8), *frames])
+
+
+def unbundled(bundle: Tensor, count: int) -> list[Tensor]:
+    head = count * SIZE_BYTES
+    # Copied, since it may start at any byte.
+    sizes = cast(list[int], bundle[:head].clone().view(torch.int64).tolist())
+    if min(sizes) < 0 or head + sum(sizes) != bundle.numel():
+        raise SieveError(
+            f"a rank of this node passed on frames of {sizes} bytes in {bundle.numel()}; the "
+            "ranks run different versions of gradsieve"
+        )
+    return list(torch.split(bundle[head:], sizes))
