@@ -100,6 +100,8 @@ class SieveState:
         require_counts(
             rotation=rotation, min_numel=min_numel, start_step=start_step, ramp_steps=ramp_steps
         )
+        if node_size is not None and node_size < 1:
+            raise ValueError(f"node_size must be 1 or more, got {node_size}")
         require_word("values", values, VALUES)
         require_word("exchange", exchange, EXCHANGES)
         if threshold is not None and not hasattr(threshold, "measured"):
@@ -113,7 +115,7 @@ class SieveState:
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
-        self.node_size = node_size
+        self._node_size = node_size
         policy = Sigma(1.0, of="balanced") if threshold is None else threshold
         self.steering = Steering(policy, start_step, ramp_steps)
         # For the user to read and set.
@@ -203,12 +205,12 @@ class SieveState:
     def nodes(self) -> Nodes:
         """As `transport`."""
         if self._nodes is None:
-            size = node_size_of(self.group, self.node_size)
+            size = node_size_of(self.group, self._node_size)
             self._nodes = Nodes(self.group, size, self.route.accounts.notes, slowest_of)
         return self._nodes
 
     def _several_nodes(self) -> Nodes | None:
-        size = node_size_of(self.group, self.node_size)
+        size = node_size_of(self.group, self._node_size)
         return self.nodes if 1 < size < self.group.size() else None
 
     def add_up_on_node(self, tensor: Tensor) -> None:
@@ -246,7 +248,7 @@ class SieveState:
                 f"threshold={self.steering.policy}",
                 f"values={self.values}",
                 f"exchange={self.exchange}",
-                f"node_size={node_size_of(self.group, self.node_size)}",
+                f"node_size={node_size_of(self.group, self._node_size)}",
                 f"rotation={self.rotation}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",

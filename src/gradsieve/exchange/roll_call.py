@@ -9,21 +9,29 @@ from torch.distributed import distributed_c10d
 
 PATIENCE = timedelta(seconds=5)
 """Until a rank that has not noticed the failure as well counts as absent."""
+FOUND = "absent"
 
 
 def absent_ranks(group: dist.ProcessGroup) -> list[int]:
-    """Numbers of the ranks of `group` that do not answer, among all ranks of the job.
+    """Numbers of the ranks that do not answer, among all ranks of the job.
 
     Every rank calls it when an exchange of its own fails, and leaves its answer in the store that
-    the job was started with. None where that has gone too.
+    the job was started with. Where all ranks of `group` answer, one of them has failed for
+    another's sake, and has left word of it. Empty where nobody knows.
     """
     ranks = dist.get_process_group_ranks(group)
     try:
         # torch has no public word for it.
         store = distributed_c10d.PrefixStore(prefix(), distributed_c10d._get_default_store())
         store.set(str(dist.get_rank()), "here")
-        wait_for_all(store, ranks)
-        return [rank for rank in ranks if not store.check([str(rank)])]
+        wait_for(store, [str(rank) for rank in ranks])
+        absent = [rank for rank in ranks if not store.check([str(rank)])]
+        if absent:
+            store.set(FOUND, ",".join(map(str, absent)))
+            return absent
+        wait_for(store, [FOUND])
+        found = store.get(FOUND).decode() if store.check([FOUND]) else ""
+        return [int(rank) for rank in found.split(",") if rank]
     except (RuntimeError, AttributeError, ValueError):
         return []
 
@@ -33,6 +41,6 @@ def prefix() -> str:
     return f"gradsieve/answers/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
-def wait_for_all(store: distributed_c10d.Store, ranks: list[int]) -> None:
+def wait_for(store: distributed_c10d.Store, keys: list[str]) -> None:
     with suppress(RuntimeError):
-        store.wait([str(rank) for rank in ranks], PATIENCE)
+        store.wait(keys, PATIENCE)
