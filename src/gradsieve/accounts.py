@@ -27,9 +27,9 @@ class Account:
     window: float
     """From the first bucket to the last, in which gradients are computed."""
     select: float
-    """The communication thread's, with rotating; it does not shrink with the bytes."""
+    """The communication thread's work that does not shrink with the bytes."""
     code: float
-    """The communication thread's: encoding and decoding."""
+    """The communication thread's work: encoding and decoding."""
     overhead: float
     """Of that: what it takes however little is sent."""
     meet: float
@@ -89,17 +89,17 @@ class Accounts:
     def end_sieve_step(self, tally: Tally, *, window: float, scale: float) -> Account | None:
         """Returns the slowest rank's account of the sieve's step before; None if there is none."""
         told = slowest_of(self.notes.heard)
-        step, seconds, meet = self._step(), tally.seconds, self.notes.seconds
+        step, meet, processor = self._step(), self.notes.seconds, tally.processor_seconds
         account = Account(
             scale=scale,
             frame_bytes=tally.all_frame_bytes,
             step=step,
             window=window,
-            select=seconds["add"] + seconds["rotate"] + seconds["select"],
-            code=seconds["encode"] + seconds["decode"],
+            select=tally.seconds["add"] + processor["rotate"] + processor["select"],
+            code=processor["encode"] + processor["decode"],
             overhead=tally.overhead,
             meet=meet,
-            transfer=seconds["exchange"] - meet,
+            transfer=tally.seconds["exchange"] - meet,
             wait=tally.wait_seconds,
             stolen=tally.stolen_seconds,
             dense_step=self._dense_step,

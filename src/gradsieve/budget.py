@@ -16,13 +16,20 @@ LEAST_SHARE = 0.03
 """Of the computation: bytes that take no more are never cut, it would gain nothing."""
 IDLE_SHARE = 0.1
 """Of the window: a communication thread with less to spare has work in hand all the time."""
-GAIN = 0.7
-"""Of the logarithm by which the bytes are off: the residual answers late."""
-MOST_GROWTH, MOST_FALL = 1.5, 8.0
-"""Of the bytes, from a step to the next."""
+ELASTICITY = 1.0
+"""Bytes fall with about this power of the thresholds' scale, once the residual has answered."""
+APPROACH = 0.4
+"""Of the way to the scale that is expected to fit, in a step."""
+LARGEST_FACTOR = 2.0
+"""Of the scale, from a step to the next."""
+LEAST_FACTOR, LEAST_FACTOR_BELOW_ONE = 0.88, 0.7
+"""A threshold of several deviations that falls quickly lets a burst pass of what was kept just
+below it."""
 SMALLEST_SCALE = 1e-4
 LARGEST_SCALE = 16.0
 """Where time is what counts: beyond, hardly anything is learned."""
+ALIKE = 3
+"""Steps of which the quickest transfer a byte is taken: another process may hold one up."""
 REMEMBERED = 20
 """Steps of which the usual one, and the quickest meeting, are taken."""
 OUTLIER = 4.0
@@ -74,6 +81,7 @@ class BudgetSteering:
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         self.meets: deque[float] = deque(maxlen=REMEMBERED)
         self.computations: deque[float] = deque(maxlen=REMEMBERED)
+        self.per_byte: deque[float] = deque(maxlen=ALIKE)
 
     def follow(self, account: Account, buckets: int) -> None:
         """Set the scale for the next step by the slowest rank's account of one not long ago."""
@@ -82,12 +90,16 @@ class BudgetSteering:
         self.steps.append(account.step)
         self.meets.append(account.meet)
         self.computations.append(account.computation)
+        on_the_line = max(1e-6, account.transfer - min(self.meets))
+        self.per_byte.append(on_the_line / max(1.0, account.frame_bytes))
         if account.step > OUTLIER * usual and not was_late:
             return
         wanted = self.wanted_share(account, buckets)
-        scale = account.scale * max(1 / MOST_FALL, min(MOST_GROWTH, wanted)) ** -GAIN
+        fitting = account.scale * max(wanted, 1e-6) ** (-1 / ELASTICITY)
+        least = LEAST_FACTOR if self.scale > 1 else LEAST_FACTOR_BELOW_ONE
+        factor = max(least, min(LARGEST_FACTOR, (fitting / self.scale) ** APPROACH))
         largest = 1 / SMALLEST_SCALE if self.budget.bytes_per_step else LARGEST_SCALE
-        self.scale = max(SMALLEST_SCALE, min(largest, scale))
+        self.scale = max(SMALLEST_SCALE, min(largest, self.scale * factor))
 
     def wanted_share(self, account: Account, buckets: int) -> float:
         """Bytes wanted over bytes sent.
@@ -104,7 +116,7 @@ class BudgetSteering:
         fixed_processor = account.select + account.overhead
         fixed = fixed_processor + account.meet + latency
         code = max(0.0, account.code - account.overhead)
-        proportional = max(1e-6, account.transfer - latency) + code
+        proportional = min(self.per_byte) * account.frame_bytes + code
         processor = account.select + account.code
         stolen_share = min(1.0, account.stolen / processor) if processor else 0.0
         stolen_code = stolen_share * code

@@ -24,8 +24,8 @@ class Tally:
         self.start = time.perf_counter()
         self.buckets = 0
         self.seconds: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
-        self.processor_seconds = 0.0
-        """Of the communication thread."""
+        self.processor_seconds: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
+        """Without what the thread stood still, for the network or for other threads."""
         self.stolen_seconds = 0.0
         self.wait_seconds = 0.0
         self.overhead = 0.0
@@ -58,14 +58,14 @@ class Tally:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
-            self.processor_seconds += time.thread_time() - processor_start
+            self.processor_seconds[stage] += time.thread_time() - processor_start
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """In the training thread: it has nothing to do but wait for the communication thread."""
         if not self.wait_seconds:
             share = stolen_share(self._computing_threads, usable_cores())
-            self.stolen_seconds = share * self.processor_seconds
+            self.stolen_seconds = share * sum(self.processor_seconds.values())
         start = time.perf_counter()
         try:
             yield
