@@ -16,7 +16,7 @@ from gradsieve.devices import Handover
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState
 from gradsieve.route import Exchange
-from gradsieve.state import ROTATION_BLOCK, SieveState
+from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
 
 
@@ -25,9 +25,9 @@ def attach(
     *,
     threshold: Threshold | None = None,
     values: Values = "levels",
-    exchange: Exchange = "gather",
+    exchange: Exchange | None = None,
     node_size: int | None = None,
-    rotation: int = ROTATION_BLOCK,
+    rotation: int = 0,
     error_feedback: bool = True,
     min_numel: int = 2048,
     start_step: int = 0,

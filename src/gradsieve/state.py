@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.accounts import NO_ACCOUNT, slowest_of
 from gradsieve.agreement import Description, digest, require_agreement
 from gradsieve.codec import VALUES, Values
+from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.errors import SieveError
 from gradsieve.exchange import (
     ExchangeWorker,
@@ -34,17 +35,17 @@ from gradsieve.requirements import (
     require_torch,
     require_word,
 )
-from gradsieve.rotation.cost import RotationCost
+from gradsieve.rotation import Rotation
+from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
 from gradsieve.tally import Tally
 from gradsieve.telemetry import StepRecord
-from gradsieve.thresholds import Sigma, Threshold
+from gradsieve.thresholds import Threshold
 from gradsieve.warm_up import warm_up
 
 STATE_VERSION = 1
-ROTATION_BLOCK = 256
 
 
 class SieveState:
@@ -52,7 +53,7 @@ class SieveState:
 
     Args:
         threshold: the policy that sets each parameter's threshold; None stands for
-            `Sigma(1, of="balanced")`.
+            `Budget("auto")`.
         values: how survivors travel: "levels", quantized with a dead zone of the threshold;
             "bfloat16", rounded; "float32", exact. What is not sent of a value stays in the
             residual. Parameters that travel whole are float32 with "float32", else bfloat16.
@@ -60,15 +61,15 @@ class SieveState:
             "two-shot": each rank adds up a part of the model, prunes the sum again and sends that
             to all others; traffic stays the same, the way has two legs. "hierarchical": the ranks
             of a node add up among themselves, then each carries a part of the model to the other
-            nodes. "dense", "dense-fp16": an
-            all-reduce of everything, as without the sieve. "auto": what is quickest on this link,
-            looked at again and again.
+            nodes. "dense", "dense-fp16": an all-reduce of everything, as without the sieve.
+            "auto": what is quickest on this link, looked at again and again. None: "auto" with a
+            `Budget`, else "gather".
         node_size: as many consecutive ranks share a machine; if None what the launcher says
             (``LOCAL_WORLD_SIZE``).
         rotation: prune the coefficients of matrices in bases that follow the gradients, in blocks
             of at most this size, so that few of them carry most of a gradient; 0: the elements
             themselves. With 256 it takes some 1,000 operations an element and step, as much as
-            training on 170 rows of input.
+            training on 170 rows of input; worth it where less than a bit an element fits.
         error_feedback: keep what is pruned in a residual and add it to the next gradient; without
             it what is pruned is dropped.
         min_numel: parameters with fewer elements (biases, norms) travel whole.
@@ -87,9 +88,9 @@ class SieveState:
         threshold: Threshold | None = None,
         *,
         values: Values = "levels",
-        exchange: Exchange = "gather",
+        exchange: Exchange | None = None,
         node_size: int | None = None,
-        rotation: int = ROTATION_BLOCK,
+        rotation: int = 0,
         error_feedback: bool = True,
         min_numel: int = 2048,
         start_step: int = 0,
@@ -97,6 +98,8 @@ class SieveState:
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         require_torch()
+        policy = policy_or_default(threshold)
+        exchange = exchange_or_default(exchange, policy)
         require_counts(
             rotation=rotation, min_numel=min_numel, start_step=start_step, ramp_steps=ramp_steps
         )
@@ -104,11 +107,6 @@ class SieveState:
             raise ValueError(f"node_size must be 1 or more, got {node_size}")
         require_word("values", values, VALUES)
         require_word("exchange", exchange, EXCHANGES)
-        if threshold is not None and not hasattr(threshold, "measured"):
-            raise TypeError(
-                "the threshold must be a policy such as gradsieve.Density(0.01) or "
-                f"gradsieve.Fixed(0.1), got {threshold!r}"
-            )
         warm_up(values, error_feedback, rotation > 0)
         # Settings.
         self.values: Values = values
@@ -116,7 +114,6 @@ class SieveState:
         self.error_feedback = error_feedback
         self.min_numel = min_numel
         self._node_size = node_size
-        policy = Sigma(1.0, of="balanced") if threshold is None else threshold
         self.steering = Steering(policy, start_step, ramp_steps)
         # For the user to read and set.
         self.step = 0
@@ -127,6 +124,7 @@ class SieveState:
         self.workspace = Workspace()
         self.tally = Tally()
         self.rotation_cost = RotationCost()
+        self.scarce_bits = ScarceBits()
         self.sent: list[tuple[ParameterState, int, Tensor, Tensor]] = []
         self.unfinished: list[torch.futures.Future[Tensor]] = []
         """All-reduces that carry residuals."""
@@ -366,10 +364,16 @@ class SieveState:
         rotations = [p.rotation for p in self.registry if p.rotation is not None]
         if any(rotation.is_due for rotation in rotations):
             self.worker.submit_local(self._turn)
-        if rotations and not self.last.plain and self.group.rank() == 0:
-            self.rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
+        if not self.last.plain and self.group.rank() == 0:
+            self._tell_of_rotation(rotations, self.last.bits_per_parameter)
         if self.on_step is not None:
             self.on_step(self.last)
+
+    def _tell_of_rotation(self, rotations: Sequence[Rotation], bits: float) -> None:
+        if rotations:
+            self.rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
+        elif self.steering.budget is not None:
+            self.scarce_bits.end_step(bits)
 
     def _turn(self) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""

@@ -66,7 +66,7 @@ def test_threads_do_not_part_the_replicas():
 
 def a_state_without_rotation():
     model = build()
-    state = gs.attach(model, **SETTINGS)
+    state = gs.attach(model, threshold=gs.Density(0.1), **SETTINGS)
     train(model, 2)
     other = gs.attach(build(), min_numel=100, rotation=0)
     with pytest.raises(ValueError, match="has a rotation"):
@@ -91,7 +91,7 @@ def blocks_of_another_size():
 
 def bases_that_have_parted():
     model = build()
-    state = gs.attach(model, **SETTINGS)
+    state = gs.attach(model, threshold=gs.Density(0.1), **SETTINGS)
     train(model, 2)
     state.finish_exchanges()
     if dist.get_rank():
@@ -161,7 +161,7 @@ import torch, torch.distributed as dist, gradsieve as gs
 from torch.nn.parallel import DistributedDataParallel as DDP
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 model = DDP(torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(4))))
-gs.attach(model)
+gs.attach(model, exchange="gather", rotation=256)
 for _ in range(3):
     model(torch.randn(4, 512)).square().mean().backward()
 dist.destroy_process_group()

@@ -108,3 +108,22 @@ def unbound():
 
 def test_a_state_that_is_registered_without_a_model_numbers_the_parameters():
     run_ranks(2, unbound)
+
+
+def left_out():
+    """The first steps are dense, as with plain DDP; then frames travel, or what is quicker."""
+    plain, model = build(), build()
+    state = gs.attach(model)
+    assert state.exchange == "auto"
+    assert state.steering.policy == gs.Budget("auto")
+    train(plain, 2)
+    train(model, 2)
+    assert state.last.exchange == "dense"
+    torch.testing.assert_close(weights(model), weights(plain))
+    train(model, 18, first=2)
+    assert same_on_all_ranks(model)
+    assert gs.SieveState(gs.Density(0.1)).exchange == "gather"
+
+
+def test_what_is_left_out_follows_the_link():
+    run_ranks(2, left_out)

@@ -3,7 +3,7 @@
 import pytest
 
 from gradsieve.rotation import cost
-from gradsieve.rotation.cost import FIRST, LAST, RotationCost
+from gradsieve.rotation.cost import FIRST, LAST, RotationCost, ScarceBits
 
 
 @pytest.fixture
@@ -31,3 +31,11 @@ def test_a_dear_rotation_is_told_once(clock, capsys):
 def test_a_cheap_one_is_not(clock, capsys):
     steps(clock, 0.1, first=99.0)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("bits", "lines"), [(0.1, 1), (0.5, 0)])
+def test_where_few_bits_fit_a_line_says_once_what_makes_more_of_them(bits, lines, capsys):
+    scarce = ScarceBits()
+    for _ in range(3 * LAST):
+        scarce.end_step(bits)
+    assert capsys.readouterr().err.count("0.10 bits an element fit") == lines

@@ -1,5 +1,6 @@
-"""Tell once where rotating takes more of a step than it is likely to be worth."""
+"""Tell once where rotating takes more of a step than it is likely to be worth, or is missing."""
 
+import statistics
 import sys
 import time
 
@@ -7,6 +8,8 @@ FIRST, LAST = 5, 25
 """Steps of which the cost is taken; those before compile and find memory."""
 LARGE = 0.25
 """Of a step."""
+SCARCE = 0.3
+"""Bits an element, below which unrotated gradients lose much (see docs/quality.md)."""
 
 
 class RotationCost:
@@ -32,6 +35,27 @@ class RotationCost:
                 f"gradsieve: rotation takes {share:.0%} of a step, since few rows of input go "
                 "through each matrix; it may not be worth its bits: attach(model, rotation=0), or "
                 "a smaller block",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class ScarceBits:
+    """Where a budget leaves few bits and nothing is rotated."""
+
+    def __init__(self) -> None:
+        self._bits: list[float] = []
+
+    def end_step(self, bits: float) -> None:
+        """Take the bits an element of each step with frames; prints a line after `LAST` of them."""
+        if len(self._bits) == LAST:
+            return
+        self._bits.append(bits)
+        if len(self._bits) == LAST and statistics.median(self._bits) < SCARCE:
+            print(
+                f"gradsieve: {statistics.median(self._bits):.2f} bits an element fit in a step "
+                "here. Where some thousand rows of input go through each matrix, rotation=256 "
+                "makes more of them",
                 file=sys.stderr,
                 flush=True,
             )

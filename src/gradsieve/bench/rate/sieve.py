@@ -28,9 +28,12 @@ class Sieve:
 
     def __init__(self, parameters: Sequence[Tensor], ranks: int, settings: str) -> None:
         arguments = read_settings(settings)
-        follows_link = isinstance(arguments.get("threshold"), Budget)
+        follows_link = isinstance(arguments.get("threshold", Budget("auto")), Budget)
         if follows_link or arguments.get("exchange", "gather") not in ("gather", "two-shot"):
-            raise ValueError("a budget, or another exchange, needs a link, and here is none")
+            raise ValueError(
+                "a budget (the default), or another exchange, needs a link, and here is none: "
+                'name a policy, as in "sieve:balanced-sigma=1"'
+            )
         self.states = [SieveState(**arguments) for _ in range(ranks)]
         for state in self.states:
             state.bind(nn.ParameterList(parameters))
