@@ -46,6 +46,7 @@ class Sieve:
         self.plans = [plan_for(way, kept, rank, ranks) for rank, kept in enumerate(self.kept)]
 
     def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:
+        """Uses the gradients up: selecting leaves zeros where there is no rotation."""
         ranks, plan = len(self.states), self.plans[0]
         made = []
         for state, own_plan, own in zip(self.states, self.plans, gradients, strict=True):
