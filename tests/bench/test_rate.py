@@ -52,8 +52,8 @@ def test_what_is_not_sent_now_is_sent_later(method):
     short = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
     assert 0 < short < 1.1 * sum(float(b.norm()) for b in wanted)
     # With next to nothing new, what was kept arrives.
-    nothing = [[1e-6 * gradient for gradient in own] for own in gradients(ranks, steps)]
     for _ in range(60):
+        nothing = [[1e-6 * gradient for gradient in own] for own in gradients(ranks, steps)]
         averages, _ = compressor.average(nothing)
         for total, part in zip(arrived, averages, strict=True):
             total += part
