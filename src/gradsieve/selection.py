@@ -68,7 +68,7 @@ def send_whole(
 ) -> list[Section]:
     with state.tally.timed("encode"):
         values = flat.float().cpu().numpy()
-        state.tally.nonfinite += int(np.count_nonzero(~np.isfinite(values)))
+        state.tally.nonfinite += values.size - int(np.count_nonzero(np.isfinite(values)))
         return [whole_section(values[piece.start : piece.stop], state.values) for piece in pieces]
 
 

@@ -51,14 +51,8 @@ class Tally:
     def exposed_seconds(self) -> float:
         return self.wait_seconds + self.stolen_seconds
 
-    @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
-        start, processor_start = time.perf_counter(), time.thread_time()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
-            self.processor_seconds[stage] += time.thread_time() - processor_start
+    def timed(self, stage: Stage) -> "StageTimer":
+        return StageTimer(self, stage)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -93,6 +87,23 @@ class Tally:
             plain=self.plain,
             nonfinite=self.nonfinite,
         )
+
+
+class StageTimer:
+    """Adds its seconds to a stage. No generator: it is entered several times a parameter."""
+
+    __slots__ = ("_processor_start", "_stage", "_start", "_tally")
+
+    def __init__(self, tally: Tally, stage: Stage) -> None:
+        self._tally, self._stage = tally, stage
+
+    def __enter__(self) -> None:
+        self._start, self._processor_start = time.perf_counter(), time.thread_time()
+
+    def __exit__(self, *error: object) -> None:
+        tally, stage = self._tally, self._stage
+        tally.processor_seconds[stage] += time.thread_time() - self._processor_start
+        tally.seconds[stage] += time.perf_counter() - self._start
 
 
 def stolen_share(computing_threads: int, cores: int) -> float:
