@@ -33,6 +33,7 @@ def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY, cores_
         select=SELECT,
         code=code + OVERHEAD,
         overhead=OVERHEAD,
+        add=0.0,
         meet=BUCKETS * latency + late,
         transfer=BUCKETS * (share / rate + latency),
         wait=wait,
@@ -91,7 +92,7 @@ def test_as_much_is_sent_as_is_hidden(rate):
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])
 def test_a_link_that_changes_tenfold_is_followed_within_thirty_steps(factor):
-    link = Link(BudgetSteering(Budget("auto")), 12.5e6)
+    link = Link(BudgetSteering(Budget("auto")), 25e6)
     link.run(40)
     link.rate *= factor
     link.run(30)

@@ -48,6 +48,7 @@ class Steps:
             select=0.002,
             code=0.002,
             overhead=0.001,
+            add=0.0,
             meet=0.001,
             transfer=0.02,
             wait=extra * 0.8,

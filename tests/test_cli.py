@@ -53,7 +53,13 @@ def test_help_names_every_command():
 
 def test_demo_ends_with_a_table_of_all_methods(demo):
     _, printed = demo
-    for title in ("plain DDP", "lock-step (the limit)", "sieve, 2 σ", "sieve, unsent mean"):
+    for title in (
+        "plain DDP",
+        "lock-step (the limit)",
+        "sieve, by itself",
+        "sieve, 2 σ",
+        "sieve, unsent mean",
+    ):
         assert title in printed
     assert ("1 Gbit/s each way" if link_can_be_shaped() else "not shaped") in printed
 
@@ -61,7 +67,7 @@ def test_demo_ends_with_a_table_of_all_methods(demo):
 def test_demo_measures_what_travelled(demo):
     rows = {row["method"]: row for row in json.loads((demo[0] / "rows.json").read_text())}
     assert list(rows) == [shown.method for shown in SHOWN]
-    dense, limit, sieve, _ = rows.values()
+    dense, limit, _, sieve, _ = rows.values()
     assert limit["metric"] is None
     assert all(
         row["ratio"] * row["limit_seconds"] == pytest.approx(row["step_seconds"])
@@ -247,3 +253,64 @@ def test_bench_rate_plays_what_is_new_and_shows_all(tmp_path):
     unknown = gradsieve(*common, "--method", "zip")
     assert unknown.returncode == 1
     assert "'zip' is no method" in unknown.stderr
+
+
+def test_plan_predicts_and_compares(tmp_path):
+    rows = tmp_path / "rows.json"
+    row = {
+        "workload": "mnist_cnn",
+        "link": "2 ranks, 1 Gbit/s each way (tbf)",
+        "ranks": 2,
+        "method": "ddp",
+        "step_seconds": 0.15,
+        "limit_seconds": 0.06,
+        "bits_per_parameter": 32.0,
+    }
+    rows.write_text(json.dumps([row]))
+    own = ("--parameters", 1e8, "--step-ms", 100, "--link", "1gbit", "--ranks", 2, "--ranks", 64)
+    to = ("--out", tmp_path / "plan", "--json", tmp_path / "plan.json")
+    ran = gradsieve("plan", *own, "--rows", rows, *to)
+    assert ran.returncode == 0, ran.stderr
+    content = json.loads((tmp_path / "plan.json").read_text())
+    assert [planned["ranks"] for planned in content["rows"]] == [2, 64]
+    assert all(planned["seconds"]["dense"] > 3 for planned in content["rows"])
+    assert all(number > 0 for number in content["machine"].values())
+    (compared,) = content["comparisons"]
+    assert 0.1 < compared["predicted_seconds"] < 0.3
+    assert "two-shot" in ran.stdout
+    assert "predicted and measured" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--parameters", 1e8), "together"),
+        (("--workload", "nothing"), "no workload"),
+        (("--rows", "missing.json"), "cannot read the rows"),
+    ],
+)
+def test_plan_says_what_is_wrong(arguments, words, tmp_path):
+    ran = gradsieve("plan", *arguments, "--out", tmp_path)
+    assert ran.returncode == 1
+    assert words in ran.stderr
+
+
+def test_bench_exchange_shows_each_way_on_each_number_of_ranks(tmp_path):
+    few = ("--numel", 2**20, "--ranks", 2, "--ranks", 3, "--link", "none")
+    ran = gradsieve("bench", "exchange", *few, "--out", tmp_path, "--json", tmp_path / "rows.json")
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["exchange"], row["ranks"]) for row in rows] == [
+        ("gather", 2),
+        ("two-shot", 2),
+        ("gather", 3),
+        ("two-shot", 3),
+    ]
+    for row in rows:
+        assert 0 < row["transfer_seconds"] < row["seconds"] < 20
+        # 1 % of a million elements, at ten to fifteen bits.
+        assert 10_000 < row["frame_bytes"] < 45_000
+        assert row["sent_bytes"] > row["frame_bytes"] / 2
+    refused = gradsieve("bench", "exchange", "--exchange", "pigeon")
+    assert refused.returncode == 1
+    assert "pigeon" in refused.stderr

@@ -32,6 +32,8 @@ class Account:
     """The communication thread's work: encoding and decoding."""
     overhead: float
     """Of that: what it takes however little is sent."""
+    add: float
+    """The communication thread's: the sum of a node's ranks, which wait there for the last one."""
     meet: float
     """The communication thread's: until all ranks have told their frames' sizes."""
     transfer: float
@@ -54,7 +56,7 @@ class Account:
 
 def slowest(ranks: Sequence[Account]) -> Account:
     """Of the rank that all others wait for, which itself waits least; else the largest numbers."""
-    least = {name: min(getattr(rank, name) for rank in ranks) for name in ("meet", "wait")}
+    least = {name: min(getattr(rank, name) for rank in ranks) for name in ("add", "meet", "wait")}
     largest = account_of([max(numbers) for numbers in zip(*map(numbers_of, ranks), strict=True)])
     return replace(largest, **least)
 
@@ -83,8 +85,8 @@ class Accounts:
 
     def end_dense_step(self) -> None:
         self._dense.append(self._step())
-        account = replace(account_of(self.notes.mine), dense_step=self._dense_step)
-        self.notes.mine = list(numbers_of(account))
+        # What was told before is heard.
+        self.notes.mine = NO_ACCOUNT
 
     def end_sieve_step(self, tally: Tally, *, window: float, scale: float) -> Account | None:
         """Returns the slowest rank's account of the sieve's step before; None if there is none."""
@@ -95,9 +97,10 @@ class Accounts:
             frame_bytes=tally.all_frame_bytes,
             step=step,
             window=window,
-            select=tally.seconds["add"] + processor["rotate"] + processor["select"],
+            select=processor["rotate"] + processor["select"],
             code=processor["encode"] + processor["decode"],
             overhead=tally.overhead,
+            add=tally.seconds["add"],
             meet=meet,
             transfer=tally.seconds["exchange"] - meet,
             wait=tally.wait_seconds,

@@ -26,7 +26,7 @@ LEAST_FACTOR, LEAST_FACTOR_BELOW_ONE = 0.88, 0.7
 """A threshold of several deviations that falls quickly lets a burst pass of what was kept just
 below it."""
 SMALLEST_SCALE = 1e-4
-LARGEST_SCALE = 16.0
+LARGEST_SCALE = 8.0
 """Where time is what counts: beyond, hardly anything is learned."""
 ALIKE = 3
 """Steps of which the quickest transfer a byte is taken: another process may hold one up."""
@@ -114,7 +114,7 @@ class BudgetSteering:
         computation = statistics.median(self.computations)
         latency = min(self.meets)
         fixed_processor = account.select + account.overhead
-        fixed = fixed_processor + account.meet + latency
+        fixed = fixed_processor + account.add + account.meet + latency
         code = max(0.0, account.code - account.overhead)
         proportional = min(self.per_byte) * account.frame_bytes + code
         processor = account.select + account.code

@@ -44,7 +44,7 @@ class Choice:
     ) -> None:
         self.ranks, self.gradient_bytes = ranks, gradient_bytes
         self.link, self.nodes = link, nodes
-        self.frames: Way = "gather" if nodes is None else "hierarchical"
+        self.frame_way: Way = "gather" if nodes is None else "hierarchical"
         first = min(FIRST_RUN, FIRST_SECONDS / max(1e-9, link.all_reduce(ranks, gradient_bytes)))
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         """Seconds of the sieve's steps."""
@@ -56,7 +56,7 @@ class Choice:
 
     @property
     def way(self) -> Way | Literal["dense"]:
-        return "dense" if self.dense_left else self.frames
+        return "dense" if self.dense_left else self.frame_way
 
     def end_dense_step(self) -> None:
         self.dense_left -= 1
@@ -96,6 +96,7 @@ class Choice:
     def begin_run(self, steps: int, reason: str) -> None:
         self.run = self.dense_left = steps
         self.steps.clear()
+        self.exposed.clear()
         self.reason = reason
 
     def expected_dense(self, account: Account, buckets: int) -> float:
@@ -114,15 +115,17 @@ class Choice:
             each = self.nodes.hierarchical(self.ranks, bucket_bytes, frame_bytes)
             seconds["hierarchical"] = buckets * each
         best = min(seconds, key=lambda way: seconds[way])
-        if seconds[self.frames] - seconds[best] > LEAST_GAIN * account.step:
-            self.frames = best
+        if seconds[self.frame_way] - seconds[best] > LEAST_GAIN * account.step:
+            self.frame_way = best
+            self.steps.clear()
+            self.exposed.clear()
         self.reason = ", ".join(f"{1000 * s:.1f} ms of {way}" for way, s in seconds.items())
 
     def share_of_a_frame(self) -> float:
         """What a rank sends of frames, to one rank or as sums, over one frame of all buckets."""
-        if self.frames == "two-shot":
+        if self.frame_way == "two-shot":
             # The owner's frame of sums is of one part of as many as there are ranks.
             return 1 + 1 / self.ranks
-        if self.frames == "hierarchical" and self.nodes is not None:
+        if self.frame_way == "hierarchical" and self.nodes is not None:
             return 1 / self.nodes.size
         return 1.0

@@ -8,6 +8,7 @@ import typer
 
 from gradsieve.bench.cli import app as bench
 from gradsieve.console import Json, console, fail, write_json
+from gradsieve.plan.cli import plan
 
 app = typer.Typer(
     help="Threshold-pruned gradients for PyTorch data-parallel training over slow links.",
@@ -16,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command()(plan)
 
 
 @app.command()
@@ -34,7 +36,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of weights, data order and dropout.")] = 0,
     json_file: Json = None,
 ) -> None:
-    """Train the MNIST network over a slow link: plain DDP, the limit, and two sieves."""
+    """Train the MNIST network over a slow link: plain DDP, the limit, and three sieves."""
     from gradsieve.demo.demo import DemoError, run_demo
 
     try:

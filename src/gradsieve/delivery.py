@@ -22,14 +22,14 @@ def deliver(
 ) -> Tensor:
     """Replace this rank's gradients in the bucket's `buffer` by the average of all ranks."""
     tally = state.tally
-    plan.let_own(state.transport.world_size)
-    plan.deal(state.add_up_on_node)
+    plan.settle_sums(state.members.group.size())
+    plan.deal(state.members.add_up_on_node)
     if plan.way == "hierarchical":
         with tally.timed("add"):
-            state.nodes.average(buffer)
+            state.members.nodes.average(buffer)
     sections = sieve_gradients(state, plan, gradients)
     frames = encode_frames(state, plan, sections)
-    contributions = EXCHANGES[plan.way](state, plan, state.layout(plan), frames)
+    contributions = EXCHANGES[plan.way](state, plan, state.plans.layout(plan), frames)
     with tally.timed("decode"):
         rotations = [parameter.rotation for parameter in plan.parameters]
         cleared = [plan.takes_all and p.clears(buffer.dtype) for p in plan.parameters]
@@ -47,7 +47,7 @@ def gather(
     """Every rank's frame travels to every other rank."""
     (frame,) = frames
     with state.tally.timed("exchange"):
-        arrived = state.transport.to_all(frame)
+        arrived = state.members.everyone.to_all(frame)
     with state.tally.timed("decode"):
         decoded = [
             decoded_frame(other, layout, plan.numels(0), state.step, own=other is frame)
@@ -62,7 +62,7 @@ def two_shot(
     """Every part travels to its owner, which adds it up, prunes the sum and sends that to all."""
     rank = plan.place
     with state.tally.timed("exchange"):
-        arrived = state.transport.to_each(frames)
+        arrived = state.members.everyone.to_each(frames)
     with state.tally.timed("decode"):
         parts = [
             decoded_frame(other, layout, plan.numels(rank), state.step, own=other is frames[rank])
@@ -79,7 +79,7 @@ def two_shot(
         )
         state.tally.second_frame_bytes += sums.numel()
     with state.tally.timed("exchange"):
-        arrived = state.transport.to_all(sums)
+        arrived = state.members.everyone.to_all(sums)
     with state.tally.timed("decode"):
         return [
             Contribution(
@@ -97,7 +97,7 @@ def hierarchical(
     """Every node's frame of a part travels to every other node, and from there within it."""
     (frame,) = frames
     with state.tally.timed("exchange"):
-        arrived = state.nodes.to_all(frame)
+        arrived = state.members.nodes.to_all(frame)
     with state.tally.timed("decode"):
         return [
             Contribution(

@@ -117,7 +117,7 @@ def send_all(
     tally.frame_bytes += buffer.numel() * (2 if half else buffer.element_size())
     if not state.plain:
         give_residuals(state, bucket, parameters)
-    future = (fp16_compress_hook if half else allreduce_hook)(state.group, bucket)
+    future = (fp16_compress_hook if half else allreduce_hook)(state.members.group, bucket)
     if not state.plain:
         state.unfinished.append(future)
     if bucket.is_last():
@@ -129,7 +129,7 @@ def give_residuals(state: SieveState, bucket: GradBucket, parameters: list[Param
     for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
         flat = gradient.view(-1)
         if not parameter.is_empty and not state.holds(flat):
-            parameter.give_residuals(flat, state.group.size())
+            parameter.give_residuals(flat, state.members.group.size())
             state.tally.gives_residuals = True
 
 

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gradsieve.averaging import Contribution, average_into
 from gradsieve.codec import (
@@ -14,34 +15,42 @@ from gradsieve.codec import (
     pruned_section,
     whole_section,
 )
-from gradsieve.pieces import Piece, Plan
+from gradsieve.pieces import Part, Piece, Plan
 
 TRIES = 2
 """The quickest counts."""
 
 
 def coding_overhead(plan: Plan, values: Values, ranks: int) -> float:
-    """Seconds of one step: a frame is made, and as many as there are ranks are added up.
-
-    In each of the pruned pieces one element is sent.
-    """
+    """Seconds of one step, in which one element of each pruned piece is sent."""
     return min(one_try(plan, values, ranks) for _ in range(TRIES))
 
 
 def one_try(plan: Plan, values: Values, ranks: int) -> float:
+    frames = [emptiest_frame(plan, part, values) for part in plan.parts]
     total = torch.zeros(sum(parameter.numel for parameter in plan.parameters))
+    cleared = [plan.takes_all and p.clears(torch.float32) for p in plan.parameters]
     start = time.thread_time()
-    frames = [
-        encode_frame([emptiest(plan, piece, values) for piece in part]) for part in plan.parts
-    ]
+    for part in plan.own_parts:
+        emptiest_frame(plan, part, values)
+    if plan.way == "two-shot":
+        for _ in range(ranks):
+            decode_frame(frames[plan.place])
+        emptiest_frame(plan, plan.parts[plan.place], values)
+        copies = 1
+    else:
+        copies = ranks // len(frames)
     contributions = [
         Contribution(decode_frame(frame), part, 1.0)
         for frame, part in zip(frames, plan.parts, strict=True)
-        for _ in range(max(1, ranks // len(frames)))
+        for _ in range(copies)
     ]
-    cleared = [parameter.clears(torch.float32) for parameter in plan.parameters]
     average_into(total, contributions, [None] * len(cleared), cleared=cleared)
     return time.thread_time() - start
+
+
+def emptiest_frame(plan: Plan, part: Part, values: Values) -> Tensor:
+    return encode_frame([emptiest(plan, piece, values) for piece in part])
 
 
 def emptiest(plan: Plan, piece: Piece, values: Values) -> Section:

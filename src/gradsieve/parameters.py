@@ -45,6 +45,7 @@ class ParameterState:
         self.shape = tuple(parameter.shape)
         self.numel = parameter.numel()
         self.element_size = parameter.element_size()
+        self.device = parameter.device
         self.whole = whole
         """The parameter is too small to prune and travels whole; it has no residual."""
         self.threshold: float | None = None
@@ -98,8 +99,7 @@ class ParameterState:
             self.take_over(ranks)
             self.rotation.turn([self.flat_residual()])
             if self.dealt is not None:
-                add_up(self.flat_residual())
-                self._keep_dealt(self.dealt)
+                self._keep(self.dealt, add_up)
 
     def deal(self, dealt: Dealt | None, add_up: AddUp) -> None:
         """From now on keep the residual of a piece alone, for all ranks of the node; None: of all.
@@ -107,22 +107,29 @@ class ParameterState:
         Args:
             add_up: replaces a tensor by the sum of the node's ranks; all of them must call it.
         """
-        if dealt == self.dealt or self.whole:
+        if self.whole or dealt == self.dealt:
             return
-        left = self.flat_residual()
+        if dealt is not None and self.dealt is not None:
+            raise SieveError(
+                f"parameter {self.name}: this rank keeps the residual of elements {dealt.start} to "
+                f"{dealt.stop}, the loaded state has {self.dealt.start} to {self.dealt.stop}; "
+                "load on each rank what it has saved itself, with nodes of the same size"
+            )
         if self.dealt is not None:
             # An average of ranks divides it by as many more than one of nodes.
-            left *= self.dealt.size
-        if dealt is not None:
-            add_up(left)
-            left /= dealt.size
-            self._keep_dealt(dealt)
-        self.dealt = dealt
+            self.flat_residual().mul_(self.dealt.size)
+        elif dealt is not None:
+            self._keep(dealt, add_up, share=1 / dealt.size)
+        self.dealt, self.is_empty = dealt, False
 
-    def _keep_dealt(self, dealt: Dealt) -> None:
-        left = self.flat_residual()
-        left[: dealt.start] = 0
-        left[dealt.stop :] = 0
+    def _keep(self, dealt: Dealt, add_up: AddUp, share: float = 1.0) -> None:
+        """Add the residuals of the node's ranks up, and keep this rank's piece of the sum."""
+        # A copy: a rank may die on the way.
+        total = self.flat_residual().clone()
+        add_up(total)
+        total[: dealt.start] = 0
+        total[dealt.stop :] = 0
+        self.flat_residual().copy_(total.mul_(share))
 
     def owned_residual(self, start: int, stop: int) -> Tensor:
         """The residual of the sums of elements `start` to `stop`."""
@@ -157,8 +164,8 @@ class ParameterState:
         if self.owned is not None:
             self.owned.before = None
 
-    def own(self, start: int, stop: int, ranks: int) -> None:
-        """From now on this rank prunes the sums of elements `start` to `stop`; of none: 0, 0."""
+    def give_up_unless(self, start: int, stop: int, ranks: int) -> None:
+        """Keep what was pruned of sums only where they are of elements `start` to `stop`."""
         if self.owned is not None and (self.owned.start, self.owned.stop) != (start, stop):
             self.take_over(ranks)
 

@@ -45,11 +45,11 @@ class Plan:
         self.parameters = parameters
         self.parts = parts
         self.place = place
-        self.frames = [parts[place]] if way == "hierarchical" else parts
+        self.own_parts = [parts[place]] if way == "hierarchical" else parts
         """The parts that this rank makes frames of."""
         self.pieces: list[list[Piece]] = [[] for _ in parameters]
         """Of each parameter those in this rank's frames, in order; they follow each other."""
-        for piece in sorted(piece for part in self.frames for piece in part):
+        for piece in sorted(piece for part in self.own_parts for piece in part):
             self.pieces[piece.number].append(piece)
         self._mine = {piece.number: piece for piece in parts[place]}
 
@@ -62,11 +62,11 @@ class Plan:
         """Of the pieces of a part."""
         return [piece.numel for piece in self.parts[place]]
 
-    def let_own(self, ranks: int) -> None:
-        """Before a selection: what the rank has pruned of sums that are another's by now."""
+    def settle_sums(self, ranks: int) -> None:
+        """Before a selection: take back what was pruned of sums that are another rank's by now."""
         for number, parameter in enumerate(self.parameters):
             piece = self._piece_of(number) if self.way == "two-shot" else NOTHING
-            parameter.own(piece.start, piece.stop, ranks)
+            parameter.give_up_unless(piece.start, piece.stop, ranks)
 
     def deal(self, add_up: AddUp) -> None:
         """Before a selection: who keeps which residual; `add_up` as for `ParameterState.deal`."""

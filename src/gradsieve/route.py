@@ -1,13 +1,12 @@
 """The way that gradients take in a step: as the user has set it, or chosen by what steps take."""
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 from gradsieve.accounts import Accounts
 from gradsieve.choice import Choice
-from gradsieve.exchange import FrameExchange, Nodes
 from gradsieve.exchange.cost import LinkCost, NodeCost
 from gradsieve.exchange.probe import agreed, measure_link
+from gradsieve.members import Members
 from gradsieve.pieces import Way
 from gradsieve.registry import Registry
 from gradsieve.steering import Steering
@@ -35,7 +34,7 @@ class Route:
         return "gather" if self._choice is None else self._choice.way
 
     @property
-    def frames(self) -> Way:
+    def frame_way(self) -> Way:
         """The way of a step in which frames travel."""
         way = self.way
         if way == "auto" or way == "dense" or way == "dense-fp16":
@@ -52,23 +51,16 @@ class Route:
         """Everything travels in this step, what residuals hold as well."""
         return self.way in ("dense", "dense-fp16")
 
-    def begin_step(
-        self, everyone: FrameExchange, nodes: Callable[[], Nodes | None], registry: Registry
-    ) -> None:
-        """Measure the link, as soon as it is known what travels, and again from time to time.
-
-        Args:
-            nodes: gives those of the group, None where there is one of them or a rank is one.
-        """
+    def begin_step(self, members: Members, registry: Registry) -> None:
+        """Measure the link, as soon as it is known what travels, and again from time to time."""
         self._measured_before += 1
         if self.exchange == "auto" and registry.states:
             if self._choice is None:
                 gradient_bytes = sum(p.numel * p.element_size for p in registry)
-                link = measure(everyone, nodes())
-                self._choice = Choice(everyone.world_size, gradient_bytes, *link)
+                self._choice = Choice(members.group.size(), gradient_bytes, *measure(members))
                 self._measured_before = 0
             elif self._measured_before >= MEASURE_EVERY:
-                self._choice.link, self._choice.nodes = measure(everyone, nodes())
+                self._choice.link, self._choice.nodes = measure(members)
                 self._measured_before = 0
         self.accounts.begin_step()
 
@@ -93,8 +85,9 @@ class Route:
             choice.end_sieve_step(slowest, tally.buckets)
 
 
-def measure(everyone: FrameExchange, nodes: Nodes | None) -> tuple[LinkCost, NodeCost | None]:
+def measure(members: Members) -> tuple[LinkCost, NodeCost | None]:
     """The link of all ranks, and those within and across nodes."""
+    everyone, nodes = members.everyone, members.several_nodes()
     link = measure_link(everyone)
     if nodes is None:
         return link, None

@@ -33,6 +33,8 @@ def sieve_gradients(state: SieveState, plan: Plan, gradients: Sequence[Tensor]) 
         # As it lies in the bucket, whatever the parameter's memory format.
         flat, pieces = gradient.view(-1), plan.pieces[number]
         if not pieces:
+            # Another rank of the node keeps this parameter's residual.
+            parameter.moments, parameter.squared_remainder = None, 0.0
             continue
         if parameter.whole:
             made = send_whole(state, parameter, flat, pieces)
@@ -46,10 +48,10 @@ def sieve_gradients(state: SieveState, plan: Plan, gradients: Sequence[Tensor]) 
 
 
 def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Tensor]:
-    """In the order of the plan's `frames`."""
+    """Of the plan's own parts."""
     tally = state.tally
     with tally.timed("encode"):
-        layout, nonfinite = state.layout(plan), tally.nonfinite > 0
+        layout, nonfinite = state.plans.layout(plan), tally.nonfinite > 0
         frames = [
             encode_frame(
                 [sections[piece] for piece in part],
@@ -57,7 +59,7 @@ def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Ten
                 step=state.step,
                 nonfinite=nonfinite,
             )
-            for part in plan.frames
+            for part in plan.own_parts
         ]
         tally.frame_bytes += sum(frame.numel() for frame in frames)
     return frames

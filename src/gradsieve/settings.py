@@ -22,6 +22,7 @@ POLICIES: Mapping[str, Callable[[str], Threshold]] = {
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "exchange": lambda word: require_word("exchange", word, EXCHANGES),
     "min_numel": int,
+    "node_size": int,
     "ramp_steps": int,
     "rotation": int,
     "start_step": int,

@@ -11,22 +11,17 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.accounts import NO_ACCOUNT, slowest_of
-from gradsieve.agreement import Description, digest, require_agreement
+from gradsieve.accounts import NO_ACCOUNT
+from gradsieve.agreement import Description, require_agreement
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
-from gradsieve.errors import SieveError
-from gradsieve.exchange import (
-    ExchangeWorker,
-    FrameExchange,
-    Nodes,
-    group_of_its_own,
-    node_size_of,
-)
+from gradsieve.devices import Handover
+from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
-from gradsieve.overhead import coding_overhead
+from gradsieve.members import Members
 from gradsieve.parameters import ParameterState, Residuals
-from gradsieve.pieces import Plan, plan_for
+from gradsieve.pieces import Plan
+from gradsieve.plans import Plans
 from gradsieve.registry import Registry
 from gradsieve.requirements import (
     require_all_buckets,
@@ -40,7 +35,7 @@ from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
-from gradsieve.tally import Tally
+from gradsieve.tally import Tally, computing_threads
 from gradsieve.telemetry import StepRecord
 from gradsieve.thresholds import Threshold
 from gradsieve.warm_up import warm_up
@@ -113,7 +108,6 @@ class SieveState:
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
-        self._node_size = node_size
         self.steering = Steering(policy, start_step, ramp_steps)
         # For the user to read and set.
         self.step = 0
@@ -129,15 +123,11 @@ class SieveState:
         self.unfinished: list[torch.futures.Future[Tensor]] = []
         """All-reduces that carry residuals."""
         self.worker = ExchangeWorker()
-        self._group = process_group
         self.route = Route(exchange)
-        self._transport: FrameExchange | None = None
-        self._nodes: Nodes | None = None
+        self.members = Members(process_group, node_size, self.route.accounts.notes)
+        self.plans = Plans(self.members, values)
         self._may_be_unused = True
         self._was_loaded = False
-        self._plans: dict[tuple[str | int, ...], Plan] = {}
-        self._layouts: dict[int, int] = {}
-        self._overheads: dict[int, float] = {}
 
     # Names.
 
@@ -154,8 +144,7 @@ class SieveState:
         # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
         self.registry.bind(model.module, getattr(model, "parameters_to_ignore", ()))
         self._may_be_unused = model.find_unused_parameters or model.static_graph
-        if self._group is None:
-            self._group = model.process_group
+        self.members.use_unless_given(model.process_group)
 
     @property
     def residuals(self) -> Mapping[str, Tensor]:
@@ -184,37 +173,6 @@ class SieveState:
         self.route.exchange = exchange
 
     @property
-    def group(self) -> dist.ProcessGroup:
-        """The ranks that train together."""
-        group = self._group if self._group is not None else dist.group.WORLD
-        if group is None:
-            raise SieveError("call torch.distributed.init_process_group before training")
-        return group
-
-    @property
-    def transport(self) -> FrameExchange:
-        """All ranks must ask for it for the first time together."""
-        if self._transport is None:
-            own = group_of_its_own(self.group)
-            self._transport = FrameExchange(own, self.route.accounts.notes)
-        return self._transport
-
-    @property
-    def nodes(self) -> Nodes:
-        """As `transport`."""
-        if self._nodes is None:
-            size = node_size_of(self.group, self._node_size)
-            self._nodes = Nodes(self.group, size, self.route.accounts.notes, slowest_of)
-        return self._nodes
-
-    def _several_nodes(self) -> Nodes | None:
-        size = node_size_of(self.group, self._node_size)
-        return self.nodes if 1 < size < self.group.size() else None
-
-    def add_up_on_node(self, tensor: Tensor) -> None:
-        self.nodes.add_up(tensor)
-
-    @property
     def plain(self) -> bool:
         """This step is a plain all-reduce: before `start_step`, or while names are unknown."""
         return self.step < self.steering.start_step or self.registry.nameless
@@ -231,12 +189,11 @@ class SieveState:
             self._settle()
             self.workspace.clear()
         parameters = bucket.parameters()
-        if self._transport is None:
+        if not self.members.have_met:
             self._compare_ranks(parameters)
         if first:
-            self.route.begin_step(self.transport, self._several_nodes, self.registry)
-            on_host = bucket.buffer().is_cpu
-            self.tally = Tally(computing_threads=torch.get_num_threads() if on_host else 1)
+            self.route.begin_step(self.members, self.registry)
+            self.tally = Tally(computing_threads(bucket.buffer().device))
         require_bucket(bucket)
         return self.registry.meet(parameters, last=bucket.is_last())
 
@@ -246,7 +203,6 @@ class SieveState:
                 f"threshold={self.steering.policy}",
                 f"values={self.values}",
                 f"exchange={self.exchange}",
-                f"node_size={node_size_of(self.group, self._node_size)}",
                 f"rotation={self.rotation}",
                 f"error_feedback={self.error_feedback}",
                 f"min_numel={self.min_numel}",
@@ -259,8 +215,8 @@ class SieveState:
                 f"{n} {list(p.shape)} {p.dtype}" for n, p in self.registry.described(parameters)
             ),
         )
-        require_agreement(mine, self.group)
-        _ = self.transport
+        require_agreement(mine, self.members.group)
+        _ = self.members.everyone
 
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
@@ -272,35 +228,12 @@ class SieveState:
         return not bool(gradient.any())
 
     def plan(self, parameters: list[ParameterState]) -> Plan:
-        """What this rank's frames carry of a bucket, and to whom they go."""
-        way = self.route.frames
-        key = way, *(id(parameter) for parameter in parameters)
-        if key not in self._plans:
-            if way == "hierarchical":
-                place, places = self.nodes.place, self.nodes.size
-            else:
-                place, places = self.transport.rank, self.transport.world_size
-            self._plans[key] = plan_for(way, parameters, place, places)
-        return self._plans[key]
+        """What this rank's frames carry of a bucket in this step."""
+        return self.plans.plan(self.route.frame_way, parameters)
 
     def overhead(self, plan: Plan) -> float:
         """What coding takes however little is sent, where a budget asks for it."""
-        if self.steering.budget is None:
-            return 0.0
-        key = id(plan)
-        if key not in self._overheads:
-            self._overheads[key] = coding_overhead(plan, self.values, self.transport.world_size)
-        return self._overheads[key]
-
-    def layout(self, plan: Plan) -> int:
-        """Digest of what both sides of a frame must share: shapes, settings and bases."""
-        key = id(plan)
-        if key not in self._layouts:
-            lines = [f"{p.name} {p.shape} {p.stride} {p.whole}" for p in plan.parameters]
-            settings = [f"values={self.values}", f"parts={len(plan.parts)}"]
-            self._layouts[key] = digest([*settings, *lines])
-        bases = [p.rotation.fingerprint for p in plan.parameters if p.rotation is not None]
-        return digest([str(self._layouts[key]), *map(str, bases)]) if bases else self._layouts[key]
+        return 0.0 if self.steering.budget is None else self.plans.overhead(plan)
 
     def put_back_survivors(self) -> None:
         """Return what this step has sent so far to the residuals."""
@@ -325,7 +258,9 @@ class SieveState:
                 self.worker.finish()
                 self._finish_all_reduces()
         except BaseException:
-            self.put_back_survivors()
+            # Interrupted in the wait, the thread may still be selecting: the next step puts back.
+            if self.worker.is_idle:
+                self.put_back_survivors()
             raise
 
     def _finish_all_reduces(self) -> None:
@@ -334,7 +269,7 @@ class SieveState:
         try:
             sums = [future.wait() for future in futures]
         except RuntimeError as error:
-            raise unreachable(self.group, error) from error
+            raise unreachable(self.members.group, error) from error
         if self.tally.gives_residuals:
             self.tally.nonfinite_anywhere = any(not bool(s.isfinite().all()) for s in sums)
 
@@ -363,8 +298,10 @@ class SieveState:
         self.step += 1
         rotations = [p.rotation for p in self.registry if p.rotation is not None]
         if any(rotation.is_due for rotation in rotations):
-            self.worker.submit_local(self._turn)
-        if not self.last.plain and self.group.rank() == 0:
+            device = next(p.device for p in self.registry if p.rotation is not None)
+            asked = Handover(device)
+            self.worker.submit_local(lambda: self._turn(asked))
+        if not self.last.plain and self.members.group.rank() == 0:
             self._tell_of_rotation(rotations, self.last.bits_per_parameter)
         if self.on_step is not None:
             self.on_step(self.last)
@@ -375,10 +312,11 @@ class SieveState:
         elif self.steering.budget is not None:
             self.scarce_bits.end_step(bits)
 
-    def _turn(self) -> None:
+    def _turn(self, asked: Handover) -> None:
         """In the communication thread, while the optimizer and the next forward pass run."""
-        for parameter in self.registry:
-            parameter.turn(self.transport.world_size, self.add_up_on_node)
+        with asked.taken_over():
+            for parameter in self.registry:
+                parameter.turn(self.members.group.size(), self.members.add_up_on_node)
 
     def _residual_norm(self) -> float:
         kept = [p for p in self.registry if self.error_feedback and not p.is_empty]
@@ -424,5 +362,7 @@ class SieveState:
         self.steering.sizes.mean_square = state.get("mean_square")
         if self.steering.budget is not None:
             self.steering.budget.scale = float(state.get("scale", 1.0))
-        self.route.accounts.notes.mine = list(state.get("note", NO_ACCOUNT))
+        note = list(state.get("note", NO_ACCOUNT))
+        # An earlier gradsieve told other numbers.
+        self.route.accounts.notes.mine = note if len(note) == len(NO_ACCOUNT) else NO_ACCOUNT
         self.step = int(state["step"])

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import torch
+
+from gradsieve.exchange.nodes import stated_node_size
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
+from gradsieve.threads import helper_seconds
 
 Stage = Literal["add", "rotate", "select", "encode", "exchange", "decode"]
 """Of the communication thread."""
@@ -98,12 +102,17 @@ class StageTimer:
         self._tally, self._stage = tally, stage
 
     def __enter__(self) -> None:
-        self._start, self._processor_start = time.perf_counter(), time.thread_time()
+        self._start, self._processor_start = time.perf_counter(), processor_seconds()
 
     def __exit__(self, *error: object) -> None:
         tally, stage = self._tally, self._stage
-        tally.processor_seconds[stage] += time.thread_time() - self._processor_start
+        tally.processor_seconds[stage] += processor_seconds() - self._processor_start
         tally.seconds[stage] += time.perf_counter() - self._start
+
+
+def processor_seconds() -> float:
+    """Of this thread and of those that share its work."""
+    return time.thread_time() + helper_seconds()
 
 
 def stolen_share(computing_threads: int, cores: int) -> float:
@@ -112,6 +121,14 @@ def stolen_share(computing_threads: int, cores: int) -> float:
     Nothing where a core is free beside the threads that compute.
     """
     return 0.0 if computing_threads < cores else 1.0 / cores
+
+
+def computing_threads(device: torch.device) -> int:
+    """Of a backward pass, on the cores that this process may use; of all ranks that share them."""
+    if device.type != "cpu":
+        return 1
+    shared = usable_cores() == os.cpu_count()
+    return torch.get_num_threads() * (stated_node_size(None) if shared else 1)
 
 
 def usable_cores() -> int:

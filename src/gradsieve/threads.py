@@ -1,12 +1,14 @@
 """Threads that share the work of one call."""
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
 _pool: ThreadPoolExecutor
+_helper_seconds = 0.0
 
 
 def _make_pool() -> None:
@@ -19,6 +21,11 @@ _make_pool()
 os.register_at_fork(after_in_child=_make_pool)
 
 
+def helper_seconds() -> float:
+    """Processor seconds of all threads that have shared the work of others so far."""
+    return _helper_seconds
+
+
 def shared(work: Callable[[int], T], count: int, threads: int) -> list[T]:
     """[work(0), ..., work(count - 1)], made by at most `threads` threads, the caller among them.
 
@@ -28,6 +35,12 @@ def shared(work: Callable[[int], T], count: int, threads: int) -> list[T]:
         return [work(number) for number in range(count)]
     results: dict[int, T] = {}
     numbers = iter(range(count))
+
+    def help_out() -> None:
+        global _helper_seconds
+        start = time.thread_time()
+        take()
+        _helper_seconds += time.thread_time() - start
 
     def take() -> None:
         for number in numbers:
@@ -39,7 +52,7 @@ def shared(work: Callable[[int], T], count: int, threads: int) -> list[T]:
                     pass
                 raise
 
-    helpers = [_pool.submit(take) for _ in range(min(threads, count) - 1)]
+    helpers = [_pool.submit(help_out) for _ in range(min(threads, count) - 1)]
     try:
         take()
     finally:

@@ -304,7 +304,7 @@ def corrupted(damage):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         ledger.step(optimizer, batch(step))
-    transport = ledger.state.transport
+    transport = ledger.state.members.everyone
     whole = transport.to_all
     calls = []
 

@@ -88,7 +88,7 @@ def test_an_overflow_on_one_rank_reaches_all_and_no_residual(rotation):
 
 
 def uneven_nodes():
-    with pytest.raises(gs.SieveError, match="3 ranks do not fall into nodes of that size"):
+    with pytest.raises(gs.SieveError, match="3 ranks state nodes of 2 ranks"):
         train_with(node_size=2)
     os.environ["LOCAL_WORLD_SIZE"] = "2"
     with pytest.raises(gs.SieveError, match="LOCAL_WORLD_SIZE"):
@@ -108,7 +108,8 @@ def test_ranks_that_do_not_fall_into_nodes_are_told_so():
 
 
 def nodes_of_other_sizes():
-    with pytest.raises(gs.SieveError, match="node_size=2"):
+    # On a rank alone this would be a size that fits.
+    with pytest.raises(gs.SieveError, match="2 ranks state nodes of 1, 2 ranks"):
         train_with(node_size=2 if dist.get_rank() else 1)
 
 
@@ -144,3 +145,18 @@ def test_auto_counts_it_among_the_ways():
     mine, *others = run_ranks(4, chosen)
     assert others == [mine] * 3
     assert set(mine) <= {"hierarchical", "gather", "two-shot", "dense"}
+
+
+def machines_of_unlike_sizes(exchange):
+    """As where one machine has one rank and the other two."""
+    os.environ["LOCAL_WORLD_SIZE"] = "1" if dist.get_rank() == 2 else "2"
+    model = build()
+    state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100, exchange=exchange)
+    train(model, 12)
+    assert same_on_all_ranks(model)
+    assert state.last.exchange != "hierarchical"
+
+
+@pytest.mark.parametrize("exchange", ["gather", "auto"])
+def test_machines_of_unlike_sizes_exchange_in_another_way(exchange):
+    run_ranks(3, machines_of_unlike_sizes, exchange)

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.status import Status
 
 from gradsieve.console import Json, console, fail, require_outputs, write_json
+from gradsieve.pieces import Way
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
@@ -164,6 +165,64 @@ def bench_step_command(
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted; the link is taken down", status=130)
+    write_json(json_file, [asdict(row) for row in rows])
+
+
+@app.command("exchange")
+def bench_exchange_command(
+    exchange: Annotated[list[str] | None, typer.Option(help="gather, two-shot; both.")] = None,
+    ranks: Annotated[
+        list[int] | None, typer.Option(min=2, max=16, help="2, 4 and 8; repeat it.")
+    ] = None,
+    link: Annotated[
+        str, typer.Option(help='Emulated, as "100mbit"; "none": bare loopback.')
+    ] = "100mbit",
+    numel: Annotated[int, typer.Option(min=2**20, help="Elements of the bucket.")] = 20_000_000,
+    density: Annotated[float, typer.Option(min=1e-5, max=0.9, help="That is sent.")] = 0.01,
+    out: Annotated[Path, typer.Option(help="Directory for logs.")] = Path("build/bench-exchange"),
+    json_file: Json = None,
+) -> None:
+    """Seconds and bytes of one bucket's exchange, on more and more ranks."""
+    from gradsieve.bench.exchange import bench_exchange
+    from gradsieve.runs.launch import RunError
+    from gradsieve.tables import table_of
+
+    require_outputs(json_file)
+    ways = exchange or ["gather", "two-shot"]
+    for way in ways:
+        if way not in ("gather", "two-shot"):
+            fail(f"{way!r} is no exchange of one node a rank; write gather or two-shot")
+    try:
+        with console.status("starting ...") as status:
+            rows = bench_exchange(
+                cast(list[Way], ways),
+                ranks or [2, 4, 8],
+                None if link == "none" else link,
+                numel=numel,
+                density=density,
+                out=out,
+                begin=status.update,
+            )
+    except (RunError, ValueError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the link is taken down", status=130)
+    cores = len(os.sched_getaffinity(0))
+    table = table_of(
+        ("exchange", "ranks", "in all, ms", "under way, ms", "frames, kB", "sent, kB"),
+        title=f"{numel:,} elements, {density:.2%} sent, {link}, {cores} cores",
+        words=("exchange",),
+    )
+    for row in rows:
+        table.add_row(
+            row.exchange,
+            str(row.ranks),
+            f"{1000 * row.seconds:.0f}",
+            f"{1000 * row.transfer_seconds:.1f}",
+            f"{row.frame_bytes / 1000:.0f}",
+            f"{row.sent_bytes / 1000:.0f}",
+        )
+    console.print(table)
     write_json(json_file, [asdict(row) for row in rows])
 
 

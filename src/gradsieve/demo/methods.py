@@ -22,15 +22,16 @@ class Shown:
         return self.method.startswith("sieve")
 
 
-# With 50 images a step, bases would cost more than the backward pass: no rotation.
 SHOWN = (
     Shown("ddp", "plain DDP", "ddp"),
     Shown("lock-step", "lock-step (the limit)", LOCK_STEP),
-    Shown("sigma-2", "sieve, 2 σ", "sieve:sigma=2,rotation=0"),
+    Shown("auto", "sieve, by itself", "sieve"),
+    # After a dense step Adam knows every element.
+    Shown("sigma-2", "sieve, 2 σ", "sieve:sigma=2,start_step=1"),
     # Without a ramp its first steps send too little for the network to find its way.
     Shown(
         "unsent-mean",
         "sieve, unsent mean",
-        "sieve:unsent-mean=4,rotation=0,ramp_steps=50",
+        "sieve:unsent-mean=4,start_step=1,ramp_steps=50",
     ),
 )

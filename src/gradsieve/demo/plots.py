@@ -13,6 +13,7 @@ COLOURS = {
     # Okabe and Ito's palette: told apart by colour-blind readers.
     "ddp": "#000000",
     "lock-step": "#999999",
+    "auto": "#009E73",
     "sigma-2": "#0072B2",
     "unsent-mean": "#D55E00",
 }

@@ -1,8 +1,8 @@
 """Frames from rank to rank, in a thread and a process group of their own."""
 
-from gradsieve.exchange.frames import ExchangeError, FrameExchange, Notes
+from gradsieve.exchange.frames import ExchangeError, FrameExchange, Notes, numbers_of_all
 from gradsieve.exchange.group import group_of_its_own
-from gradsieve.exchange.nodes import Nodes, node_size_of
+from gradsieve.exchange.nodes import Nodes, require_nodes, stated_node_size
 from gradsieve.exchange.worker import ExchangeWorker
 
 __all__ = [
@@ -12,5 +12,7 @@ __all__ = [
     "Nodes",
     "Notes",
     "group_of_its_own",
-    "node_size_of",
+    "numbers_of_all",
+    "require_nodes",
+    "stated_node_size",
 ]

@@ -75,15 +75,24 @@ class FrameExchange:
         return cast(list[int], heard[:, 0].long().tolist())
 
 
+def numbers_of_all(exchange: FrameExchange, mine: Tensor) -> list[list[float]]:
+    """Float64 numbers of every rank, as many on all."""
+    arrived = exchange.to_all(mine.view(torch.uint8))
+    # Copied, since what has arrived may start at any byte.
+    return [cast(list[float], other.clone().view(torch.float64).tolist()) for other in arrived]
+
+
 def unreachable(group: dist.ProcessGroup, error: RuntimeError) -> ExchangeError:
     """Waits a few seconds for the other ranks' answers, to tell which of them give none."""
     absent = absent_ranks(group)
-    words = "rank " if len(absent) == 1 else "ranks "
-    who = words + ", ".join(map(str, absent)) if absent else "a rank"
+    who = "a rank has"
+    if absent:
+        names = ", ".join(map(str, absent))
+        who = f"rank {names} has" if len(absent) == 1 else f"ranks {names} have"
     return ExchangeError(
         f"rank {dist.get_rank()} could not exchange gradients with the other "
-        f"{dist.get_world_size(group) - 1} ranks of its group: {first_line(error)}. {who} has died "
-        "or stalled; its own output says why. Start again from the last checkpoint."
+        f"{dist.get_world_size(group) - 1} ranks of its group: {first_line(error)}. {who} died "
+        "or stalled; the output there says why. Start again from the last checkpoint."
     )
 
 

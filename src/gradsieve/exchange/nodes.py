@@ -19,20 +19,24 @@ SIZE_BYTES = 8
 Heard = list[list[float]]
 
 
-def node_size_of(group: dist.ProcessGroup, given: int | None) -> int:
-    """Ranks of a node, as given or as the launcher says.
+def stated_node_size(given: int | None) -> int:
+    """Ranks of a node, as given or as the launcher says."""
+    return given if given is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def require_nodes(stated: Sequence[int]) -> int:
+    """The size of nodes that all ranks state.
 
     Raises:
-        SieveError: the ranks of `group` do not fall into nodes of that size.
+        SieveError: they state different ones, or do not fall into nodes of that size.
     """
-    ranks = dist.get_world_size(group)
-    size = given if given is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if size < 1 or ranks % size:
-        source = "node_size" if given is not None else "LOCAL_WORLD_SIZE, which the launcher sets,"
+    size, ranks = stated[0], len(stated)
+    if any(other != size for other in stated) or ranks % size:
+        found = f"{ranks} ranks state nodes of {', '.join(map(str, sorted({*stated})))} ranks"
         raise SieveError(
-            f"{source} is {size}, and {ranks} ranks do not fall into nodes of that size; give "
-            "attach the number of consecutive ranks that share a machine as node_size, or choose "
-            "another exchange"
+            f"{found}, and do not fall into nodes of one size; give attach on every rank the "
+            "number of consecutive ranks that share a machine as node_size (else it is the "
+            "launcher's LOCAL_WORLD_SIZE), or choose another exchange"
         )
     return size
 
@@ -90,6 +94,7 @@ class Nodes:
 
         Raises:
             ExchangeError: on the ranks that notice.
+            SieveError: what a mate has passed on makes no sense.
         """
         arrived = self.across.to_all(frame)
         passed_on = Notes(self._join(self._notes.heard))

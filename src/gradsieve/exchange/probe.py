@@ -5,7 +5,7 @@ import time
 import torch
 
 from gradsieve.exchange.cost import LinkCost
-from gradsieve.exchange.frames import FrameExchange
+from gradsieve.exchange.frames import FrameExchange, numbers_of_all
 
 SMALL, REPEATS = 8, 5
 LARGE = 2**16
@@ -47,8 +47,6 @@ def timed(exchange: FrameExchange, size: int) -> float:
     return time.perf_counter() - start
 
 
-def largest(exchange: FrameExchange, seconds: float) -> float:
+def largest(exchange: FrameExchange, number: float) -> float:
     """Of all ranks' numbers, the same on all."""
-    told = exchange.to_all(torch.tensor([seconds], dtype=torch.float64).view(torch.uint8))
-    # Copied, since what has arrived may start at any byte.
-    return max(float(frame.clone().view(torch.float64)) for frame in told)
+    return max(numbers_of_all(exchange, torch.tensor([number], dtype=torch.float64)))[0]

@@ -1,6 +1,7 @@
 """Which ranks are there no more, after an exchange has failed."""
 
 import os
+import threading
 from contextlib import suppress
 from datetime import timedelta
 
@@ -19,8 +20,18 @@ def absent_ranks(group: dist.ProcessGroup) -> list[int]:
     the job was started with. Where all ranks of `group` answer, one of them has failed for
     another's sake, and has left word of it. Empty where nobody knows.
     """
+    found: list[int] = []
+    # A thread, since a store whose machine is gone may never answer.
+    calling = threading.Thread(target=call, args=(group, found), daemon=True)
+    calling.start()
+    calling.join(3 * PATIENCE.total_seconds())
+    return list(found)
+
+
+def call(group: dist.ProcessGroup, found: list[int]) -> None:
+    """Put the absent ranks into `found`."""
     ranks = dist.get_process_group_ranks(group)
-    try:
+    with suppress(RuntimeError, AttributeError, ValueError):
         # torch has no public word for it.
         store = distributed_c10d.PrefixStore(prefix(), distributed_c10d._get_default_store())
         store.set(str(dist.get_rank()), "here")
@@ -28,12 +39,11 @@ def absent_ranks(group: dist.ProcessGroup) -> list[int]:
         absent = [rank for rank in ranks if not store.check([str(rank)])]
         if absent:
             store.set(FOUND, ",".join(map(str, absent)))
-            return absent
+            found += absent
+            return
         wait_for(store, [FOUND])
-        found = store.get(FOUND).decode() if store.check([FOUND]) else ""
-        return [int(rank) for rank in found.split(",") if rank]
-    except (RuntimeError, AttributeError, ValueError):
-        return []
+        word = store.get(FOUND).decode() if store.check([FOUND]) else ""
+        found += [int(rank) for rank in word.split(",") if rank]
 
 
 def prefix() -> str:

@@ -8,7 +8,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 
@@ -20,6 +20,8 @@ class Job:
     done: "Future[None]"
 
 
+LOCAL_SECONDS, OTHER_SECONDS = 60.0, 3.0
+"""That a process waits at its end for a job that computes, and for one that may wait for others."""
 Jobs = queue.SimpleQueue[Job | None]
 
 
@@ -35,16 +37,22 @@ class ExchangeWorker:
         self._started = False
 
     def submit_local(self, run: Callable[[], None]) -> None:
-        """Submit a job that waits for no other rank, when no exchange is under way.
+        """Submit a job that waits for no rank of another node, when no exchange is under way.
 
         The process waits for it before it ends: Python does not survive a thread that computes.
         """
         self.submit(run)
         self._last_local = self._pending[-1]
 
-    def finish_local(self) -> None:
+    def finish_at_exit(self) -> None:
+        """Wait for what computes, but not for ranks that may be gone."""
         if self._last_local is not None:
-            self._last_local.result()
+            wait([self._last_local], LOCAL_SECONDS)
+        wait(self._pending, OTHER_SECONDS)
+
+    @property
+    def is_idle(self) -> bool:
+        return all(done.done() for done in self._pending)
 
     def submit(self, run: Callable[[], None]) -> None:
         self._start()
@@ -76,9 +84,9 @@ _workers: "weakref.WeakSet[ExchangeWorker]" = weakref.WeakSet()
 
 
 @atexit.register
-def finish_local_jobs() -> None:
+def finish_jobs() -> None:
     for worker in list(_workers):
-        worker.finish_local()
+        worker.finish_at_exit()
 
 
 def work(jobs: Jobs) -> None:

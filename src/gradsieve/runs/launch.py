@@ -34,37 +34,44 @@ def launch(config: RunConfig, link: Link, watch: Callable[[], None] = lambda: No
     path = config.save()
     for old in (RECORDS, RESULT):
         (directory / old).unlink(missing_ok=True)
+    run_ranks("gradsieve.runs.train", path, config.ranks, link, watch)
+    return read_result(directory)
+
+
+def run_ranks(
+    module: str, path: Path, ranks: int, link: Link, watch: Callable[[], None] = lambda: None
+) -> None:
+    """Run ``python -m module path`` on each rank; logs lie beside `path`. Raises as `launch`."""
     port = free_port() if not link.shaped else 29500
-    logs = [directory / f"rank{rank}.log" for rank in range(config.ranks)]
+    logs = [path.parent / f"rank{rank}.log" for rank in range(ranks)]
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank, log in enumerate(logs):
             with log.open("wb") as output:
-                processes.append(start_rank(rank, config, path, link, port, output))
+                processes.append(start_rank(rank, ranks, module, path, link, port, output))
         wait_for_all(processes, logs, watch)
     finally:
         end(processes)
-    return read_result(directory)
 
 
 def start_rank(
-    rank: int, config: RunConfig, path: Path, link: Link, port: int, output: IO[bytes]
+    rank: int, ranks: int, module: str, path: Path, link: Link, port: int, output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        f"--nnodes={config.ranks}",
+        f"--nnodes={ranks}",
         f"--node-rank={rank}",
         "--nproc-per-node=1",
         f"--master-addr={link.address(0)}",
         f"--master-port={port}",
         f"--local-addr={link.address(rank)}",
         "-m",
-        "gradsieve.runs.train",
+        module,
         str(path),
     ]
-    cores = max(1, len(os.sched_getaffinity(0)) // config.ranks)
+    cores = max(1, len(os.sched_getaffinity(0)) // ranks)
     environment = os.environ | {
         "GLOO_SOCKET_IFNAME": link.interface,
         "OMP_NUM_THREADS": str(cores),

@@ -42,7 +42,7 @@ class Sieve:
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
                 parameter.rotation = of_ranks[0].rotation
-        way = self.states[0].route.frames
+        way = self.states[0].route.frame_way
         self.plans = [plan_for(way, kept, rank, ranks) for rank, kept in enumerate(self.kept)]
 
     def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:

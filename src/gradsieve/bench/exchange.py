@@ -1,0 +1,83 @@
+"""The exchange of one bucket alone, with no computation beside it, on more and more ranks."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gradsieve.link import open_link
+from gradsieve.pieces import Way
+from gradsieve.runs.launch import run_ranks
+
+REPEATS, WARM_UP = 5, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeOrder:
+    """What each rank is to do."""
+
+    exchange: Way
+    ranks: int
+    numel: int
+    density: float
+    interface: str
+    link: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeRow:
+    """Medians over the repeats, of rank 0."""
+
+    exchange: str
+    link: str
+    ranks: int
+    numel: int
+    density: float
+    seconds: float
+    """From a bucket of gradients to their average."""
+    transfer_seconds: float
+    """Of that, while frames were under way."""
+    frame_bytes: float
+    """That the rank has made, of sums as well."""
+    sent_bytes: float
+    """By the interface's counter; on bare loopback a rank's share."""
+
+
+def bench_exchange(
+    exchanges: Sequence[Way],
+    ranks: Sequence[int],
+    link: str | None,
+    *,
+    numel: int,
+    density: float,
+    out: Path,
+    begin: Callable[[str], None] = lambda what: None,
+) -> list[ExchangeRow]:
+    """A row for each way and number of ranks.
+
+    Raises:
+        ValueError: the link is written otherwise.
+        RunError: a rank failed.
+    """
+    rows = []
+    for count in ranks:
+        with open_link(count, link) as opened:
+            for exchange in exchanges:
+                begin(f"{exchange}, {count} ranks")
+                directory = out / f"{exchange}-{count}"
+                directory.mkdir(parents=True, exist_ok=True)
+                order = ExchangeOrder(
+                    exchange=exchange,
+                    ranks=count,
+                    numel=numel,
+                    density=density,
+                    interface=opened.interface,
+                    link=opened.description,
+                    result=str(directory / "row.json"),
+                )
+                path = directory / "order.json"
+                path.write_text(json.dumps(asdict(order)))
+                run_ranks("gradsieve.bench.exchange_rank", path, count, opened)
+                rows.append(ExchangeRow(**json.loads(Path(order.result).read_text())))
+    return rows

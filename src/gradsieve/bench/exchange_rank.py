@@ -1,0 +1,73 @@
+"""A rank of `gradsieve bench exchange`: ``torchrun -m gradsieve.bench.exchange_rank ORDER``."""
+
+import json
+import os
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from gradsieve.bench.exchange import REPEATS, WARM_UP, ExchangeOrder, ExchangeRow
+from gradsieve.delivery import deliver
+from gradsieve.link import read_counters
+from gradsieve.runs.train import TIMEOUT, pin_to_a_core
+from gradsieve.state import SieveState
+from gradsieve.tally import Tally
+from gradsieve.thresholds import Density
+
+
+def exchange_again_and_again(order: ExchangeOrder) -> ExchangeRow:
+    state = SieveState(Density(order.density), exchange=order.exchange)
+    state.bind(nn.ParameterList([torch.empty(order.numel // 1024, 1024)]))
+    parameters = list(state.registry)
+    numel = parameters[0].numel
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    gradient = torch.randn(numel, generator=generator)
+    plan, notes = state.plan(parameters), state.route.accounts.notes
+    rows: list[tuple[float, float, int, int]] = []
+    for _ in range(WARM_UP + REPEATS):
+        buffer = gradient.clone()
+        state.workspace.clear()
+        state.tally, state.sent, notes.seconds = Tally(), [], 0.0
+        dist.barrier()
+        before, start = read_counters(order.interface), time.perf_counter()
+        deliver(state, plan, [buffer], buffer, torch.get_num_threads())
+        seconds = time.perf_counter() - start
+        dist.barrier()
+        sent = (read_counters(order.interface) - before).sent_bytes
+        transfer = state.tally.seconds["exchange"] - notes.seconds
+        rows.append((seconds, transfer, state.tally.all_frame_bytes, sent))
+    medians = [statistics.median(column) for column in zip(*rows[WARM_UP:], strict=True)]
+    sharers = order.ranks if order.interface == "lo" else 1
+    return ExchangeRow(
+        exchange=order.exchange,
+        link=order.link,
+        ranks=order.ranks,
+        numel=numel,
+        density=order.density,
+        seconds=medians[0],
+        transfer_seconds=medians[1],
+        frame_bytes=medians[2],
+        sent_bytes=medians[3] / sharers,
+    )
+
+
+def main(path: str) -> None:
+    order = ExchangeOrder(**json.loads(Path(path).read_text()))
+    pin_to_a_core(int(os.environ["RANK"]), order.ranks)
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    try:
+        row = exchange_again_and_again(order)
+        if dist.get_rank() == 0:
+            Path(order.result).write_text(json.dumps(asdict(row)) + "\n")
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,99 @@
+"""The ranks that train together, and how frames get from one to another."""
+
+import socket
+import zlib
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradsieve.accounts import slowest_of
+from gradsieve.errors import SieveError
+from gradsieve.exchange import (
+    FrameExchange,
+    Nodes,
+    Notes,
+    group_of_its_own,
+    numbers_of_all,
+    require_nodes,
+    stated_node_size,
+)
+from gradsieve.pieces import Way
+
+
+class Members:
+    """
+    Args:
+        group: the default group if None.
+        node_size: as in `SieveState`.
+        notes: what ranks tell each other with their frames.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup | None, node_size: int | None, notes: Notes
+    ) -> None:
+        self._group, self._node_size, self._notes = group, node_size, notes
+        self._everyone: FrameExchange | None = None
+        self._nodes: Nodes | None = None
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        group = self._group if self._group is not None else dist.group.WORLD
+        if group is None:
+            raise SieveError("call torch.distributed.init_process_group before training")
+        return group
+
+    def use_unless_given(self, group: dist.ProcessGroup) -> None:
+        if self._group is None:
+            self._group = group
+
+    @property
+    def have_met(self) -> bool:
+        return self._everyone is not None
+
+    @property
+    def everyone(self) -> FrameExchange:
+        """All ranks must ask for it for the first time together."""
+        if self._everyone is None:
+            self._everyone = FrameExchange(group_of_its_own(self.group), self._notes)
+        return self._everyone
+
+    @property
+    def nodes(self) -> Nodes:
+        """As `everyone`.
+
+        Raises:
+            SieveError: on every rank, where they do not fall into nodes of one size.
+        """
+        if self._nodes is None:
+            size = require_nodes([size for size, _ in self._stated_nodes()])
+            self._nodes = Nodes(self.group, size, self._notes, slowest_of)
+        return self._nodes
+
+    def several_nodes(self) -> Nodes | None:
+        """None where they are not of one size, or there is one of them, or a rank is one.
+
+        Nor where the launcher's nodes are not those of this group, which may have one rank of each
+        machine. All ranks must ask together.
+        """
+        stated, ranks = self._stated_nodes(), self.group.size()
+        size = stated[0][0]
+        fit = all(other == size for other, _ in stated) and 1 < size < ranks and not ranks % size
+        hosts = [host for _, host in stated]
+        together = all(len({*hosts[n : n + size]}) == 1 for n in range(0, ranks, size))
+        return self.nodes if fit and (together or self._node_size is not None) else None
+
+    def _stated_nodes(self) -> list[tuple[int, int]]:
+        """Each rank's node size, and a number for its machine."""
+        host = zlib.crc32(socket.gethostname().encode())
+        mine = torch.tensor([stated_node_size(self._node_size), host], dtype=torch.float64)
+        return [(int(size), int(host)) for size, host in numbers_of_all(self.everyone, mine)]
+
+    def add_up_on_node(self, tensor: Tensor) -> None:
+        self.nodes.add_up(tensor)
+
+    def place(self, way: Way) -> tuple[int, int]:
+        """This rank's among those that a bucket is dealt to, and their number."""
+        if way == "hierarchical":
+            return self.nodes.place, self.nodes.size
+        return self.everyone.rank, self.everyone.world_size

@@ -1,0 +1,1 @@
+"""What a step will take, from what this machine and the link can do."""

@@ -1,0 +1,126 @@
+"""gradsieve plan: what a step will take with each exchange."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from gradsieve.console import Json, console, fail, require_outputs, write_json
+from gradsieve.plan.rows import Comparison, PlanRow
+
+
+def plan(
+    workload: Annotated[
+        list[str] | None, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; repeat it.")
+    ] = None,
+    parameters: Annotated[
+        float | None, typer.Option(min=1, help="Instead: of a model of your own, as 350e6.")
+    ] = None,
+    step_ms: Annotated[
+        float | None, typer.Option(min=0.001, help="Of that model, without any exchange.")
+    ] = None,
+    link: Annotated[
+        list[str] | None, typer.Option(help='As "1gbit" or "20mbit+40ms"; several.')
+    ] = None,
+    ranks: Annotated[list[int] | None, typer.Option(min=2, help="2; several.")] = None,
+    bits: Annotated[float, typer.Option(min=0.001, help="Of frames, an element.")] = 0.25,
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(help="Rows of `gradsieve bench step --json` to compare with; several."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for what is measured.")] = Path("build/plan"),
+    json_file: Json = None,
+) -> None:
+    """Predict the seconds of a step with each exchange, from what this machine measures.
+
+    The quickest way is not all there is to it: what is sent of a gradient decides what is learned.
+    """
+    from gradsieve.plan.machine import measure
+    from gradsieve.plan.rows import comparisons, plan_row, read_rows
+    from gradsieve.plan.training import like_usual
+    from gradsieve.runs.launch import RunError
+    from gradsieve.workloads.workload import require_workload
+
+    require_outputs(json_file)
+    if (parameters is None) != (step_ms is None):
+        fail("give --parameters and --step-ms together, or neither")
+    try:
+        measured_rows = read_rows(rows or [])
+    except (OSError, ValueError) as error:
+        fail(f"cannot read the rows of `gradsieve bench step --json`: {error}")
+    try:
+        named = workload or ([] if parameters or rows else ["mnist_cnn"])
+        needed = {*named, *(str(row["workload"]) for row in measured_rows)}
+        for name in needed:
+            require_workload(name)
+        with console.status("measuring this machine ..."):
+            measured = measure(sorted(needed), out)
+        trainings = {name: measured.trainings[name] for name in named}
+        if parameters is not None and step_ms is not None:
+            trainings[f"{parameters:.3g} parameters"] = like_usual(parameters, step_ms / 1000)
+        planned = [
+            plan_row(name, training, measured.machine, rate, count, bits)
+            for (name, training), rate, count in product(
+                trainings.items(), link or ["1gbit"], ranks or [2]
+            )
+        ]
+        compared = list(comparisons(measured_rows, measured))
+    except KeyError as error:
+        fail(f"these are no rows of `gradsieve bench step`: they lack {error}")
+    except (RunError, ValueError, OSError) as error:
+        fail(str(error))
+    if planned:
+        console.print(plan_table(planned))
+    if compared:
+        console.print(comparison_table(compared))
+    content = {
+        "machine": asdict(measured.machine),
+        "rows": [asdict(row) for row in planned],
+        "comparisons": [asdict(row) | {"error": row.error} for row in compared],
+    }
+    write_json(json_file, content)
+
+
+def plan_table(rows: Sequence[PlanRow]) -> Table:
+    from gradsieve.tables import table_of
+
+    ways = list(rows[0].seconds)
+    table = table_of(
+        ("workload", "link", "ranks", "no exchange", *ways, "quickest"),
+        title=f"milliseconds of a step, frames of {rows[0].bits:g} bits an element",
+        words=("workload", "link", "quickest"),
+    )
+    for row in rows:
+        table.add_row(
+            row.workload,
+            row.link,
+            f"{row.ranks:,}",
+            f"{1000 * row.limit_seconds:,.0f}",
+            *(f"{1000 * row.seconds[way]:,.0f}" for way in ways),
+            row.quickest,
+        )
+    return table
+
+
+def comparison_table(rows: Sequence[Comparison]) -> Table:
+    from gradsieve.tables import table_of
+
+    table = table_of(
+        ("workload", "link", "method", "measured, ms", "predicted, ms", "off by"),
+        title="predicted and measured",
+        words=("workload", "link", "method"),
+    )
+    for row in rows:
+        table.add_row(
+            row.workload,
+            row.link,
+            row.method,
+            f"{1000 * row.measured_seconds:,.1f}",
+            f"{1000 * row.predicted_seconds:,.1f}",
+            f"{row.error:+.0%}",
+        )
+    return table

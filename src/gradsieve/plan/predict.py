@@ -1,0 +1,79 @@
+"""What a step takes with each exchange, by the α–β model and what the processor has to do.
+
+Buckets become ready one after the other, evenly spread over the backward pass; each is exchanged
+when it is ready and the one before is through. What is not through at the end of the backward pass
+is waited for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradsieve.exchange.cost import LinkCost
+from gradsieve.pieces import Way
+from gradsieve.plan.machine import Machine
+from gradsieve.plan.training import BucketSize, Training
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Seconds of one bucket."""
+
+    processor: float
+    line: float
+    """On the link, or of processors that work while it is."""
+
+
+def predict_dense(
+    training: Training, machine: Machine, link: LinkCost, ranks: int, *, half: bool = False
+) -> float:
+    """Seconds of a step with an all-reduce of everything, in float32 or float16."""
+    size = 2 if half else 4
+    services = []
+    for bucket in training.buckets:
+        work = machine.reduce * size * bucket.elements * 2 * (ranks - 1) / ranks
+        work += machine.halve * bucket.elements if half else 0.0
+        services.append(Service(work, link.all_reduce(ranks, size * bucket.elements)))
+    return step_seconds(training, services, at_once=True)
+
+
+def predict_frames(
+    training: Training, machine: Machine, link: LinkCost, ranks: int, way: Way, bits: float
+) -> float:
+    """Seconds of a step whose ranks send `bits` an element of their gradients' frames."""
+    services = [
+        frame_service(bucket, machine, link, ranks, way, bits) for bucket in training.buckets
+    ]
+    return step_seconds(training, services, at_once=False)
+
+
+def frame_service(
+    bucket: BucketSize, machine: Machine, link: LinkCost, ranks: int, way: Way, bits: float
+) -> Service:
+    frame = bits * bucket.elements / 8
+    if way == "two-shot":
+        # A part of every frame and of every sum is made and read.
+        made, read, line = 1 + 1 / ranks, 2.0, link.two_shot(ranks, frame)
+        selected, collectives = 1 + 1 / ranks, 2
+    else:
+        made, read, line = 1.0, float(ranks), link.gather(ranks, frame)
+        selected, collectives = 1.0, 1
+    work = machine.select * bucket.elements * selected
+    work += (machine.make * made + machine.read * read) * frame
+    work += machine.section * bucket.parameters * (made + read) / 3
+    return Service(work + machine.collective * collectives, line)
+
+
+def step_seconds(training: Training, services: Sequence[Service], *, at_once: bool) -> float:
+    """
+    Args:
+        at_once: the processor's part of an exchange runs while the line is busy.
+    """
+    stolen = sum(service.processor for service in services[:-1])
+    backward = training.backward + stolen
+    free = 0.0
+    for number, service in enumerate(services, start=1):
+        seconds = service.processor + service.line
+        if at_once:
+            seconds = max(service.processor, service.line)
+        free = max(free, backward * number / len(services)) + seconds
+    return training.step + training.wrapper + stolen + free - backward

@@ -1,0 +1,43 @@
+"""The plan of each bucket, and what is known of it once for all steps."""
+
+from collections.abc import Sequence
+
+from gradsieve.agreement import digest
+from gradsieve.codec import Values
+from gradsieve.members import Members
+from gradsieve.overhead import coding_overhead
+from gradsieve.parameters import ParameterState
+from gradsieve.pieces import Plan, Way, plan_for
+
+
+class Plans:
+    def __init__(self, members: Members, values: Values) -> None:
+        self._members, self._values = members, values
+        self._plans: dict[tuple[str | int, ...], Plan] = {}
+        self._layouts: dict[int, int] = {}
+        self._overheads: dict[int, float] = {}
+
+    def plan(self, way: Way, parameters: Sequence[ParameterState]) -> Plan:
+        """What this rank's frames carry of a bucket, and to whom they go."""
+        key = way, *(id(parameter) for parameter in parameters)
+        if key not in self._plans:
+            self._plans[key] = plan_for(way, parameters, *self._members.place(way))
+        return self._plans[key]
+
+    def layout(self, plan: Plan) -> int:
+        """Digest of what both sides of a frame must share: shapes, settings and bases."""
+        key = id(plan)
+        if key not in self._layouts:
+            lines = [f"{p.name} {p.shape} {p.stride} {p.whole}" for p in plan.parameters]
+            settings = [f"values={self._values}", f"parts={len(plan.parts)}"]
+            self._layouts[key] = digest([*settings, *lines])
+        bases = [p.rotation.fingerprint for p in plan.parameters if p.rotation is not None]
+        return digest([str(self._layouts[key]), *map(str, bases)]) if bases else self._layouts[key]
+
+    def overhead(self, plan: Plan) -> float:
+        """Seconds that coding takes however little is sent; measured at the first call."""
+        key = id(plan)
+        if key not in self._overheads:
+            ranks = self._members.group.size()
+            self._overheads[key] = coding_overhead(plan, self._values, ranks)
+        return self._overheads[key]
