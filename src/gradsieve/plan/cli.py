@@ -73,8 +73,8 @@ def plan(
         fail(f"these are no rows of `gradsieve bench step`: they lack {error}")
     except (RunError, ValueError, OSError) as error:
         fail(str(error))
-    if planned:
-        console.print(plan_table(planned))
+    for name in trainings:
+        console.print(plan_table([row for row in planned if row.workload == name]))
     if compared:
         console.print(comparison_table(compared))
     content = {
@@ -86,23 +86,20 @@ def plan(
 
 
 def plan_table(rows: Sequence[PlanRow]) -> Table:
+    """Of one workload."""
     from gradsieve.tables import table_of
 
-    ways = list(rows[0].seconds)
+    first = rows[0]
+    ways = list(first.seconds)
     table = table_of(
-        ("workload", "link", "ranks", "no exchange", *ways, "quickest"),
-        title=f"milliseconds of a step, frames of {rows[0].bits:g} bits an element",
-        words=("workload", "link", "quickest"),
+        ("link", "ranks", *ways, "quickest"),
+        title=f"{first.workload}: milliseconds of a step, {1000 * first.limit_seconds:,.0f} with "
+        f"no exchange; frames of {first.bits:g} bits an element",
+        words=("link", "quickest"),
     )
     for row in rows:
-        table.add_row(
-            row.workload,
-            row.link,
-            f"{row.ranks:,}",
-            f"{1000 * row.limit_seconds:,.0f}",
-            *(f"{1000 * row.seconds[way]:,.0f}" for way in ways),
-            row.quickest,
-        )
+        cells = (f"{1000 * row.seconds[way]:,.0f}" for way in ways)
+        table.add_row(row.link, f"{row.ranks:,}", *cells, row.quickest)
     return table
 
 
@@ -110,17 +107,18 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
     from gradsieve.tables import table_of
 
     table = table_of(
-        ("workload", "link", "method", "measured, ms", "predicted, ms", "off by"),
-        title="predicted and measured",
+        ("workload", "link", "method", "measured", "predicted", "off by"),
+        title="milliseconds of a step, predicted and measured",
         words=("workload", "link", "method"),
     )
     for row in rows:
+        link = row.link.removeprefix(f"{row.ranks} ranks, ").replace(" each way (tbf)", "")
         table.add_row(
             row.workload,
-            row.link,
+            link.partition(", not shaped")[0].replace(" round trip", ""),
             row.method,
-            f"{1000 * row.measured_seconds:,.1f}",
-            f"{1000 * row.predicted_seconds:,.1f}",
+            f"{1000 * row.measured_seconds:,.0f}",
+            f"{1000 * row.predicted_seconds:,.0f}",
             f"{row.error:+.0%}",
         )
     return table
