@@ -48,12 +48,7 @@ def gather(
     (frame,) = frames
     with state.tally.timed("exchange"):
         arrived = state.members.everyone.to_all(frame)
-    with state.tally.timed("decode"):
-        decoded = [
-            decoded_frame(other, layout, plan.numels(0), state.step, own=other is frame)
-            for other in arrived
-        ]
-    return [Contribution(other, plan.parts[0], 1.0 / len(decoded)) for other in decoded]
+    return averaged(state, plan, layout, [arrived], frame)
 
 
 def two_shot(
@@ -98,15 +93,22 @@ def hierarchical(
     (frame,) = frames
     with state.tally.timed("exchange"):
         arrived = state.members.nodes.to_all(frame)
+    return averaged(state, plan, layout, arrived, frame)
+
+
+def averaged(
+    state: SieveState, plan: Plan, layout: int, arrived: Sequence[Sequence[Tensor]], own: Tensor
+) -> list[Contribution]:
+    """The frames that arrived of each part count alike; `own` is the one of this rank."""
     with state.tally.timed("decode"):
         return [
             Contribution(
-                decoded_frame(other, layout, plan.numels(place), state.step, own=other is frame),
+                decoded_frame(other, layout, plan.numels(place), state.step, own=other is own),
                 part,
-                1.0 / len(of_nodes),
+                1.0 / len(frames),
             )
-            for place, (of_nodes, part) in enumerate(zip(arrived, plan.parts, strict=True))
-            for other in of_nodes
+            for place, (frames, part) in enumerate(zip(arrived, plan.parts, strict=True))
+            for other in frames
         ]
 
 
