@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(slots=True)
 class Job:
@@ -91,6 +93,9 @@ def finish_jobs() -> None:
 
 def work(jobs: Jobs) -> None:
     """The thread, until the worker is gone; it must not keep alive what it serves."""
+    # Asked for, torch's number of threads holds for BLAS in this thread as well; until then its
+    # products run on as many as there are cores, and add up in another order.
+    torch.get_num_threads()
     while True:
         job = jobs.get()
         if job is None:
