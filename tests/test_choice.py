@@ -64,7 +64,7 @@ def test_on_a_slow_link_the_dense_way_is_not_tried_again():
     assert "gather" in steps.choice.reason
 
 
-@pytest.mark.parametrize(("rate", "dense"), [(12.5e6, 5), (2.5e6, 1), (1e6, 0)])
+@pytest.mark.parametrize(("rate", "dense"), [(12.5e6, 5), (2.5e6, 3), (1e6, 1), (0.5e6, 0)])
 def test_the_first_steps_are_dense_where_that_takes_no_minute(rate, dense):
     steps = Steps(rate=rate, dense=16.0).run(40)
     assert steps.ways == ["dense"] * dense + ["gather"] * (40 - dense)

@@ -17,7 +17,7 @@ LOOK = 4
 """Steps of the sieve after a run: what ranks tell each other travels with frames, a step late."""
 FIRST_PAUSE, LONGEST_PAUSE = 10, 320
 """Steps of the sieve until a dense run is tried again; after each that was slower twice as many."""
-FIRST_SECONDS = 30.0
+FIRST_SECONDS = 60.0
 """For the dense steps at the start, as the link promises."""
 WORTH = 1.02
 """Times a step with frames: a dense one that takes no longer is preferred, it loses nothing."""
