@@ -121,6 +121,20 @@ def test_bytes_are_not_cut_where_they_are_not_what_takes_the_time():
         assert 0.01 < on_the_line / account.computation < 0.1
 
 
+def test_bytes_that_the_step_hides_are_sent_where_selecting_alone_takes_the_share():
+    """No core is free: selecting takes 6 % of the computation however little is sent."""
+    steering = BudgetSteering(Budget("auto"))
+    for _ in range(60):
+        frame_bytes = BYTES_AT_ONE / steering.scale
+        account = simulated(frame_bytes, 2.5e6, scale=steering.scale, cores_free=False)
+        computation, dear = account.computation, 0.06 * account.computation
+        slow = {"select": dear, "stolen": account.stolen + dear, "step": account.step + dear}
+        steering.follow(replace(account, **slow), BUCKETS)
+    hidden = (BUCKETS - 1) / BUCKETS * BACKWARD * 2.5e6
+    assert frame_bytes > 0.25 * hidden
+    assert account.wait < 0.06 * computation
+
+
 def test_one_late_rank_changes_nothing():
     link = Link(BudgetSteering(Budget("auto")), 12.5e6)
     link.run(40)

@@ -13,11 +13,10 @@ from gradsieve.thresholds import Measured, require
 WANTED_SHARE = 0.05
 """Of the computation: what the exchange may add to it."""
 LEAST_SHARE = 0.03
-"""Of the computation: bytes that take no more are never cut, it would gain nothing."""
+"""Of the computation: what bytes may add to it, even where the exchange takes more than its share
+however little is sent."""
 IDLE_SHARE = 0.1
 """Of the window: a communication thread with less to spare has work in hand all the time."""
-ELASTICITY = 1.0
-"""Bytes fall with about this power of the thresholds' scale, once the residual has answered."""
 APPROACH = 0.4
 """Of the way to the scale that is expected to fit, in a step."""
 LARGEST_FACTOR = 2.0
@@ -30,6 +29,8 @@ LARGEST_SCALE = 8.0
 """Where time is what counts: beyond, hardly anything is learned."""
 ALIKE = 3
 """Steps of which the quickest transfer a byte is taken: another process may hold one up."""
+BURST = 4
+"""Steps of which bytes are averaged: what the residual holds back in one passes in the next."""
 REMEMBERED = 20
 """Steps of which the usual one, and the quickest meeting, are taken."""
 OUTLIER = 4.0
@@ -82,6 +83,11 @@ class BudgetSteering:
         self.meets: deque[float] = deque(maxlen=REMEMBERED)
         self.computations: deque[float] = deque(maxlen=REMEMBERED)
         self.per_byte: deque[float] = deque(maxlen=ALIKE)
+        self.affordable: deque[float] = deque(maxlen=ALIKE)
+        """Bytes a step."""
+        self.unscaled: deque[float] = deque(maxlen=BURST)
+        """Bytes a step, as they would be without a scale: they fall with about its first power,
+        once the residual has answered."""
 
     def follow(self, account: Account, buckets: int) -> None:
         """Set the scale for the next step by the slowest rank's account of one not long ago."""
@@ -95,7 +101,9 @@ class BudgetSteering:
         if account.step > OUTLIER * usual and not was_late:
             return
         wanted = self.wanted_share(account, buckets)
-        fitting = account.scale * max(wanted, 1e-6) ** (-1 / ELASTICITY)
+        self.affordable.append(max(wanted, 1e-6) * account.frame_bytes)
+        self.unscaled.append(account.scale * account.frame_bytes)
+        fitting = statistics.fmean(self.unscaled) / statistics.median(self.affordable)
         least = LEAST_FACTOR if self.scale > 1 else LEAST_FACTOR_BELOW_ONE
         factor = max(least, min(LARGEST_FACTOR, (fitting / self.scale) ** APPROACH))
         largest = 1 / SMALLEST_SCALE if self.budget.bytes_per_step else LARGEST_SCALE
@@ -122,9 +130,10 @@ class BudgetSteering:
         stolen_code = stolen_share * code
         allowed = self.budget.seconds_per_step or WANTED_SHARE * computation
         allowed -= stolen_share * fixed_processor
-        share = (allowed + account.window - fixed) / (proportional + stolen_code)
+        least = LEAST_SHARE * computation
+        share = (max(allowed, least) + account.window - fixed) / (proportional + stolen_code)
         idle = account.window - (fixed + proportional - account.wait)
         if idle > IDLE_SHARE * account.window:
             last = max(1e-6, account.wait - fixed / buckets) + stolen_code
-            share = min(share, (allowed - fixed / buckets) / last)
-        return max(share, LEAST_SHARE * computation / proportional)
+            share = min(share, max(allowed - fixed / buckets, least) / last)
+        return max(share, least / proportional)
