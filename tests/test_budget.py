@@ -135,6 +135,15 @@ def test_bytes_that_the_step_hides_are_sent_where_selecting_alone_takes_the_shar
     assert account.wait < 0.06 * computation
 
 
+def test_what_was_measured_of_another_way_does_not_count():
+    link = Link(BudgetSteering(Budget("auto")), 2.5e6, latency=0.0001)
+    link.run(40)
+    link.latency = 0.004
+    link.steering.forget_way()
+    link.run(6)
+    assert min(link.steering.meets) >= BUCKETS * 0.004
+
+
 def test_one_late_rank_changes_nothing():
     link = Link(BudgetSteering(Budget("auto")), 12.5e6)
     link.run(40)

@@ -82,7 +82,10 @@ class Route:
         if steering.budget is not None:
             steering.budget.follow(slowest, tally.buckets)
         if choice is not None:
+            before = choice.frame_way
             choice.end_sieve_step(slowest, tally.buckets)
+            if choice.frame_way != before and steering.budget is not None:
+                steering.budget.forget_way()
 
 
 def measure(members: Members) -> tuple[LinkCost, NodeCost | None]:
