@@ -287,6 +287,11 @@ def bench_rate_command(
         ]
     except ValueError as error:
         fail(str(error))
+    if not rows:
+        fail(
+            f"{runs} holds no runs of what was asked for; train some with --method, or name with "
+            "--runs a file that holds them"
+        )
     for table in rate_tables(rows):
         console.print(table)
     if plot is not None:

@@ -105,7 +105,9 @@ def step_table(rows: Iterable[StepRow]) -> Table:
     table = table_of(
         (*headings, first.metric_name),
         title=title,
-        caption=f"medians of {first.rounds} rounds; spread: of × lock-step",
+        caption=f"medians of {first.rounds} rounds; spread: of × lock-step"
+        if first.rounds > 1
+        else "one round",
         words=("method",),
     )
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"

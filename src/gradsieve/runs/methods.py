@@ -21,7 +21,7 @@ def require_method(method: str) -> None:
         match name, options:
             case (("ddp" | "fp16" | "lock-step"), []):
                 return
-            case "powersgd", [rank] if int(rank) > 0:
+            case "powersgd", [rank] if rank.isdecimal() and int(rank) > 0:
                 return
             case "sieve", ([] | [_]):
                 read_settings("".join(options))
