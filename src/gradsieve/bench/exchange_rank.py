@@ -1,7 +1,6 @@
 """A rank of `gradsieve bench exchange`: ``torchrun -m gradsieve.bench.exchange_rank ORDER``."""
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -15,7 +14,7 @@ from torch import nn
 from gradsieve.bench.exchange import REPEATS, WARM_UP, ExchangeOrder, ExchangeRow
 from gradsieve.delivery import deliver
 from gradsieve.link import read_counters
-from gradsieve.runs.train import TIMEOUT, pin_to_a_core
+from gradsieve.runs.rank import joined, sharers
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
 from gradsieve.thresholds import Density
@@ -43,7 +42,6 @@ def exchange_again_and_again(order: ExchangeOrder) -> ExchangeRow:
         transfer = state.tally.seconds["exchange"] - notes.seconds
         rows.append((seconds, transfer, state.tally.all_frame_bytes, sent))
     medians = [statistics.median(column) for column in zip(*rows[WARM_UP:], strict=True)]
-    sharers = order.ranks if order.interface == "lo" else 1
     return ExchangeRow(
         exchange=order.exchange,
         link=order.link,
@@ -53,20 +51,16 @@ def exchange_again_and_again(order: ExchangeOrder) -> ExchangeRow:
         seconds=medians[0],
         transfer_seconds=medians[1],
         frame_bytes=medians[2],
-        sent_bytes=medians[3] / sharers,
+        sent_bytes=medians[3] / sharers(order.interface),
     )
 
 
 def main(path: str) -> None:
     order = ExchangeOrder(**json.loads(Path(path).read_text()))
-    pin_to_a_core(int(os.environ["RANK"]), order.ranks)
-    dist.init_process_group("gloo", timeout=TIMEOUT)
-    try:
+    with joined() as rank:
         row = exchange_again_and_again(order)
-        if dist.get_rank() == 0:
+        if rank == 0:
             Path(order.result).write_text(json.dumps(asdict(row)) + "\n")
-    finally:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """One of two ranks that measure the machine: ``torchrun -m gradsieve.plan.calibrate ORDER``."""
 
-import os
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ from gradsieve.overhead import coding_overhead
 from gradsieve.pieces import plan_for
 from gradsieve.plan.machine import Machine, Measured, read_order
 from gradsieve.plan.training import Training, buckets_of
-from gradsieve.runs.train import TIMEOUT, pin_to_a_core
+from gradsieve.runs.rank import joined
 from gradsieve.sieve import Workspace, select
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Fixed
@@ -169,16 +168,12 @@ def measure_machine() -> Machine:
 
 
 def main(path: str) -> None:
-    pin_to_a_core(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    dist.init_process_group("gloo", timeout=TIMEOUT)
-    try:
+    with joined() as rank:
         order = read_order(Path(path))
         machine = measure_machine()
         trainings = {name: train_alone(name) for name in order.workloads}
-        if dist.get_rank() == 0:
+        if rank == 0:
             Measured(machine, trainings).save(Path(order.result))
-    finally:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

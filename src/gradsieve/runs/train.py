@@ -1,12 +1,10 @@
 """One rank of a run: ``torchrun -m gradsieve.runs.train CONFIG``."""
 
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -18,10 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.link import read_counters
 from gradsieve.runs.config import RECORDS, RunConfig, RunResult, read_config
 from gradsieve.runs.methods import LOCK_STEP, bucket_cap_mb, register
+from gradsieve.runs.rank import joined, sharers
 from gradsieve.telemetry import JsonLines
 from gradsieve.workloads.workload import Workload, load_workload
 
-TIMEOUT = timedelta(seconds=120)
 Batch = tuple[Tensor, Tensor]
 LIMIT_EVERY = 5
 """Steps between two lock-step steps: machines drift, so that the limit must be measured beside."""
@@ -94,7 +92,7 @@ class Run:
         for step in range(config.steps):
             record = self.step(step, data)
             after = read_counters(config.interface)
-            record["sent_bytes"] = (after - before).sent_bytes / self.sharers
+            record["sent_bytes"] = (after - before).sent_bytes / sharers(config.interface)
             # Of frames, where the method makes any.
             record.setdefault("bits_per_parameter", 8 * record["sent_bytes"] / numel)
             before = after
@@ -108,11 +106,6 @@ class Run:
             if sink is not None:
                 sink.write(dict(record))
         return sent / (config.steps - config.warmup_steps)
-
-    @property
-    def sharers(self) -> int:
-        """Ranks whose traffic one counter counts: all of them on loopback."""
-        return self.ranks if self.config.interface == "lo" else 1
 
     @property
     def exchanges(self) -> bool:
@@ -170,28 +163,13 @@ class Run:
         return self.workload.metric(self.model.module) if self.exchanges else None
 
 
-def pin_to_a_core(rank: int, ranks: int) -> None:
-    """A core a rank where there are enough: ranks stand for machines, which share none."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) >= ranks:
-        own = len(cores) // ranks
-        os.sched_setaffinity(0, cores[rank * own : (rank + 1) * own])
-        torch.set_num_threads(own)
-    else:
-        torch.set_num_threads(1)
-
-
 def main(path: str) -> None:
     config = read_config(Path(path))
-    pin_to_a_core(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    dist.init_process_group("gloo", timeout=TIMEOUT)
-    try:
+    with joined() as rank:
         run = Run(config)
         bytes_per_step = run.train()
-        if run.rank == 0:
+        if rank == 0:
             run.result(bytes_per_step).save(Path(config.directory))
-    finally:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

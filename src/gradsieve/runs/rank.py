@@ -1,0 +1,38 @@
+"""A rank of a run whose steps are timed, as torchrun has started it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(seconds=120)
+
+
+@contextmanager
+def joined() -> Iterator[int]:
+    """Be a rank of the default group (Gloo), on cores of its own; gives its number."""
+    pin_to_a_core(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
+def pin_to_a_core(rank: int, ranks: int) -> None:
+    """A core a rank where there are enough: ranks stand for machines, which share none."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) >= ranks:
+        own = len(cores) // ranks
+        os.sched_setaffinity(0, cores[rank * own : (rank + 1) * own])
+        torch.set_num_threads(own)
+    else:
+        torch.set_num_threads(1)
+
+
+def sharers(interface: str) -> int:
+    """Ranks whose traffic one counter counts: all of them on loopback."""
+    return dist.get_world_size() if interface == "lo" else 1
