@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradsieve.choice import FIRST_RUN
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 
@@ -56,10 +58,13 @@ def test_the_diff_is_five_lines_and_the_script_trains_with_it(patched, tmp_path)
     for rank in range(2):
         state = torch.load(tmp_path / f"sieve-rank{rank}.pt", weights_only=True)
         assert state["step"] == 50
-        records = (tmp_path / f"sieve-rank{rank}.jsonl").read_text().splitlines()
+        lines = (tmp_path / f"sieve-rank{rank}.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
         assert len(records) == 50
-        # On loopback the last step may well be dense.
-        assert any(0 < json.loads(record)["density"] < 1 for record in records)
+        # On loopback any step but those after the first dense ones may be dense, the last too.
+        assert not records[FIRST_RUN]["plain"]
+        for record in records:
+            assert record["density"] == 1 if record["plain"] else 0 < record["density"] < 1
 
 
 def test_the_readme_shows_the_lines_of_the_diff():
