@@ -18,21 +18,17 @@ LONG_ENOUGH = 0.02
 def measure_link(exchange: FrameExchange) -> LinkCost:
     """The latency and rate of the slowest rank's link, the same on all ranks.
 
-    It takes a few round trips and, on the slowest links, five times as long as 64 KiB take.
+    It takes a few round trips and, on the slowest links, six times as long as 64 KiB take.
     """
     peers = exchange.world_size - 1
     if not peers:
         return LinkCost(latency=0.0, rate=float("inf"))
-    tries = [timed(exchange, SMALL) for _ in range(REPEATS)]
-    latency = largest(exchange, min(tries) / 2)
+    latency = quickest(exchange, SMALL) / 2
     size = LARGE
     while True:
         each = max(SMALL, size // peers)
-        seconds = largest(exchange, timed(exchange, each))
-        if seconds > LONG_ENOUGH or size >= LARGEST:
-            # Another process may have held up the first one.
-            tries = [largest(exchange, timed(exchange, each)) for _ in range(REPEATS - 1)]
-            seconds = min(seconds, *tries)
+        if largest(exchange, timed(exchange, each)) > LONG_ENOUGH or size >= LARGEST:
+            seconds = quickest(exchange, each)
             return LinkCost(latency, peers * each / max(1e-6, seconds - 2 * latency))
         size *= 4
 
@@ -41,6 +37,11 @@ def agreed(everyone: FrameExchange, cost: LinkCost) -> LinkCost:
     """The worst of what groups of ranks have measured, the same on all ranks."""
     latency = largest(everyone, cost.latency)
     return LinkCost(latency, 1 / max(largest(everyone, 1 / cost.rate), 1e-12))
+
+
+def quickest(exchange: FrameExchange, size: int) -> float:
+    """Seconds on the slowest rank, of several tries: another process may hold one up."""
+    return largest(exchange, min(timed(exchange, size) for _ in range(REPEATS)))
 
 
 def timed(exchange: FrameExchange, size: int) -> float:
