@@ -88,19 +88,19 @@ class BudgetSteering:
         self.unscaled: deque[float] = deque(maxlen=BURST)
         """Bytes a step, as they would be without a scale: they fall with about its first power,
         once the residual has answered."""
-        self.belated = 0
-        """Accounts on their way, of steps whose frames took another way."""
+        self.is_belated = False
+        """The next account is of a step whose frames took another way."""
 
     def forget_way(self) -> None:
         """Frames take another way from the next step on, with other bytes and other meetings."""
         for kept in (self.meets, self.per_byte, self.affordable, self.unscaled):
             kept.clear()
-        self.belated = 1
+        self.is_belated = True
 
     def follow(self, account: Account, buckets: int) -> None:
         """Set the scale for the next step by the slowest rank's account of one not long ago."""
-        if self.belated:
-            self.belated -= 1
+        if self.is_belated:
+            self.is_belated = False
             return
         usual = statistics.median(self.steps) if self.steps else account.step
         was_late = bool(self.steps) and self.steps[-1] > OUTLIER * usual
