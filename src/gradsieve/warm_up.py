@@ -1,5 +1,6 @@
 """Compiling ahead of the first step."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,16 +30,14 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
         measure(ones, zeros)
         sample_magnitudes(ones, zeros, 0)
         indices, numbers, _ = select(ones, zeros, 0.5)
-        section = pruned_section(
-            indices.numpy(),
-            numbers.numpy(),
-            8,
-            0.5,
-            values,
-            residual=zeros.numpy() if error_feedback else None,
-        )
+        # Sums of a shot, and the measure of what coding takes, leave nothing in a residual.
+        residuals = [zeros.numpy(), None] if error_feedback else [None]
+        pruned = [
+            pruned_section(indices.numpy(), numbers.numpy(), 8, 0.5, values, residual=residual)
+            for residual in residuals
+        ]
         whole = whole_section(ones.numpy(), values)
-        for decoded in decode_frame(encode_frame([section, whole])).sections:
+        for decoded in decode_frame(encode_frame([*pruned, whole])).sections:
             decoded.add_to(ones.numpy(), 1.0)
         if rotates:
             rotation = Rotation(2, 2, 2, ones.device)
@@ -49,9 +48,11 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
 
 @contextmanager
 def notice(text: str) -> Iterator[None]:
+    """Print it if the block takes long, once for all ranks of a machine."""
     timer = Timer(NOTICE_AFTER, print, (text,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
-    timer.start()
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        timer.start()
     try:
         yield
     finally:
