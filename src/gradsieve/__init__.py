@@ -7,7 +7,7 @@ from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
 from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
-from gradsieve.telemetry import JsonLines, StepRecord
+from gradsieve.telemetry import JsonLines, StepRecord, Totals
 from gradsieve.thresholds import Density, Fixed, Measured, Sigma, Threshold, UnsentMean
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Sigma",
     "StepRecord",
     "Threshold",
+    "Totals",
     "UnsentMean",
     "Workspace",
     "attach",

@@ -36,7 +36,7 @@ from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
 from gradsieve.tally import Tally, computing_threads
-from gradsieve.telemetry import StepRecord
+from gradsieve.telemetry import StepRecord, Totals
 from gradsieve.thresholds import Threshold
 from gradsieve.warm_up import warm_up
 
@@ -112,6 +112,7 @@ class SieveState:
         # For the user to read and set.
         self.step = 0
         self.last: StepRecord | None = None
+        self.totals = Totals()
         self.on_step: Callable[[StepRecord], None] | None = None
         # Internal.
         self.registry = Registry(min_numel, rotation)
@@ -295,6 +296,7 @@ class SieveState:
         self.last = self.tally.record(
             self.step, residual_norm=self._residual_norm(), exchange=exchange, reason=reason
         )
+        self.totals.add(self.last)
         self.step += 1
         rotations = [p.rotation for p in self.registry if p.rotation is not None]
         if any(rotation.is_due for rotation in rotations):

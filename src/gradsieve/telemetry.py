@@ -1,7 +1,8 @@
 """What happened in each step, and where it can be written."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -44,6 +45,48 @@ class StepRecord:
     without names."""
     nonfinite: int
     """Elements of this rank's gradient that were NaN or infinite; not counted in plain steps."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a rank has sent and waited for, over all steps since `attach`; prints as one line."""
+
+    exchanges: Counter[str] = field(default_factory=Counter)
+    """Steps, by `StepRecord.exchange`."""
+    frame_bytes: int = 0
+    bits: float = 0.0
+    """The sum over steps of `StepRecord.bits_per_parameter`."""
+    exposed_seconds: float = 0.0
+    """Of steps that pruned."""
+    pruned_steps: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.exchanges.total()
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """The mean over steps."""
+        return self.bits / max(1, self.steps)
+
+    def add(self, record: StepRecord) -> None:
+        self.exchanges[record.exchange] += 1
+        self.frame_bytes += record.frame_bytes
+        self.bits += record.bits_per_parameter
+        if record.exposed_seconds is not None:
+            self.exposed_seconds += record.exposed_seconds
+            self.pruned_steps += 1
+
+    def __str__(self) -> str:
+        ways = ", ".join(f"{count} {way}" for way, count in self.exchanges.most_common())
+        sent = (
+            f"{self.steps} steps ({ways}), {self.frame_bytes / 1e6:.3g} MB sent, "
+            f"{self.bits_per_parameter:.2f} bits a parameter and step"
+        )
+        if not self.pruned_steps:
+            return sent
+        exposed = 1000 * self.exposed_seconds / self.pruned_steps
+        return f"{sent}; where pruned, the exchange added {exposed:.1f} ms to a step"
 
 
 class JsonLines:

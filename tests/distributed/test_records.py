@@ -51,6 +51,16 @@ def records(path):
     norm = math.hypot(*(float(residual.norm()) for residual in state.residuals.values()))
     assert seen[-1].residual_norm == pytest.approx(norm, rel=1e-4)
 
+    totals = state.totals
+    assert totals.exchanges == {"gather": 3, "plain": 1}
+    assert totals.frame_bytes == sum(record.frame_bytes for record in seen)
+    mean = sum(record.bits_per_parameter for record in seen) / 4
+    assert totals.bits_per_parameter == pytest.approx(mean)
+    exposed = sum(1000 * record.exposed_seconds for record in seen[1:]) / 3
+    assert str(totals).startswith("4 steps (3 gather, 1 plain), ")
+    assert f"{mean:.2f} bits a parameter and step" in str(totals)
+    assert str(totals).endswith(f"the exchange added {exposed:.1f} ms to a step")
+
     residuals = state.residuals
     mine = residuals["one.weight"]
     mine.zero_()
