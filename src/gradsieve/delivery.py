@@ -17,9 +17,7 @@ from gradsieve.selection import encode_frames, sieve_gradients
 from gradsieve.state import SieveState
 
 
-def deliver(
-    state: SieveState, plan: Plan, gradients: Sequence[Tensor], buffer: Tensor, threads: int
-) -> Tensor:
+def deliver(state: SieveState, plan: Plan, gradients: Sequence[Tensor], buffer: Tensor) -> Tensor:
     """Replace this rank's gradients in the bucket's `buffer` by the average of all ranks."""
     tally = state.tally
     plan.settle_sums(state.members.group.size())
@@ -33,7 +31,7 @@ def deliver(
     with tally.timed("decode"):
         rotations = [parameter.rotation for parameter in plan.parameters]
         cleared = [plan.takes_all and p.clears(buffer.dtype) for p in plan.parameters]
-        average_into(buffer, contributions, rotations, threads, cleared)
+        average_into(buffer, contributions, rotations, torch.get_num_threads(), cleared)
     tally.overhead += state.overhead(plan)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())

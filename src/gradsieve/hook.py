@@ -93,11 +93,10 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     state.tally.buckets += 1
     plan, gradients, buffer = state.plan(parameters), bucket.gradients(), bucket.buffer()
     future, asked = future_on(buffer.device), Handover(buffer.device)
-    threads = torch.get_num_threads()
 
     def job() -> None:
         with asked.taken_over():
-            future.set_result(deliver(state, plan, gradients, buffer, threads))
+            future.set_result(deliver(state, plan, gradients, buffer))
 
     state.worker.submit(job)
     if bucket.is_last():

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
+from gradsieve.cores import usable_cores
 from gradsieve.exchange.nodes import stated_node_size
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
@@ -129,7 +130,3 @@ def computing_threads(device: torch.device) -> int:
         return 1
     shared = usable_cores() == os.cpu_count()
     return torch.get_num_threads() * (stated_node_size(None) if shared else 1)
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradsieve.cores import usable_cores
 from gradsieve.sieve import Workspace, select
 
 DENSITIES = (0.001, 0.01, 0.05, 0.30)
@@ -44,7 +45,7 @@ def bench_select(numel: int, repeats: int) -> Iterator[SelectRow]:
     gradient = torch.randn(numel, generator=generator)
     residual = torch.randn(numel, generator=generator).mul_(0.1)
     before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     try:
         for threads in sorted({1, cores}):
             torch.set_num_threads(threads)

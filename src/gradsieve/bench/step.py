@@ -1,6 +1,5 @@
 """Steps a second over an emulated link: real ranks, real training, one method after the other."""
 
-import os
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from gradsieve.cores import usable_cores
 from gradsieve.link import Link, open_link
 from gradsieve.runs.config import RunConfig, RunResult
 from gradsieve.runs.launch import launch
@@ -99,7 +99,7 @@ def step_table(rows: Iterable[StepRow]) -> Table:
     """Of one workload and link."""
     rows = list(rows)
     first = rows[0]
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     title = f"{first.workload}, {first.steps} steps, {first.link}, {cores} cores"
     headings = ("method", "step, ms", "× lock-step", "spread", "MB a step", "bits a parameter")
     table = table_of(

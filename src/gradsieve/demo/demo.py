@@ -1,10 +1,10 @@
 """Run the methods in turn, then write the table, the plots and the page."""
 
-import os
 from pathlib import Path
 
 from rich.console import Console
 
+from gradsieve.cores import usable_cores
 from gradsieve.demo.methods import SHOWN
 from gradsieve.demo.progress import RunProgress
 from gradsieve.demo.table import Row, rich_table
@@ -88,7 +88,7 @@ def make_directory(out: Path) -> None:
 
 
 def tell_link(link: Link, ranks: int, console: Console) -> None:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     console.print(f"MNIST network, 3.3 M parameters, on {cores} cores; {link.description}")
     if cores < ranks:
         console.print(f"[yellow]{ranks} ranks share {cores} cores: steps are slower than alone.")

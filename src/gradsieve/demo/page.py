@@ -1,9 +1,9 @@
 """One self-contained HTML page: the table and the plots, with a word on what to see."""
 
 import html
-import os
 from pathlib import Path
 
+from gradsieve.cores import usable_cores
 from gradsieve.demo.table import HEADINGS, Row, cells
 
 CAPTIONS = {
@@ -48,7 +48,7 @@ svg { max-width: 100%; height: auto; display: block; overflow: visible; }
 def write_page(rows: list[Row], plots: dict[str, str], out: Path) -> Path:
     """Write index.html, which opens without a network; `plots` are SVG texts by name."""
     first = rows[0].result
-    where = f"{first.link}; {len(os.sched_getaffinity(0))} cores; {first.steps} steps"
+    where = f"{first.link}; {usable_cores()} cores; {first.steps} steps"
     figures = "\n".join(figure(name, plots[name]) for name in CAPTIONS)
     page = out / "index.html"
     page.write_text(

@@ -1,11 +1,11 @@
 """The comparison that a demo ends with."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
+from gradsieve.cores import usable_cores
 from gradsieve.demo.methods import Shown
 from gradsieve.runs.config import RunResult
 from gradsieve.tables import table_of
@@ -43,7 +43,7 @@ def cells(row: Row) -> list[str]:
 
 def rich_table(rows: list[Row]) -> Table:
     first = rows[0].result
-    title = f"{first.steps} steps, {first.link}, {len(os.sched_getaffinity(0))} cores"
+    title = f"{first.steps} steps, {first.link}, {usable_cores()} cores"
     table = table_of(HEADINGS, title=title, words=("method",))
     for row in rows:
         table.add_row(*cells(row))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from gradsieve.cores import usable_cores
 from gradsieve.link import Link
 from gradsieve.runs.config import RECORDS, RESULT, RunConfig, RunResult, read_result
 
@@ -71,7 +72,7 @@ def start_rank(
         module,
         str(path),
     ]
-    cores = max(1, len(os.sched_getaffinity(0)) // ranks)
+    cores = max(1, usable_cores() // ranks)
     environment = os.environ | {
         "GLOO_SOCKET_IFNAME": link.interface,
         "OMP_NUM_THREADS": str(cores),
