@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,17 @@ def test_bench_rate_plays_what_is_new_and_shows_all(tmp_path):
     assert "'zip' is no method" in unknown.stderr
 
 
+def test_the_version_and_the_command_as_a_module():
+    ran = subprocess.run(
+        [sys.executable, "-m", "gradsieve", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == version("gradsieve")
+
+
 def test_plan_predicts_and_compares(tmp_path):
     rows = tmp_path / "rows.json"
     row = {
@@ -296,8 +308,10 @@ def test_plan_predicts_and_compares(tmp_path):
     assert all(number > 0 for number in content["machine"].values())
     (compared,) = content["comparisons"]
     assert 0.1 < compared["predicted_seconds"] < 0.3
+    assert "100,000,000 parameters" in ran.stdout
     assert "two-shot" in ran.stdout
     assert "predicted and measured" in ran.stdout
+    assert "measuring this machine" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -306,6 +320,7 @@ def test_plan_predicts_and_compares(tmp_path):
         (("--parameters", 1e8), "together"),
         (("--workload", "nothing"), "no workload"),
         (("--rows", "missing.json"), "cannot read the rows"),
+        (("--link", "100"), "write the unit"),
     ],
 )
 def test_plan_says_what_is_wrong(arguments, words, tmp_path):

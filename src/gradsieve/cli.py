@@ -1,6 +1,7 @@
 """The gradsieve command."""
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,22 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.command()(plan)
+
+
+def print_version(asked: bool) -> None:
+    if asked:
+        console.print(version("gradsieve"), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -74,7 +91,3 @@ def report(
     for table in frame_tables(found):
         console.print(table)
     write_json(json_file, asdict(found) | {"bits_per_parameter": found.bits_per_parameter})
-
-
-if __name__ == "__main__":
-    app()

@@ -1,6 +1,9 @@
 """What every command shares: the terminal, files of rows, and how a command fails."""
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +11,35 @@ import typer
 from rich.console import Console
 
 console = Console()
+errors = Console(stderr=True)
+LINE_EVERY = 10.0
+"""Seconds between lines of progress where there is no terminal."""
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as JSON.")]
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Tell what is being done: the block calls what it is given with each new text.
+
+    On a terminal one line changes; elsewhere lines go to standard error, so that a log of hours is
+    not silent and a redirected table stays a table.
+    """
+    if console.is_terminal:
+        with console.status(what) as status:
+            yield status.update
+        return
+    told = time.monotonic() - LINE_EVERY
+
+    def tell(text: str) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= LINE_EVERY:
+            told = now
+            errors.print(text, style="dim", markup=False, highlight=False)
+
+    tell(what)
+    yield tell
 
 
 def require_outputs(*paths: Path | None, plot: Path | None = None) -> None:
@@ -32,5 +62,5 @@ def write_json(path: Path | None, content: object) -> None:
 
 def fail(message: str, status: int = 1) -> None:
     """End with a message on standard error."""
-    Console(stderr=True).print(f"gradsieve: {message}", markup=False, highlight=False)
+    errors.print(f"gradsieve: {message}", markup=False, highlight=False)
     raise typer.Exit(status)

@@ -1,6 +1,5 @@
 """gradsieve bench: what this machine measures."""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.status import Status
 
-from gradsieve.console import Json, console, fail, require_outputs, write_json
+from gradsieve.console import Json, console, fail, require_outputs, working, write_json
+from gradsieve.cores import usable_cores
 from gradsieve.pieces import Way
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -26,10 +25,10 @@ def bench_select_command(
     from gradsieve.bench.select import bench_first_call, bench_select
     from gradsieve.tables import table_of
 
-    title = f"select, {numel:,} float32, {len(os.sched_getaffinity(0))} cores"
+    title = f"select, {numel:,} float32, {usable_cores()} cores"
     table = table_of(("threads", "density", "select, G/s", "add_, G/s", "ratio"), title=title)
     rows: list[dict[str, Any]] = []
-    with console.status("measuring ..."):
+    with working("measuring ..."):
         for row in bench_select(numel, repeats):
             rows.append(asdict(row))
             table.add_row(
@@ -52,7 +51,11 @@ def bench_select_command(
 @app.command("codec")
 def bench_codec_command(
     workload: Annotated[
-        list[str] | None, typer.Option(help="Record gradients of these; repeat the option.")
+        list[str] | None,
+        typer.Option(
+            help="Record gradients of these; repeat the option.",
+            show_default="mnist_cnn, mlp and gpt",
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=3, help="Timings a median is taken of.")] = 7,
     plot: Annotated[
@@ -78,7 +81,7 @@ def bench_codec_command(
         for name in names:
             require_workload(name)
         for source, gradients in sources(names):
-            with console.status(f"measuring {source} ..."):
+            with working(f"measuring {source} ..."):
                 measured = list(bench_codec(source, gradients, repeats))
                 points = [(row.bits_per_parameter, row.relative_error) for row in measured]
                 rows += measured
@@ -99,7 +102,7 @@ def bench_codec_command(
         "peers": [asdict(row) for row in peers],
         "levels": curves,
         "bounds": bounds,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
     }
     write_json(json_file, content)
 
@@ -107,19 +110,31 @@ def bench_codec_command(
 @app.command("step")
 def bench_step_command(
     workload: Annotated[
-        list[str] | None, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; repeat it.")
+        list[str] | None,
+        typer.Option(
+            help="mnist_cnn, mlp, gpt or gpt-small; repeat the option for several.",
+            show_default="mnist_cnn",
+        ),
     ] = None,
     link: Annotated[
         list[str] | None,
-        typer.Option(help='Emulated, as "1gbit" or "20mbit+40ms"; "none": bare loopback.'),
+        typer.Option(
+            help='Emulated, as "1gbit" or "20mbit+40ms"; "none": bare loopback; repeat it.',
+            show_default="1gbit",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="ddp, fp16, powersgd:4, lock-step, sieve, sieve:density=0.01; several."),
+        typer.Option(
+            help="ddp, fp16, powersgd:4, lock-step, sieve, sieve:density=0.01; repeat it.",
+            show_default="ddp, fp16, powersgd:1 and sieve",
+        ),
     ] = None,
     ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train.")] = 2,
-    steps: Annotated[int, typer.Option(min=20, help="Of each run, 10 of them to warm up.")] = 60,
-    rounds: Annotated[int, typer.Option(min=1, help="In each, every method runs once.")] = 3,
+    steps: Annotated[
+        int, typer.Option(min=20, help="Training steps of each run; the first 10 are not timed.")
+    ] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every method runs, in turn.")] = 3,
     seed: Annotated[int, typer.Option(help="Of weights, data order and dropout.")] = 0,
     out: Annotated[Path, typer.Option(help="Directory for the runs' records and logs.")] = Path(
         "build/bench-step"
@@ -145,7 +160,7 @@ def bench_step_command(
         for rate in links:
             require_link(ranks, None if rate == "none" else rate)
         for name, rate in product(workloads, links):
-            with console.status("starting ...") as status:
+            with working(f"{name}, {rate}: starting ranks ...") as tell:
                 measured = bench_step(
                     name,
                     None if rate == "none" else rate,
@@ -155,8 +170,8 @@ def bench_step_command(
                     rounds=rounds,
                     seed=seed,
                     out=out,
-                    begin=lambda config: status.update(
-                        f"{config.workload}, {config.link}: {config.method}"
+                    begin=lambda config: tell(
+                        f"{config.workload}, {config.link}: {config.method} ..."
                     ),
                 )
             console.print(step_table(measured))
@@ -170,79 +185,92 @@ def bench_step_command(
 
 @app.command("exchange")
 def bench_exchange_command(
-    exchange: Annotated[list[str] | None, typer.Option(help="gather, two-shot; both.")] = None,
+    exchange: Annotated[
+        list[str] | None,
+        typer.Option(help="gather or two-shot; repeat it.", show_default="both"),
+    ] = None,
     ranks: Annotated[
-        list[int] | None, typer.Option(min=2, max=16, help="2, 4 and 8; repeat it.")
+        list[int] | None,
+        typer.Option(
+            min=2, max=16, help="Processes that exchange; repeat it.", show_default="2, 4 and 8"
+        ),
     ] = None,
     link: Annotated[
-        str, typer.Option(help='Emulated, as "100mbit"; "none": bare loopback.')
-    ] = "100mbit",
+        list[str] | None,
+        typer.Option(
+            help='Emulated, as "1gbit" or "20mbit+40ms"; "none": bare loopback; repeat it.',
+            show_default="100mbit",
+        ),
+    ] = None,
     numel: Annotated[int, typer.Option(min=2**20, help="Elements of the bucket.")] = 20_000_000,
-    density: Annotated[float, typer.Option(min=1e-5, max=0.9, help="That is sent.")] = 0.01,
+    density: Annotated[
+        float, typer.Option(min=1e-5, max=0.9, help="The share of elements that a rank sends.")
+    ] = 0.01,
     out: Annotated[Path, typer.Option(help="Directory for logs.")] = Path("build/bench-exchange"),
     json_file: Json = None,
 ) -> None:
     """Seconds and bytes of one bucket's exchange, on more and more ranks."""
-    from gradsieve.bench.exchange import bench_exchange
+    from gradsieve.bench.exchange import ExchangeRow, bench_exchange, exchange_table
     from gradsieve.runs.launch import RunError
-    from gradsieve.tables import table_of
 
     require_outputs(json_file)
     ways = exchange or ["gather", "two-shot"]
     for way in ways:
         if way not in ("gather", "two-shot"):
             fail(f"{way!r} is no exchange of one node a rank; write gather or two-shot")
+    rows: list[ExchangeRow] = []
     try:
-        with console.status("starting ...") as status:
-            rows = bench_exchange(
-                cast(list[Way], ways),
-                ranks or [2, 4, 8],
-                None if link == "none" else link,
-                numel=numel,
-                density=density,
-                out=out,
-                begin=status.update,
-            )
+        for rate in link or ["100mbit"]:
+            with working(f"{rate}: starting ranks ...") as tell:
+                measured = bench_exchange(
+                    cast(list[Way], ways),
+                    ranks or [2, 4, 8],
+                    None if rate == "none" else rate,
+                    numel=numel,
+                    density=density,
+                    out=out,
+                    begin=tell,
+                )
+            console.print(exchange_table(measured))
+            rows += measured
     except (RunError, ValueError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted; the link is taken down", status=130)
-    cores = len(os.sched_getaffinity(0))
-    table = table_of(
-        ("exchange", "ranks", "in all, ms", "under way, ms", "frames, kB", "sent, kB"),
-        title=f"{numel:,} elements, {density:.2%} sent, {link}, {cores} cores",
-        words=("exchange",),
-    )
-    for row in rows:
-        table.add_row(
-            row.exchange,
-            str(row.ranks),
-            f"{1000 * row.seconds:.0f}",
-            f"{1000 * row.transfer_seconds:.1f}",
-            f"{row.frame_bytes / 1000:.0f}",
-            f"{row.sent_bytes / 1000:.0f}",
-        )
-    console.print(table)
     write_json(json_file, [asdict(row) for row in rows])
 
 
 @app.command("rate")
 def bench_rate_command(
     workload: Annotated[
-        str | None, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; gpt-small is trained.")
+        str | None,
+        typer.Option(
+            help="mnist_cnn, mlp, gpt or gpt-small.",
+            show_default="train gpt-small, show all",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01; several."
+            help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01; repeat it.",
+            show_default="train nothing",
         ),
     ] = None,
     learning_rate: Annotated[
-        list[float] | None, typer.Option("--lr", min=0, help="The workload's own; several.")
+        list[float] | None,
+        typer.Option("--lr", min=0, help="Repeat it.", show_default="the workload's own"),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="0; several.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of each run; 300 are trained.")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Played one after the other.")] = 2,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Of weights, data order and dropout; repeat it.", show_default="0"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each run.", show_default="train 300, show all"),
+    ] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Ranks, played one after the other in one process.")
+    ] = 2,
     runs: Annotated[
         Path, typer.Option(help="Finished runs are appended to this file, none is repeated.")
     ] = Path("rate.jsonl"),
@@ -276,8 +304,8 @@ def bench_rate_command(
                 ranks=ranks,
             )
             if file.find(setting) is None:
-                with console.status(f"{name} at {rate:g}, seed {number} ...") as status:
-                    run = play(setting, progress(status, name, setting.steps))
+                with working(f"{name} at {rate:g}, seed {number} ...") as tell:
+                    run = play(setting, progress(tell, name, setting.steps))
                 file.append(run)
                 console.print(f"{name} at {rate:g}, seed {number}: {run.quality:.4f}", style="dim")
         rows = [
@@ -299,5 +327,5 @@ def bench_rate_command(
     write_json(json_file, [asdict(row) for row in rows])
 
 
-def progress(status: Status, name: str, steps: int) -> Callable[[int, float], None]:
-    return lambda step, loss: status.update(f"{name}: {step} of {steps}, loss {loss:.3f}")
+def progress(tell: Callable[[str], None], name: str, steps: int) -> Callable[[int, float], None]:
+    return lambda step, loss: tell(f"{name}: {step} of {steps}, loss {loss:.3f}")

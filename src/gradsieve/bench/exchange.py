@@ -5,9 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.table import Table
+
+from gradsieve.cores import usable_cores
 from gradsieve.link import open_link
 from gradsieve.pieces import Way
 from gradsieve.runs.launch import run_ranks
+from gradsieve.tables import table_of
 
 REPEATS, WARM_UP = 5, 2
 
@@ -64,7 +68,7 @@ def bench_exchange(
     for count in ranks:
         with open_link(count, link) as opened:
             for exchange in exchanges:
-                begin(f"{exchange}, {count} ranks")
+                begin(f"{opened.description}: {exchange} ...")
                 directory = out / f"{exchange}-{count}"
                 directory.mkdir(parents=True, exist_ok=True)
                 order = ExchangeOrder(
@@ -81,3 +85,25 @@ def bench_exchange(
                 run_ranks("gradsieve.bench.exchange_rank", path, count, opened)
                 rows.append(ExchangeRow(**json.loads(Path(order.result).read_text())))
     return rows
+
+
+def exchange_table(rows: Sequence[ExchangeRow]) -> Table:
+    """Of one link."""
+    first = rows[0]
+    link = first.link.removeprefix(f"{first.ranks} ranks, ")
+    cores = usable_cores()
+    table = table_of(
+        ("exchange", "ranks", "in all, ms", "under way, ms", "frames, kB", "sent, kB"),
+        title=f"{first.numel:,} elements, {first.density:.2%} sent; {link}, {cores} cores",
+        words=("exchange",),
+    )
+    for row in rows:
+        table.add_row(
+            row.exchange,
+            str(row.ranks),
+            f"{1000 * row.seconds:.0f}",
+            f"{1000 * row.transfer_seconds:.1f}",
+            f"{row.frame_bytes / 1000:.0f}",
+            f"{row.sent_bytes / 1000:.0f}",
+        )
+    return table

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from gradsieve.console import errors
 from gradsieve.runs.config import RECORDS
 
 
@@ -26,6 +27,9 @@ class RunProgress:
         self.position = 0
 
     def begin(self, title: str, directory: Path) -> None:
+        if not self.bars.console.is_terminal:
+            # There the bars are drawn when all has ended.
+            errors.print(f"{title}, {self.steps} steps ...", style="dim", highlight=False)
         self.path, self.position = directory / RECORDS, 0
         self.task = self.bars.add_task(title, total=self.steps, numbers="starting ranks ...")
 

@@ -60,13 +60,19 @@ def parse_link(text: str) -> tuple[int, float]:
     """Return rate, in bits per second, and round trip, in seconds: "20mbit", "20mbit+40ms".
 
     Raises:
-        ValueError: `text` is no rate, or what follows it is no time.
+        ValueError: `text` is no rate, or less than a link can have, or what follows is no time.
     """
     rate, plus, round_trip = text.partition("+")
     match = _MILLISECONDS.fullmatch(round_trip.strip().lower())
     if plus and match is None:
         raise ValueError(f'not a round trip: {round_trip!r}; write it as in "20mbit+40ms"')
-    return parse_rate(rate), float(match[1]) / 1000 if match else 0.0
+    bits = parse_rate(rate)
+    if bits < MIN_RATE:
+        raise ValueError(
+            f"{text!r} is {format_rate(bits)}, and a link has {format_rate(MIN_RATE)} or more; "
+            'write the unit, as in "100mbit"'
+        )
+    return bits, float(match[1]) / 1000 if match else 0.0
 
 
 def format_rate(rate: int) -> str:

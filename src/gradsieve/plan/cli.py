@@ -9,28 +9,39 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from gradsieve.console import Json, console, fail, require_outputs, write_json
+from gradsieve.console import Json, console, fail, require_outputs, working, write_json
 from gradsieve.plan.rows import Comparison, PlanRow
 
 
 def plan(
     workload: Annotated[
-        list[str] | None, typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; repeat it.")
+        list[str] | None,
+        typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; repeat it.", show_default="mnist_cnn"),
     ] = None,
     parameters: Annotated[
-        float | None, typer.Option(min=1, help="Instead: of a model of your own, as 350e6.")
+        float | None,
+        typer.Option(min=1, help="Instead of a workload: elements of your model, as 350e6."),
     ] = None,
     step_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="Of that model, without any exchange.")
+        float | None,
+        typer.Option(min=0.001, help="Milliseconds of your model's step without any exchange."),
     ] = None,
     link: Annotated[
-        list[str] | None, typer.Option(help='As "1gbit" or "20mbit+40ms"; several.')
+        list[str] | None,
+        typer.Option(
+            help='As "1gbit" or "20mbit+40ms"; "none": loopback; repeat it.', show_default="1gbit"
+        ),
     ] = None,
-    ranks: Annotated[list[int] | None, typer.Option(min=2, help="2; several.")] = None,
-    bits: Annotated[float, typer.Option(min=0.001, help="Of frames, an element.")] = 0.25,
+    ranks: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="Machines, with a rank each; repeat it.", show_default="2"),
+    ] = None,
+    bits: Annotated[
+        float, typer.Option(min=0.001, help="What a frame takes, in bits an element.")
+    ] = 0.25,
     rows: Annotated[
         list[Path] | None,
-        typer.Option(help="Rows of `gradsieve bench step --json` to compare with; several."),
+        typer.Option(help="Rows of `gradsieve bench step --json` to compare with; repeat it."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory for what is measured.")] = Path("build/plan"),
     json_file: Json = None,
@@ -39,6 +50,7 @@ def plan(
 
     The quickest way is not all there is to it: what is sent of a gradient decides what is learned.
     """
+    from gradsieve.link import parse_link
     from gradsieve.plan.machine import measure
     from gradsieve.plan.rows import comparisons, plan_row, read_rows
     from gradsieve.plan.training import like_usual
@@ -57,16 +69,18 @@ def plan(
         needed = {*named, *(str(row["workload"]) for row in measured_rows)}
         for name in needed:
             require_workload(name)
-        with console.status("measuring this machine ..."):
+        links = link or ["1gbit"]
+        for rate in links:
+            if rate != "none":
+                parse_link(rate)
+        with working("measuring this machine, about a minute ..."):
             measured = measure(sorted(needed), out)
         trainings = {name: measured.trainings[name] for name in named}
         if parameters is not None and step_ms is not None:
-            trainings[f"{parameters:.3g} parameters"] = like_usual(parameters, step_ms / 1000)
+            trainings[f"{parameters:,.0f} parameters"] = like_usual(parameters, step_ms / 1000)
         planned = [
             plan_row(name, training, measured.machine, rate, count, bits)
-            for (name, training), rate, count in product(
-                trainings.items(), link or ["1gbit"], ranks or [2]
-            )
+            for (name, training), rate, count in product(trainings.items(), links, ranks or [2])
         ]
         compared = list(comparisons(measured_rows, measured))
     except KeyError as error:
@@ -99,7 +113,7 @@ def plan_table(rows: Sequence[PlanRow]) -> Table:
     )
     for row in rows:
         cells = (f"{1000 * row.seconds[way]:,.0f}" for way in ways)
-        table.add_row(row.link, f"{row.ranks:,}", *cells, row.quickest)
+        table.add_row(row.link, f"{row.ranks:,}", *cells, ", ".join(row.quickest))
     return table
 
 

@@ -17,6 +17,8 @@ from gradsieve.settings import read_settings
 
 ON_THE_WIRE = 0.957
 """Of a link's rate: the rest are headers of Ethernet, IP and TCP."""
+ALIKE = 1.03
+"""Seconds of two ways that lie within this factor do not tell which is quicker."""
 MOSTLY_DENSE, MOSTLY_FRAMES = 16.0, 6.0
 """Bits an element: what a run sends more than, or less than, that has chosen one way."""
 DESCRIBED = re.compile(r"([\d.]+) ([GMk]?)bit/s each way \(tbf\)(?:, ([\d.]+) ms round trip)?")
@@ -34,7 +36,8 @@ class PlanRow:
     """A step with no exchange at all."""
     seconds: Seconds
     """A step, by exchange."""
-    quickest: str
+    quickest: tuple[str, ...]
+    """The quickest way, and those that are as quick as the prediction can tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ def plan_row(
         bits=bits,
         limit_seconds=training.step,
         seconds=seconds,
-        quickest=min(seconds, key=lambda way: seconds[way]),
+        quickest=tuple(way for way in seconds if seconds[way] <= ALIKE * min(seconds.values())),
     )
 
 
