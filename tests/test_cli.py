@@ -131,6 +131,8 @@ def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
         (["bench", "rate", "--runs", "nowhere.jsonl"], "nowhere.jsonl holds no runs"),
         (["bench", "step", "--workload", "resnet"], "no workload 'resnet'"),
         (["bench", "step", "--link", "fast"], "not a rate"),
+        (["bench", "exchange", "--link", "none", "--link", "fast"], "not a rate"),
+        (["bench", "exchange", "--link", "5kbit"], "a link has 10 kbit/s or more"),
         (["bench", "step", "--json", "no/such/folder/rows.json"], "is no folder"),
     ],
 )
@@ -345,6 +347,8 @@ def test_bench_exchange_shows_each_way_on_each_number_of_ranks(tmp_path):
         # 1 % of a million elements, at ten to fifteen bits.
         assert 10_000 < row["frame_bytes"] < 45_000
         assert row["sent_bytes"] > row["frame_bytes"] / 2
+    assert "loopback, 2 ranks: gather ..." in ran.stderr
+    assert (tmp_path / "loopback-two-shot-3" / "row.json").exists()
     refused = answered("bench", "exchange", "--exchange", "pigeon")
     assert refused.exit_code == 1
     assert "pigeon" in refused.stderr

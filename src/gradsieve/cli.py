@@ -31,7 +31,9 @@ def print_version(asked: bool) -> None:
 def main(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=print_version, is_eager=True, help="Print it and exit."),
+        typer.Option(
+            "--version", callback=print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass

@@ -1,7 +1,6 @@
 """What every command shares: the terminal, files of rows, and how a command fails."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,6 @@ from rich.console import Console
 
 console = Console()
 errors = Console(stderr=True)
-LINE_EVERY = 10.0
-"""Seconds between lines of progress where there is no terminal."""
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as JSON.")]
 
@@ -29,14 +26,9 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         with console.status(what) as status:
             yield status.update
         return
-    told = time.monotonic() - LINE_EVERY
 
     def tell(text: str) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if now - told >= LINE_EVERY:
-            told = now
-            errors.print(text, style="dim", markup=False, highlight=False)
+        errors.print(text, style="dim", markup=False, highlight=False)
 
     tell(what)
     yield tell

@@ -18,7 +18,10 @@ from gradsieve.state import SieveState
 
 
 def deliver(state: SieveState, plan: Plan, gradients: Sequence[Tensor], buffer: Tensor) -> Tensor:
-    """Replace this rank's gradients in the bucket's `buffer` by the average of all ranks."""
+    """Replace this rank's gradients in the bucket's `buffer` by the average of all ranks.
+
+    On as many threads as torch had when the communication thread started.
+    """
     tally = state.tally
     plan.settle_sums(state.members.group.size())
     plan.deal(state.members.add_up_on_node)

@@ -1,7 +1,6 @@
 """What happened in each step, and where it can be written."""
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -49,20 +48,21 @@ class StepRecord:
 
 @dataclass(slots=True)
 class Totals:
-    """What a rank has sent and waited for, over all steps since `attach`; prints as one line."""
+    """A rank's frames, and what they have added to steps, since `attach`; prints as one line."""
 
-    exchanges: Counter[str] = field(default_factory=Counter)
+    exchanges: dict[str, int] = field(default_factory=dict)
     """Steps, by `StepRecord.exchange`."""
     frame_bytes: int = 0
+    """The sum of `StepRecord.frame_bytes`."""
     bits: float = 0.0
     """The sum over steps of `StepRecord.bits_per_parameter`."""
     exposed_seconds: float = 0.0
-    """Of steps that pruned."""
+    """Of steps that pruned; dense ones are not timed."""
     pruned_steps: int = 0
 
     @property
     def steps(self) -> int:
-        return self.exchanges.total()
+        return sum(self.exchanges.values())
 
     @property
     def bits_per_parameter(self) -> float:
@@ -70,7 +70,7 @@ class Totals:
         return self.bits / max(1, self.steps)
 
     def add(self, record: StepRecord) -> None:
-        self.exchanges[record.exchange] += 1
+        self.exchanges[record.exchange] = self.exchanges.get(record.exchange, 0) + 1
         self.frame_bytes += record.frame_bytes
         self.bits += record.bits_per_parameter
         if record.exposed_seconds is not None:
@@ -78,9 +78,10 @@ class Totals:
             self.pruned_steps += 1
 
     def __str__(self) -> str:
-        ways = ", ".join(f"{count} {way}" for way, count in self.exchanges.most_common())
+        often = sorted(self.exchanges.items(), key=lambda item: -item[1])
+        ways = ", ".join(f"{count} {way}" for way, count in often)
         sent = (
-            f"{self.steps} steps ({ways}), {self.frame_bytes / 1e6:.3g} MB sent, "
+            f"{self.steps} steps ({ways}), frames of {self.frame_bytes / 1e6:,.1f} MB, "
             f"{self.bits_per_parameter:.2f} bits a parameter and step"
         )
         if not self.pruned_steps:

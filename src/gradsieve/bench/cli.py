@@ -13,6 +13,8 @@ from gradsieve.cores import usable_cores
 from gradsieve.pieces import Way
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+STEPS_A_LINE = 100
+"""Where no terminal shows a line that changes."""
 
 
 @app.command("select")
@@ -211,6 +213,7 @@ def bench_exchange_command(
 ) -> None:
     """Seconds and bytes of one bucket's exchange, on more and more ranks."""
     from gradsieve.bench.exchange import ExchangeRow, bench_exchange, exchange_table
+    from gradsieve.link import require_link
     from gradsieve.runs.launch import RunError
 
     require_outputs(json_file)
@@ -218,14 +221,18 @@ def bench_exchange_command(
     for way in ways:
         if way not in ("gather", "two-shot"):
             fail(f"{way!r} is no exchange of one node a rank; write gather or two-shot")
+    counts = ranks or [2, 4, 8]
+    rates = [None if rate == "none" else rate for rate in link or ["100mbit"]]
     rows: list[ExchangeRow] = []
     try:
-        for rate in link or ["100mbit"]:
-            with working(f"{rate}: starting ranks ...") as tell:
+        for rate in rates:
+            require_link(max(counts), rate)
+        for rate in rates:
+            with working("starting ...") as tell:
                 measured = bench_exchange(
                     cast(list[Way], ways),
-                    ranks or [2, 4, 8],
-                    None if rate == "none" else rate,
+                    counts,
+                    rate,
                     numel=numel,
                     density=density,
                     out=out,
@@ -246,14 +253,14 @@ def bench_rate_command(
         str | None,
         typer.Option(
             help="mnist_cnn, mlp, gpt or gpt-small.",
-            show_default="train gpt-small, show all",
+            show_default="gpt-small for training, all for showing",
         ),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
             help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01; repeat it.",
-            show_default="train nothing",
+            show_default="none: only show the file",
         ),
     ] = None,
     learning_rate: Annotated[
@@ -266,7 +273,7 @@ def bench_rate_command(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Of each run.", show_default="train 300, show all"),
+        typer.Option(min=1, help="Of each run.", show_default="300 for training, all for showing"),
     ] = None,
     ranks: Annotated[
         int, typer.Option(min=1, help="Ranks, played one after the other in one process.")
@@ -328,4 +335,10 @@ def bench_rate_command(
 
 
 def progress(tell: Callable[[str], None], name: str, steps: int) -> Callable[[int, float], None]:
-    return lambda step, loss: tell(f"{name}: {step} of {steps}, loss {loss:.3f}")
+    every = 1 if console.is_terminal else STEPS_A_LINE
+
+    def after_step(step: int, loss: float) -> None:
+        if step % every == 0:
+            tell(f"{name}: {step} of {steps}, loss {loss:.3f}")
+
+    return after_step

@@ -68,8 +68,8 @@ def bench_exchange(
     for count in ranks:
         with open_link(count, link) as opened:
             for exchange in exchanges:
-                begin(f"{opened.description}: {exchange} ...")
-                directory = out / f"{exchange}-{count}"
+                begin(f"{link or 'loopback'}, {count} ranks: {exchange} ...")
+                directory = out / f"{link or 'loopback'}-{exchange}-{count}"
                 directory.mkdir(parents=True, exist_ok=True)
                 order = ExchangeOrder(
                     exchange=exchange,
@@ -90,12 +90,13 @@ def bench_exchange(
 def exchange_table(rows: Sequence[ExchangeRow]) -> Table:
     """Of one link."""
     first = rows[0]
-    link = first.link.removeprefix(f"{first.ranks} ranks, ")
+    link, _, why = first.link.removeprefix(f"{first.ranks} ranks, ").partition(":")
     cores = usable_cores()
     table = table_of(
         ("exchange", "ranks", "in all, ms", "under way, ms", "frames, kB", "sent, kB"),
         title=f"{first.numel:,} elements, {first.density:.2%} sent; {link}, {cores} cores",
         words=("exchange",),
+        caption=why.strip() or None,
     )
     for row in rows:
         table.add_row(

@@ -68,9 +68,10 @@ def parse_link(text: str) -> tuple[int, float]:
         raise ValueError(f'not a round trip: {round_trip!r}; write it as in "20mbit+40ms"')
     bits = parse_rate(rate)
     if bits < MIN_RATE:
+        missing = '; write the unit, as in "100mbit"' if rate.strip().isdigit() else ""
         raise ValueError(
-            f"{text!r} is {format_rate(bits)}, and a link has {format_rate(MIN_RATE)} or more; "
-            'write the unit, as in "100mbit"'
+            f"{text!r} is {format_rate(bits)}, and a link has {format_rate(MIN_RATE)} or more"
+            f"{missing}"
         )
     return bits, float(match[1]) / 1000 if match else 0.0
 

@@ -16,11 +16,14 @@ from gradsieve.plan.rows import Comparison, PlanRow
 def plan(
     workload: Annotated[
         list[str] | None,
-        typer.Option(help="mnist_cnn, mlp, gpt or gpt-small; repeat it.", show_default="mnist_cnn"),
+        typer.Option(
+            help="mnist_cnn, mlp, gpt or gpt-small; repeat it.",
+            show_default="mnist_cnn, unless --parameters or --rows is given",
+        ),
     ] = None,
     parameters: Annotated[
         float | None,
-        typer.Option(min=1, help="Instead of a workload: elements of your model, as 350e6."),
+        typer.Option(min=1, help="A model of your own: its elements, as 350e6."),
     ] = None,
     step_ms: Annotated[
         float | None,
@@ -73,7 +76,7 @@ def plan(
         for rate in links:
             if rate != "none":
                 parse_link(rate)
-        with working("measuring this machine, about a minute ..."):
+        with working("measuring this machine, a minute or more ..."):
             measured = measure(sorted(needed), out)
         trainings = {name: measured.trainings[name] for name in named}
         if parameters is not None and step_ms is not None:

@@ -49,7 +49,7 @@ class Measured:
 
 
 def measure(workloads: Sequence[str], directory: Path) -> Measured:
-    """It takes some seconds, and some steps of each workload.
+    """It takes half a minute, and some steps of each workload.
 
     Args:
         directory: for logs and the numbers.

@@ -18,7 +18,8 @@ from gradsieve.settings import read_settings
 ON_THE_WIRE = 0.957
 """Of a link's rate: the rest are headers of Ethernet, IP and TCP."""
 ALIKE = 1.03
-"""Seconds of two ways that lie within this factor do not tell which is quicker."""
+"""Ways within this factor are called alike. Predictions are off by more, but mostly all alike: what
+is computed beside the exchange."""
 MOSTLY_DENSE, MOSTLY_FRAMES = 16.0, 6.0
 """Bits an element: what a run sends more than, or less than, that has chosen one way."""
 DESCRIBED = re.compile(r"([\d.]+) ([GMk]?)bit/s each way \(tbf\)(?:, ([\d.]+) ms round trip)?")
@@ -73,6 +74,7 @@ def plan_row(
         "dense": predict_dense(training, machine, cost, ranks),
         "dense-fp16": predict_dense(training, machine, cost, ranks, half=True),
     } | {way: predict_frames(training, machine, cost, ranks, way, bits) for way in ways}
+    by_speed = sorted(seconds, key=lambda way: seconds[way])
     return PlanRow(
         workload=workload,
         link=link,
@@ -80,7 +82,7 @@ def plan_row(
         bits=bits,
         limit_seconds=training.step,
         seconds=seconds,
-        quickest=tuple(way for way in seconds if seconds[way] <= ALIKE * min(seconds.values())),
+        quickest=tuple(way for way in by_speed if seconds[way] <= ALIKE * seconds[by_speed[0]]),
     )
 
 
