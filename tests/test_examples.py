@@ -55,6 +55,7 @@ def test_the_diff_is_five_lines_and_the_script_trains_with_it(patched, tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert float(ran.stdout.split("test accuracy")[1]) > 0.5
     assert "50 steps (" in ran.stdout
+    assert "bits a parameter" in ran.stdout
     for rank in range(2):
         state = torch.load(tmp_path / f"sieve-rank{rank}.pt", weights_only=True)
         assert state["step"] == 50

@@ -26,12 +26,13 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         with console.status(what) as status:
             yield status.update
         return
+    log(what)
+    yield log
 
-    def tell(text: str) -> None:
-        errors.print(text, style="dim", markup=False, highlight=False)
 
-    tell(what)
-    yield tell
+def log(text: str) -> None:
+    """A line of progress, for where no terminal shows one that changes."""
+    errors.print(text, style="dim", markup=False, highlight=False)
 
 
 def require_outputs(*paths: Path | None, plot: Path | None = None) -> None:

@@ -150,7 +150,8 @@ def bench_step_command(
     from gradsieve.runs.methods import require_method
     from gradsieve.workloads.workload import require_workload
 
-    workloads, links = workload or ["mnist_cnn"], link or ["1gbit"]
+    workloads = workload or ["mnist_cnn"]
+    rates = [None if rate == "none" else rate for rate in link or ["1gbit"]]
     methods = method or ["ddp", "fp16", "powersgd:1", "sieve"]
     require_outputs(json_file)
     rows: list[StepRow] = []
@@ -159,13 +160,13 @@ def bench_step_command(
             require_method(name)
         for name in workloads:
             require_workload(name)
-        for rate in links:
-            require_link(ranks, None if rate == "none" else rate)
-        for name, rate in product(workloads, links):
-            with working(f"{name}, {rate}: starting ranks ...") as tell:
+        for rate in rates:
+            require_link(ranks, rate)
+        for name, rate in product(workloads, rates):
+            with working(f"{name}, {rate or 'none'}: starting ranks ...") as tell:
                 measured = bench_step(
                     name,
-                    None if rate == "none" else rate,
+                    rate,
                     methods,
                     ranks=ranks,
                     steps=steps,

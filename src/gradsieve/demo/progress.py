@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gradsieve.console import errors
+from gradsieve.console import log
 from gradsieve.runs.config import RECORDS
 
 
@@ -29,7 +29,7 @@ class RunProgress:
     def begin(self, title: str, directory: Path) -> None:
         if not self.bars.console.is_terminal:
             # There the bars are drawn when all has ended.
-            errors.print(f"{title}, {self.steps} steps ...", style="dim", highlight=False)
+            log(f"{title}, {self.steps} steps ...")
         self.path, self.position = directory / RECORDS, 0
         self.task = self.bars.add_task(title, total=self.steps, numbers="starting ranks ...")
 
