@@ -5,6 +5,7 @@ from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, enco
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
+from gradsieve.recording import Recorder
 from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
 from gradsieve.telemetry import JsonLines, StepRecord, Totals
@@ -21,6 +22,7 @@ __all__ = [
     "Magnitudes",
     "Measured",
     "Moments",
+    "Recorder",
     "SectionReport",
     "SieveError",
     "SieveState",

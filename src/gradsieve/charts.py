@@ -10,8 +10,8 @@ import vl_convert
 
 
 def write_chart(chart: Any, path: Path) -> None:
-    """An altair chart as PNG or SVG, by the path's ending."""
-    specification = chart.to_json()
+    """An altair chart, or its specification, as PNG or SVG, by the path's ending."""
+    specification = chart if isinstance(chart, dict) else chart.to_dict()
     if path.suffix == ".svg":
         path.write_text(vl_convert.vegalite_to_svg(specification))
     else:

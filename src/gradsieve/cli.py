@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gradsieve.bench.cli import app as bench
-from gradsieve.console import Json, console, fail, write_json
+from gradsieve.console import Json, console, fail, require_outputs, write_json
 from gradsieve.plan.cli import plan
 
 app = typer.Typer(
@@ -77,9 +77,55 @@ def demo(
 
 @app.command()
 def report(
-    frame: Annotated[Path, typer.Option(help="A file with the bytes of one frame.")],
+    directory: Annotated[
+        Path | None,
+        typer.Argument(help="What a demo, study, benchmark or your own training has written."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for the page and its figures.", show_default="DIRECTORY/report"
+        ),
+    ] = None,
+    frame: Annotated[
+        Path | None, typer.Option(help="Instead: show what this file with a frame holds.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
+    """One page that opens offline, and its figures as files, from the records in a directory."""
+    if (directory is None) == (frame is None):
+        fail("give either a directory with records or --frame FILE", status=2)
+    if frame is not None:
+        report_frame(frame, json_file)
+    elif directory is not None:
+        report_directory(directory, out or directory / "report", json_file)
+
+
+def report_directory(directory: Path, out: Path, json_file: Path | None) -> None:
+    from gradsieve.console import working
+    from gradsieve.recording.files import RecordsError
+
+    try:
+        from gradsieve.report.report import write_report
+    except ImportError as error:
+        fail(f"a report draws figures and {error.name} is missing: pip install 'gradsieve[demo]'")
+    from gradsieve.report.source import read_source
+    from gradsieve.report.summary import summary_rows
+
+    require_outputs(json_file)
+    try:
+        source = read_source(directory)
+        with working(f"drawing {directory} ..."):
+            page = write_report(source, out)
+    except RecordsError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror}; give --out another directory")
+    write_json(json_file, summary_rows(source))
+    console.print(f"Open [bold]{page}[/bold]; every figure lies beside it as .png and .svg.")
+
+
+def report_frame(frame: Path, json_file: Path | None) -> None:
     """What is in a frame: its sections, and how many bits each part takes."""
     from gradsieve.codec import FrameError
     from gradsieve.report.frame import frame_tables, read_frame

@@ -88,6 +88,8 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     For tools that register a state and a hook themselves; others call `attach`.
     """
     parameters = state.begin(bucket)
+    for observer in state.observers:
+        observer.see_gradients(state.step, parameters, bucket.gradients())
     if state.plain or state.route.is_dense:
         return send_all(state, bucket, parameters)
     state.tally.buckets += 1

@@ -36,7 +36,7 @@ from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
 from gradsieve.tally import Tally, computing_threads
-from gradsieve.telemetry import StepRecord, Totals
+from gradsieve.telemetry import Observer, StepRecord, Totals
 from gradsieve.thresholds import Threshold
 from gradsieve.warm_up import warm_up
 
@@ -115,6 +115,7 @@ class SieveState:
         self.totals = Totals()
         self.on_step: Callable[[StepRecord], None] | None = None
         # Internal.
+        self.observers: list[Observer] = []
         self.registry = Registry(min_numel, rotation)
         self.workspace = Workspace()
         self.tally = Tally()
@@ -305,6 +306,8 @@ class SieveState:
             self.worker.submit_local(lambda: self._turn(asked))
         if not self.last.plain and self.members.group.rank() == 0:
             self._tell_of_rotation(rotations, self.last.bits_per_parameter)
+        for observer in list(self.observers):
+            observer.end_step(self.last)
         if self.on_step is not None:
             self.on_step(self.last)
 

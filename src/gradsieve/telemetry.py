@@ -1,9 +1,15 @@
 """What happened in each step, and where it can be written."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gradsieve.parameters import ParameterState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,29 @@ class StepRecord:
     without names."""
     nonfinite: int
     """Elements of this rank's gradient that were NaN or infinite; not counted in plain steps."""
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that trackers draw over steps, by names that group in their pages."""
+        numbers = {
+            "sieve/density": self.density,
+            "sieve/bits_per_parameter": self.bits_per_parameter,
+            "sieve/residual_norm": self.residual_norm,
+        }
+        if self.exposed_seconds is not None:
+            numbers["sieve/exposed_seconds"] = self.exposed_seconds
+        numbers |= {f"threshold/{name}": value for name, value in self.thresholds.items()}
+        return numbers | {f"density/{name}": value for name, value in self.densities.items()}
+
+
+class Observer(Protocol):
+    """Sees each step of a state, in the training thread; raises nothing."""
+
+    def see_gradients(
+        self, step: int, parameters: Sequence["ParameterState"], gradients: Sequence[Tensor]
+    ) -> None:
+        """A bucket's, flat, of this rank, before they are pruned; the residuals of before."""
+
+    def end_step(self, record: StepRecord) -> None: ...
 
 
 @dataclass(slots=True)

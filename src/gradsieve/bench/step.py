@@ -63,6 +63,7 @@ def bench_step(
                     link=opened.description,
                     learning_rate=learning_rate,
                     seed=seed,
+                    title=f"{method}, {workload}, {opened.description}",
                 )
                 begin(config)
                 results.append(launch(config, opened))

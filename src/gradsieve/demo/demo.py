@@ -1,4 +1,4 @@
-"""Run the methods in turn, then write the table, the plots and the page."""
+"""Run the methods in turn, then write the table, the figures and the page."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from gradsieve.demo.methods import SHOWN
 from gradsieve.demo.progress import RunProgress
 from gradsieve.demo.table import Row, rich_table
 from gradsieve.link import Link, open_link
-from gradsieve.runs.config import RunConfig, RunResult, read_records
+from gradsieve.runs.config import RunConfig, RunResult
 from gradsieve.runs.launch import RunError, launch
 
 WORKLOAD = "mnist_cnn"
@@ -36,9 +36,9 @@ def run_demo(
             directory cannot be written, or a run failed.
     """
     require_extra()
-    # After the check, since both need what the extra brings.
-    from gradsieve.demo.page import write_page
-    from gradsieve.demo.plots import write_plots
+    # After the check, since they need what the extra brings.
+    from gradsieve.report.report import write_report
+    from gradsieve.report.source import read_source
 
     make_directory(out)
     try:
@@ -55,13 +55,9 @@ def run_demo(
             )
     except (RunError, ValueError) as error:
         raise DemoError(str(error)) from error
-    rows = [
-        Row(shown, result, read_records(out / shown.name))
-        for shown, result in zip(SHOWN, results, strict=True)
-    ]
+    rows = [Row(shown, result) for shown, result in zip(SHOWN, results, strict=True)]
     console.print(rich_table(rows))
-    plots = write_plots(rows, out)
-    page = write_page(rows, plots, out)
+    page = write_report(read_source(out), out, title="gradsieve demo")
     console.print(f"Open [bold]{page}[/bold] for the curves; records and plots lie beside it.")
     return rows
 
@@ -118,6 +114,8 @@ def run_all(
                 link=link.description,
                 learning_rate=learning_rate,
                 seed=seed,
+                title=shown.title,
+                histograms_at=tuple(round(part * (steps - 1) / 4) for part in range(5)),
             )
             progress.begin(shown.title, out / shown.name)
             results.append(launch(config, link, progress.update))

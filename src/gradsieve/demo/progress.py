@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gradsieve.console import log
-from gradsieve.runs.config import RECORDS
+from gradsieve.recording.files import RECORDS, is_step
 
 
 class RunProgress:
@@ -48,7 +48,7 @@ class RunProgress:
             return None
         self.position += len(whole) + 1
         record: dict[str, Any] = json.loads(whole.rpartition(b"\n")[2])
-        return record
+        return record if is_step(record) else None
 
 
 def in_words(record: dict[str, Any]) -> str:

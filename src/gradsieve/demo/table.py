@@ -1,7 +1,6 @@
 """The comparison that a demo ends with."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from rich.table import Table
 
@@ -26,7 +25,6 @@ class Row:
 
     method: Shown
     result: RunResult
-    records: list[dict[str, Any]]
 
 
 def cells(row: Row) -> list[str]:

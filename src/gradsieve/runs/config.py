@@ -3,9 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-RECORDS = "records.jsonl"
 RESULT = "result.json"
 CONFIG = "config.json"
 
@@ -27,6 +25,10 @@ class RunConfig:
     seed: int = 0
     warmup_steps: int = 10
     """Steps at the start that medians and byte counts leave out."""
+    title: str = ""
+    """In words; runs of one title differ in their seeds."""
+    histograms_at: tuple[int, ...] = ()
+    """Steps in which distributions are counted, of all elements."""
 
     def save(self) -> Path:
         path = Path(self.directory) / CONFIG
@@ -36,16 +38,8 @@ class RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    return RunConfig(**json.loads(path.read_text()))
-
-
-def read_records(directory: Path) -> list[dict[str, Any]]:
-    """The records of a run so far; a last line that is still being written is left out."""
-    path = directory / RECORDS
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    read = json.loads(path.read_text())
+    return RunConfig(**(read | {"histograms_at": tuple(read.get("histograms_at", ()))}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

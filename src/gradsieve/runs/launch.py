@@ -11,7 +11,8 @@ from typing import IO
 
 from gradsieve.cores import usable_cores
 from gradsieve.link import Link
-from gradsieve.runs.config import RECORDS, RESULT, RunConfig, RunResult, read_result
+from gradsieve.recording.files import HISTOGRAMS, RECORDS
+from gradsieve.runs.config import RESULT, RunConfig, RunResult, read_result
 
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0
@@ -33,7 +34,7 @@ def launch(config: RunConfig, link: Link, watch: Callable[[], None] = lambda: No
     """
     directory = Path(config.directory)
     path = config.save()
-    for old in (RECORDS, RESULT):
+    for old in (RECORDS, HISTOGRAMS, RESULT):
         (directory / old).unlink(missing_ok=True)
     run_ranks("gradsieve.runs.train", path, config.ranks, link, watch)
     return read_result(directory)

@@ -4,7 +4,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,10 +13,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.link import read_counters
-from gradsieve.runs.config import RECORDS, RunConfig, RunResult, read_config
+from gradsieve.recording import Recorder
+from gradsieve.runs.config import RunConfig, RunResult, read_config
 from gradsieve.runs.methods import LOCK_STEP, bucket_cap_mb, register
 from gradsieve.runs.rank import joined, sharers
-from gradsieve.telemetry import JsonLines
 from gradsieve.workloads.workload import Workload, load_workload
 
 Batch = tuple[Tensor, Tensor]
@@ -84,34 +83,44 @@ class Run:
         """Train; returns bytes sent a step, by the interface's counter."""
         config = self.config
         data = self.workload.batches(self.rank, self.ranks, config.seed)
-        sink = JsonLines(Path(config.directory) / RECORDS) if self.rank == 0 else None
+        recorder = Recorder(
+            self.state,
+            self.model,
+            config.directory,
+            histograms_every=lambda step: step in config.histograms_at,
+            sample=None,
+            tensorboard=False,
+            about={"title": config.title},
+        )
         dist.barrier()
         before = read_counters(config.interface)
         numel = sum(parameter.numel() for parameter in self.model.parameters())
         sent = 0.0
         for step in range(config.steps):
-            record = self.step(step, data)
+            record = self.step(data)
             after = read_counters(config.interface)
             record["sent_bytes"] = (after - before).sent_bytes / sharers(config.interface)
-            # Of frames, where the method makes any.
-            record.setdefault("bits_per_parameter", 8 * record["sent_bytes"] / numel)
+            bits = 8 * record["sent_bytes"] / numel
+            if self.state is not None and self.state.last is not None:
+                bits = self.state.last.bits_per_parameter
+            record["bits_per_parameter"] = bits
             before = after
             if step >= config.warmup_steps:
                 sent += record["sent_bytes"]
                 self.seconds.append(float(record["seconds"]))
-                self.bits.append(float(record["bits_per_parameter"]))
+                self.bits.append(bits)
                 if step % LIMIT_EVERY == 0:
                     self.limit_seconds.append(self.time_limit(next(data)))
                     before = read_counters(config.interface)
-            if sink is not None:
-                sink.write(dict(record))
+            recorder.log(**record)
+        recorder.close()
         return sent / (config.steps - config.warmup_steps)
 
     @property
     def exchanges(self) -> bool:
         return self.config.method != LOCK_STEP
 
-    def step(self, number: int, data: Iterator[Batch]) -> dict[str, float]:
+    def step(self, data: Iterator[Batch]) -> dict[str, float]:
         batch = next(data)
         start = time.perf_counter()
         if self.exchanges:
@@ -119,26 +128,16 @@ class Run:
         else:
             logits, loss = self.limit.lock_step(batch)
         seconds = time.perf_counter() - start
-        record = {
-            "step": number,
+        return {
             "seconds": seconds,
             "loss": loss.item(),
             "accuracy": (logits.argmax(-1) == batch[1]).float().mean().item(),
         }
-        return record | self.exchanged()
 
     def time_limit(self, batch: Batch) -> float:
         start = time.perf_counter()
         self.limit.lock_step(batch)
         return time.perf_counter() - start
-
-    def exchanged(self) -> dict[str, float]:
-        """What the method says of its own exchange in the last step."""
-        if self.state is not None and self.state.last is not None:
-            own = asdict(self.state.last)
-            del own["step"]
-            return own
-        return {}
 
     def result(self, bytes_per_step: float) -> RunResult:
         step_seconds = statistics.median(self.seconds)

@@ -1,0 +1,99 @@
+"""Counting tensors into histograms, each on its own device."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradsieve.compiled import compiled
+from gradsieve.recording.histogram import (
+    BINS,
+    BINS_A_SIGN,
+    MANTISSA_BITS,
+    SMALLEST_EXPONENT,
+    Histogram,
+)
+
+RUN = 256
+"""Neighbouring elements that a sample takes together."""
+ALWAYS_COUNTED = 16 * RUN
+"""Elements of a tensor that are looked at in any case."""
+SHIFT = 23 - MANTISSA_BITS
+FIRST_BIN = (SMALLEST_EXPONENT + 127) << MANTISSA_BITS
+"""The first bits, without the sign, of the smallest magnitude that has a bin."""
+MAGNITUDE_BITS = 0x7FFFFFFF
+FIRST_NONFINITE = 0x7F800000
+
+
+def histogram_of(tensor: Tensor, every: int = 1) -> Histogram:
+    """Count a tensor of any shape, floating dtype and device.
+
+    Args:
+        every: look at one run of neighbours in so many.
+    """
+    flat = tensor.detach().reshape(-1)
+    return counted(sampled(flat, every).float(), flat.numel())
+
+
+def histogram_of_sum(first: Tensor, second: Tensor, every: int = 1) -> Histogram:
+    """Count the sum of two tensors, as many elements each, without adding what is not looked at."""
+    one, other = first.detach().reshape(-1), second.detach().reshape(-1)
+    return counted(sampled(one, every).float() + sampled(other, every).float(), one.numel())
+
+
+def sampled(flat: Tensor, every: int) -> Tensor:
+    numel = flat.numel()
+    every = min(every, max(1, numel // ALWAYS_COUNTED))
+    if every == 1:
+        return flat
+    runs = numel // (RUN * every)
+    return flat[: runs * RUN * every].view(runs, RUN * every)[:, :RUN].reshape(-1)
+
+
+def counted(sample: Tensor, elements: int) -> Histogram:
+    """Of a contiguous flat float32 tensor."""
+    if sample.device.type != "cpu":
+        return count_on_device(sample, elements)
+    counts = np.zeros(BINS, np.int64)
+    total, square_sum, nonfinite = count(sample.numpy(), sample.numpy().view(np.int32), counts)
+    return Histogram(
+        counts=counts,
+        elements=elements,
+        total=total,
+        square_sum=square_sum,
+        nonfinite=nonfinite,
+    )
+
+
+def count_on_device(sample: Tensor, elements: int) -> Histogram:
+    """In torch operations; two small copies to the host."""
+    bits = sample.view(torch.int32)
+    magnitude = bits & MAGNITUDE_BITS
+    place = ((magnitude >> SHIFT) - (FIRST_BIN - 1)).clamp(0, BINS_A_SIGN)
+    finite = magnitude < FIRST_NONFINITE
+    bins = BINS_A_SIGN + torch.where(bits < 0, -place, place)
+    counts = torch.bincount(torch.where(finite, bins, BINS), minlength=BINS + 1).cpu().numpy()
+    exact = torch.where(finite, sample, 0.0).double()
+    total, square_sum = torch.stack([exact.sum(), exact.square().sum()]).tolist()
+    return Histogram(
+        counts=counts[:BINS],
+        elements=elements,
+        total=total,
+        square_sum=square_sum,
+        nonfinite=int(counts[BINS]),
+    )
+
+
+@compiled
+def count(values, bits, counts):  # type: ignore[no-untyped-def]
+    total, square_sum, nonfinite = 0.0, 0.0, 0
+    for i in range(values.size):
+        magnitude = bits[i] & MAGNITUDE_BITS
+        if magnitude >= FIRST_NONFINITE:
+            nonfinite += 1
+            continue
+        place = min(max((magnitude >> SHIFT) - (FIRST_BIN - 1), 0), BINS_A_SIGN)
+        counts[BINS_A_SIGN - place if bits[i] < 0 else BINS_A_SIGN + place] += 1
+        value = np.float64(values[i])
+        total += value
+        square_sum += value * value
+    return total, square_sum, nonfinite

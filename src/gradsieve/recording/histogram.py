@@ -1,0 +1,125 @@
+"""Histograms over fixed logarithmic bins, the same for every tensor, step and rank."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+
+SMALLEST_EXPONENT, LARGEST_EXPONENT = -48, 16
+MANTISSA_BITS = 3
+"""A bin is a sign, an exponent and so many bits of the mantissa: eight bins an octave."""
+BINS_A_SIGN = (LARGEST_EXPONENT - SMALLEST_EXPONENT) << MANTISSA_BITS
+BINS = 2 * BINS_A_SIGN + 1
+"""In the order of their values; the one in the middle holds zero and all that is smaller than
+2^SMALLEST_EXPONENT. Finite magnitudes of 2^LARGEST_EXPONENT and more are in the outermost."""
+ZERO_BIN = BINS_A_SIGN
+
+
+@cache
+def edges() -> NDArray[np.float64]:
+    """[BINS + 1], ascending."""
+    octaves = np.arange(BINS_A_SIGN + 1) >> MANTISSA_BITS
+    inside = np.arange(BINS_A_SIGN + 1) & (2**MANTISSA_BITS - 1)
+    magnitudes = np.ldexp(1 + inside / 2**MANTISSA_BITS, octaves + SMALLEST_EXPONENT)
+    return np.concatenate([-magnitudes[::-1], magnitudes])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    counts: Counts
+    """[BINS], of the finite elements that were counted."""
+    elements: int
+    """Of the tensors, all ranks together; counted were as many, or a sample of them."""
+    total: float
+    """The sum of what was counted."""
+    square_sum: float
+    nonfinite: int = 0
+    """Counted as well, but in no bin."""
+
+    @property
+    def counted(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.counted)
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of what was counted."""
+        if not self.counted:
+            return 0.0
+        return math.sqrt(max(0.0, self.square_sum / self.counted - self.mean**2))
+
+    def cumulated(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The share of what was counted that lies below each value; bins are divided evenly."""
+        below = np.concatenate([[0], np.cumsum(self.counts)]) / max(1, self.counted)
+        return np.interp(values, edges(), below)
+
+    def share_beyond(self, deviations: float) -> float:
+        """The share of elements further from the mean than so many standard deviations."""
+        reach = deviations * self.deviation
+        lower, upper = self.cumulated(np.array([self.mean - reach, self.mean + reach]))
+        return float(1 - (upper - lower))
+
+    def as_json(self) -> dict[str, Any]:
+        """Bins as [first, counts ...] of those between the first and the last that is not empty."""
+        filled = np.flatnonzero(self.counts)
+        first, last = (int(filled[0]), int(filled[-1])) if filled.size else (0, -1)
+        return {
+            "bins": [first, *self.counts[first : last + 1].tolist()],
+            "elements": self.elements,
+            "total": self.total,
+            "square_sum": self.square_sum,
+            "nonfinite": self.nonfinite,
+        }
+
+    @classmethod
+    def from_json(cls, read: Mapping[str, Any]) -> "Histogram":
+        """Raises KeyError, TypeError or ValueError where `read` is none."""
+        first, *inside = read["bins"]
+        counts = np.zeros(BINS, np.int64)
+        counts[first : first + len(inside)] = inside
+        return cls(
+            counts=counts,
+            elements=int(read["elements"]),
+            # JSON has no word for an overflow.
+            total=float(read["total"] or 0.0),
+            square_sum=float(read["square_sum"] or 0.0),
+            nonfinite=int(read["nonfinite"]),
+        )
+
+
+def sum_of(histograms: Iterable[Histogram]) -> Histogram:
+    """Of the same tensor on several ranks, all counted alike."""
+    found = list(histograms)
+    return Histogram(
+        counts=np.sum([h.counts for h in found], axis=0),
+        elements=sum(h.elements for h in found),
+        total=sum(h.total for h in found),
+        square_sum=sum(h.square_sum for h in found),
+        nonfinite=sum(h.nonfinite for h in found),
+    )
+
+
+def overall(histograms: Iterable[Histogram]) -> Histogram:
+    """Of several tensors together: each counts by its elements, however few were counted."""
+    weighted = []
+    for one in histograms:
+        factor = one.elements / max(1, one.counted + one.nonfinite)
+        weighted.append(
+            Histogram(
+                counts=np.rint(one.counts * factor).astype(np.int64),
+                elements=one.elements,
+                total=one.total * factor,
+                square_sum=one.square_sum * factor,
+                nonfinite=round(one.nonfinite * factor),
+            )
+        )
+    return sum_of(weighted)

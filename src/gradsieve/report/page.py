@@ -1,0 +1,191 @@
+"""One self-contained HTML page: it opens without a network."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import vl_convert
+
+from gradsieve.report.distribution import KINDS, WHOLE_MODEL
+from gradsieve.report.figures import ALL_LAYERS, Figure
+from gradsieve.report.series import columns
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+FILLED_BY_SCRIPT = ("bars", "marks", "words")
+"""Data of the histogram: the page makes it of shapes, by the choices."""
+
+
+def page_of(
+    *,
+    title: str,
+    sentences: Sequence[str],
+    tables: Mapping[str, Table],
+    figures: Sequence[Figure],
+    shapes: Mapping[str, Any],
+) -> str:
+    """HTML; `tables` by heading, the first one stands at the top.
+
+    `figures` follow each other as they come; `shapes` as `distribution.drawn` gives them.
+    """
+    (_, summary), *others = tables.items()
+    data = named_data(figures)
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        *(f"<p>{html.escape(sentence)}</p>" for sentence in sentences),
+        table_html(summary, "Summary"),
+        *controls(figures, data, shapes),
+        *(section(figure) for figure in figures),
+        *(f"<h2>{html.escape(name)}</h2>{table_html(table, name)}" for name, table in others),
+    ]
+    report = {
+        "figures": {
+            figure.name: {
+                "charts": {scale: chart.to_dict() for scale, chart in figure.charts.items()},
+                "data": list(figure.data),
+            }
+            for figure in figures
+        },
+        "data": {name: columns(rows) for name, rows in data.items()},
+        "shapes": shapes,
+        "wholeModel": WHOLE_MODEL,
+        "extent": extent(data),
+        "choice": first_choice(data, shapes),
+    }
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{resource("page.css")}</style>
+</head>
+<body>
+{chr(10).join(body)}
+<script type="application/json" id="report">{json_in_html(report)}</script>
+<script type="module">{vega()}
+{resource("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def vega() -> str:
+    """Vega-Lite's runtime as one script that defines `vegaEmbed`."""
+    script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # Its stub lacks a default.
+    return script
+
+
+def resource(name: str) -> str:
+    return files("gradsieve.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def json_in_html(content: object) -> str:
+    """No word of a title may end the element that holds the data."""
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+
+
+def named_data(figures: Sequence[Figure]) -> dict[str, list[Any]]:
+    return {
+        name: list(rows)
+        for figure in figures
+        for name, rows in figure.data.items()
+        if name not in FILLED_BY_SCRIPT
+    }
+
+
+def extent(data: Mapping[str, Sequence[Any]]) -> list[int]:
+    steps = [row["step"] for row in data.get("steps", ())]
+    return [min(steps, default=0), max(1, *steps) if steps else 1]
+
+
+def words(rows: Sequence[Any], field: str) -> list[str]:
+    return list(dict.fromkeys(row[field] for row in rows))
+
+
+def first_choice(data: Mapping[str, Sequence[Any]], shapes: Mapping[str, Any]) -> dict[str, Any]:
+    first, last = extent(data)
+    run = next(iter(shapes), None) or next(iter(words(data.get("layers", ()), "run")), None)
+    kinds = shapes.get(run, {}) if run else {}
+    kind = next((kind for kind in KINDS if kind in kinds), None)
+    chosen = {"run": run, "kind": kind, "layer": ALL_LAYERS, "first": first, "last": last}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def controls(
+    figures: Sequence[Figure], data: Mapping[str, Sequence[Any]], shapes: Mapping[str, Any]
+) -> list[str]:
+    wanted = {control for figure in figures for control in figure.controls}
+    parts = []
+    runs = list(dict.fromkeys([*shapes, *words(data.get("layers", ()), "run")]))
+    if "run" in wanted and len(runs) > 1:
+        parts.append(select("run", "run", runs))
+    if "layer" in wanted:
+        histogram_layers = [
+            layer for kinds in shapes.values() for layers in kinds.values() for layer in layers
+        ]
+        layers = dict.fromkeys([*words(data.get("layers", ()), "layer"), *histogram_layers])
+        layers.pop(WHOLE_MODEL, None)
+        parts.append(select("layer", "layer", [ALL_LAYERS, *layers]))
+    if "kind" in wanted:
+        present = {kind for kinds in shapes.values() for kind in kinds}
+        parts.append(select("kind", "histogram of", [kind for kind in KINDS if kind in present]))
+    if any(len(figure.charts) > 1 for figure in figures):
+        parts.append(axis_choice())
+    if "step" in wanted:
+        parts.append(step_choice(extent(data)))
+    parts.append('<button type="button" id="theme">dark or light</button>')
+    return ['<nav id="controls" aria-label="Choices for all figures">', *parts, "</nav>"]
+
+
+def select(name: str, label: str, options: Sequence[str]) -> str:
+    made = "".join(f"<option>{html.escape(option)}</option>" for option in options)
+    return f'<label>{label} <select id="{name}">{made}</select></label>'
+
+
+def axis_choice() -> str:
+    radios = "".join(
+        f'<label><input type="radio" name="scale" value="{value}"{checked}>{value}</label>'
+        for value, checked in (("default", " checked"), ("linear", ""), ("log", ""))
+    )
+    return f"<fieldset><legend>axes</legend>{radios}</fieldset>"
+
+
+def step_choice(steps: Sequence[int]) -> str:
+    first, last = steps
+    limits = f'type="number" min="{first}" max="{last}"'
+    return (
+        f'<label>steps <input id="from-step" {limits} value="{first}"></label>'
+        f'<label>to <input id="to-step" {limits} value="{last}"></label>'
+        '<button type="button" id="all-steps">all steps</button>'
+    )
+
+
+def section(figure: Figure) -> str:
+    slider = SLIDER if figure.name == "histogram" else ""
+    return (
+        f"<section><h2>{html.escape(figure.title)}</h2><figure>{slider}"
+        f'<div class="chart" id="chart-{figure.name}"></div>'
+        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure></section>"
+    )
+
+
+SLIDER = """<div id="histogram-step"><label for="sampled-step">sampled step</label>
+<input type="range" id="sampled-step" min="0" value="0" step="1">
+<output id="sampled-words" for="sampled-step"></output></div>"""
+
+
+def table_html(table: Table, label: str) -> str:
+    headings, rows = table
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(label)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,126 @@
+"""From a directory to a page and its figures as files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradsieve.charts import write_chart
+from gradsieve.recording.files import Line
+from gradsieve.report.distribution import drawn
+from gradsieve.report.figures import (
+    DRAWN_LINES,
+    LAYER_LINES,
+    STATIC_WIDTH,
+    Figure,
+    histogram_figure,
+    layer_figure,
+    line_figure,
+    metric_figure,
+    overview_figure,
+    ratio_figure,
+    time_figure,
+)
+from gradsieve.report.page import Table, page_of
+from gradsieve.report.series import grouped, layer_rows, metrics_of, step_rows
+from gradsieve.report.source import Rows, Run, Source
+from gradsieve.report.summary import sentences, stage_rows, summary_table
+
+PAGE = "index.html"
+RATIO_KEYS = frozenset({"method", "link", "workload", "ratio"})
+TABLE_ROWS = 200
+"""Of a benchmark's file, at most: pages are read, not searched."""
+
+
+def write_report(source: Source, out: Path, title: str | None = None) -> Path:
+    """Write the page, and each figure as PNG and SVG beside it; returns the page's path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    groups = grouped(source.runs)
+    shapes = drawn(groups)
+    figures = figures_of(groups, shapes, source.tables)
+    tables: dict[str, Table] = {}
+    if groups:
+        tables["Summary"] = summary_table(groups)
+    tables |= {rows.name: table_of_rows(rows.rows) for rows in source.tables}
+    page = out / PAGE
+    text = page_of(
+        title=title or f"gradsieve: {source.directory.resolve().name}",
+        sentences=sentences(groups) or benchmark_in_words(source.tables),
+        tables=tables,
+        figures=figures,
+        shapes=shapes,
+    )
+    page.write_text(text, encoding="utf-8")
+    for figure in figures:
+        write_files(figure, out)
+    return page
+
+
+def figures_of(
+    groups: Mapping[str, Sequence[Run]], shapes: Mapping[str, Any], tables: Sequence[Rows]
+) -> list[Figure]:
+    figures: list[Figure] = []
+    if groups:
+        figures += training_figures(groups, shapes)
+    ratios = [row for rows in tables for row in rows.rows if row.keys() >= RATIO_KEYS]
+    if ratios:
+        figures.append(
+            ratio_figure([row | {"where": f"{row['workload']}, {row['link']}"} for row in ratios])
+        )
+    return figures
+
+
+def training_figures(
+    groups: Mapping[str, Sequence[Run]], shapes: Mapping[str, Any]
+) -> list[Figure]:
+    metrics = metrics_of(run for runs in groups.values() for run in runs)
+    rows, layers = step_rows(groups, metrics), layer_rows(groups)
+    has = {name for row in rows for name, value in row.items() if value is not None}
+    shown = [name for name in (*metrics, "density", "bits") if name in has]
+    figures = []
+    if shown:
+        figures.append(overview_figure(rows, shown[0], shown[0]))
+    spread = any(len(runs) > 1 for runs in groups.values())
+    figures += [metric_figure(rows, name, spread=spread) for name in metrics if name in has]
+    stages = stage_rows(groups)
+    if stages:
+        figures.append(time_figure(stages))
+    figures += [line_figure(rows, field) for field in DRAWN_LINES if field in has]
+    figures += [
+        layer_figure(layers, field)
+        for field in LAYER_LINES
+        if any(row[field] is not None for row in layers)
+    ]
+    if shapes:
+        figures.append(histogram_figure(shapes))
+    return figures
+
+
+def table_of_rows(rows: Sequence[Line]) -> Table:
+    headings = list(dict.fromkeys(name for row in rows for name in row))
+    return headings, [[cell(row.get(name)) for name in headings] for row in rows[:TABLE_ROWS]]
+
+
+def cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "–" if value is None else str(value)
+
+
+def benchmark_in_words(tables: Sequence[Rows]) -> list[str]:
+    count = sum(len(rows.rows) for rows in tables)
+    return [f"{count} rows of {', '.join(rows.name for rows in tables)}."]
+
+
+def write_files(figure: Figure, out: Path) -> None:
+    """As the page shows the figure at first."""
+    chart = figure.default.properties(width=STATIC_WIDTH)
+    chart = chart.configure_view(stroke=None).configure_legend(
+        orient="top", labelLimit=0, columns=4
+    )
+    specification = chart.to_dict() | {"datasets": {n: list(r) for n, r in figure.data.items()}}
+    for ending in ("png", "svg"):
+        write_chart(specification, out / f"{figure.name}.{ending}")

@@ -1,0 +1,161 @@
+"""What gradsieve has written into a directory: training runs, and tables of benchmarks."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gradsieve.recording.files import (
+    HISTOGRAMS,
+    RECORDS,
+    Line,
+    RecordsError,
+    read_heading,
+    read_lines,
+    read_steps,
+)
+from gradsieve.recording.recorder import Histograms, from_json
+from gradsieve.runs.config import CONFIG, RESULT
+from gradsieve.runs.methods import LOCK_STEP
+
+RECORD_MARKS = frozenset({"step", "thresholds", "frame_bytes"})
+"""Keys by which a line of a file with any name is known as a step's record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The histograms of a step."""
+
+    step: int
+    ranks: int
+    histograms: Histograms
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run."""
+
+    name: str
+    """Its place under the directory."""
+    path: Path
+    """The file of its records."""
+    config: Line
+    """Empty where the user's own script has trained."""
+    result: Line
+    """Empty where it did not end."""
+
+    @cached_property
+    def heading(self) -> Line:
+        return read_heading(self.path)
+
+    @cached_property
+    def steps(self) -> list[Line]:
+        return read_steps(self.path)
+
+    @cached_property
+    def counted(self) -> list[Counted]:
+        """Raises RecordsError where a line is no histogram."""
+        path = self.path.parent / HISTOGRAMS
+        if self.path.name != RECORDS or not path.exists():
+            return []
+        by_step = {line["step"]: line for line in read_lines(path) if "histograms" in line}
+        try:
+            return [
+                Counted(step, by_step[step]["ranks"], from_json(by_step[step]["histograms"]))
+                for step in sorted(by_step)
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordsError(f"{path} holds what is no histogram: {error}") from error
+
+    @property
+    def title(self) -> str:
+        """Runs of one title differ in their seeds alone."""
+        about = self.heading.get("about") or {}
+        return str(self.config.get("title") or about.get("title") or self.name)
+
+    @property
+    def trains_together(self) -> bool:
+        """Ranks of a lock-step run have no common model."""
+        return self.config.get("method") != LOCK_STEP
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Elements by name, where a recorder has told them."""
+        found: dict[str, int] = self.heading.get("parameters") or {}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table that a benchmark has written."""
+
+    name: str
+    rows: list[Line]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    directory: Path
+    runs: list[Run]
+    tables: list[Rows]
+
+
+def read_source(directory: Path) -> Source:
+    """
+    Raises:
+        RecordsError: it is no directory, holds nothing that gradsieve has written, or something
+            that a newer one has.
+    """
+    if not directory.is_dir():
+        raise RecordsError(f"{directory} is no directory; give the one that was written to")
+    runs = [run for run in found_runs(directory) if run.steps]
+    runs.sort(key=lambda run: run.heading.get("started") or 0)
+    tables = list(found_tables(directory))
+    if not runs and not tables:
+        raise RecordsError(
+            f"no records in {directory}: expected {RECORDS}, lines of gs.JsonLines (*.jsonl) or "
+            "rows of a benchmark (*.json), there or below"
+        )
+    return Source(directory, runs, tables)
+
+
+def found_runs(directory: Path) -> Iterator[Run]:
+    for path in sorted(directory.rglob("*.jsonl")):
+        if path.name != RECORDS and not holds_records(path):
+            continue
+        name = path.parent if path.name == RECORDS else path.with_suffix("")
+        yield Run(
+            name=name.relative_to(directory).as_posix() if name != directory else directory.name,
+            path=path,
+            config=object_in(path.parent / CONFIG) if path.name == RECORDS else {},
+            result=object_in(path.parent / RESULT) if path.name == RECORDS else {},
+        )
+
+
+def holds_records(path: Path) -> bool:
+    first = next(read_lines(path), {})
+    return first.keys() >= RECORD_MARKS
+
+
+def found_tables(directory: Path) -> Iterator[Rows]:
+    for path in sorted(directory.rglob("*.json")):
+        rows = content_of(path)
+        if isinstance(rows, dict):
+            rows = rows.get("rows")
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            yield Rows(path.relative_to(directory).with_suffix("").as_posix(), rows)
+
+
+def object_in(path: Path) -> Line:
+    found = content_of(path)
+    return found if isinstance(found, dict) else {}
+
+
+def content_of(path: Path) -> Any:
+    """None where there is no such file, or it is cut short."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

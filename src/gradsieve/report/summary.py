@@ -1,0 +1,221 @@
+"""The top of a report: a table and a few sentences, written from the records."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradsieve.recording.files import Line
+from gradsieve.report.series import mean_of
+from gradsieve.report.source import Run, Source
+
+PLAIN = "ddp"
+FLOAT32_BITS = 32
+
+
+def summary_table(groups: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells; columns that no run fills are left out."""
+    columns = [(heading, [cell(runs) for runs in groups.values()]) for heading, cell in CELLS]
+    kept = [(heading, cells) for heading, cells in columns if any(cells)]
+    headings = ["run", *(heading for heading, _ in kept)]
+    return headings, [
+        [title, *(cells[place] or "–" for _, cells in kept)] for place, title in enumerate(groups)
+    ]
+
+
+def summary_rows(source: Source) -> list[dict[str, Any]]:
+    """Of every run: its title, place and result, and means over its steps."""
+    return [
+        {
+            "run": run.title,
+            "name": run.name,
+            "steps": len(run.steps),
+            **run.result,
+            "bits_per_parameter": bits(run),
+            "density": None if density(run) is None else (density(run) or 0.0) / 100,
+            "exposed_seconds": None if exposed(run) is None else (exposed(run) or 0.0) / 1000,
+        }
+        for run in source.runs
+    ]
+
+
+def spread(runs: Sequence[Run], value: Callable[[Run], float | None], form: str) -> str:
+    """Mean over seeds, and the extremes where there are several; empty where none has a value."""
+    known = [number for number in map(value, runs) if number is not None]
+    if not known:
+        return ""
+    mean = f"{statistics.fmean(known):{form}}"
+    if len(known) == 1:
+        return mean
+    return f"{mean} ({min(known):{form}} to {max(known):{form}})"
+
+
+def result(field: str, factor: float = 1.0) -> Callable[[Run], float | None]:
+    def read(run: Run) -> float | None:
+        value = run.result.get(field)
+        return None if value is None else factor * float(value)
+
+    return read
+
+
+def bits(run: Run) -> float | None:
+    found = run.result.get("bits_per_parameter")
+    if found is not None:
+        return float(found)
+    return mean_of(line.get("bits_per_parameter") for line in run.steps)
+
+
+def density(run: Run) -> float | None:
+    found = mean_of(line.get("density") for line in run.steps)
+    return None if found is None else 100 * found
+
+
+def exposed(run: Run) -> float | None:
+    found = mean_of(line.get("exposed_seconds") for line in run.steps)
+    return None if found is None else 1000 * found
+
+
+def last_of(name: str) -> Callable[[Run], float | None]:
+    """The mean of a metric over the last tenth of a run."""
+
+    def read(run: Run) -> float | None:
+        if not run.trains_together:
+            return None
+        tail = run.steps[-max(1, len(run.steps) // 10) :]
+        return mean_of(line.get(name) for line in tail)
+
+    return read
+
+
+CELLS: Sequence[tuple[str, Callable[[Sequence[Run]], str]]] = (
+    ("seeds", lambda runs: str(len(runs)) if len(runs) > 1 else ""),
+    ("steps", lambda runs: f"{len(runs[0].steps):,}"),
+    ("step, ms", lambda runs: spread(runs, result("step_seconds", 1000), ".1f")),
+    ("× the limit", lambda runs: spread(runs, result("ratio"), ".2f")),
+    ("MB a step", lambda runs: spread(runs, result("bytes_per_step", 1e-6), ".3f")),
+    ("bits a parameter", lambda runs: spread(runs, bits, ".3g")),
+    ("sent, %", lambda runs: spread(runs, density, ".3g")),
+    ("exposed, ms", lambda runs: spread(runs, exposed, ".1f")),
+    ("loss at the end", lambda runs: spread(runs, last_of("loss"), ".3f")),
+    ("test", lambda runs: spread(runs, result("metric"), ".4f")),
+)
+
+
+def sentences(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """What was run, what it sent, what it learned."""
+    if not groups:
+        return []
+    told = [setting_in_words(groups), sending_in_words(groups), learning_in_words(groups)]
+    return [sentence for sentence in told if sentence]
+
+
+def setting_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
+    first = next(iter(groups.values()))[0]
+    count = sum(len(runs) for runs in groups.values())
+    runs = "One run" if count == 1 else f"{count} runs of {len(groups)} settings"
+    ranks = first.config.get("ranks") or first.heading.get("ranks")
+    parts = [f"{runs} of {len(first.steps):,} steps"]
+    if ranks:
+        parts.append(f"on {ranks} {'rank' if ranks == 1 else 'ranks'}")
+    if first.config.get("workload"):
+        parts.append(f"of {first.config['workload']}")
+    if first.parameters:
+        parts.append(f"with {sum(first.parameters.values()):,} parameters")
+    if first.result.get("link"):
+        parts.append(f"over {first.result['link']}")
+    return " ".join(parts) + "."
+
+
+def plain_of(groups: Mapping[str, Sequence[Run]]) -> Sequence[Run] | None:
+    return next((runs for runs in groups.values() if runs[0].config.get("method") == PLAIN), None)
+
+
+def mean_over(runs: Sequence[Run], value: Callable[[Run], float | None]) -> float | None:
+    return mean_of(map(value, runs))
+
+
+def sieved(groups: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
+    """Runs that pruned in some step."""
+    return {title: runs for title, runs in groups.items() if any(map(has_pruned, runs[0].steps))}
+
+
+def has_pruned(line: Line) -> bool:
+    return bool(line.get("thresholds"))
+
+
+def sending_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
+    told = {title: mean_over(runs, bits) for title, runs in sieved(groups).items()}
+    known = {title: number for title, number in told.items() if number}
+    if not known:
+        return ""
+    least = min(known, key=lambda title: known[title])
+    name = f"“{least}” sends least" if len(known) > 1 else f"“{least}” sends"
+    sentence = (
+        f"{name}: {known[least]:.3g} bits a parameter and step, "
+        f"{FLOAT32_BITS / known[least]:,.0f} times fewer than float32"
+    )
+    step = mean_over(groups[least], result("ratio"))
+    plain = plain_of(groups)
+    if step is not None and plain is not None:
+        dense = mean_over(plain, result("ratio"))
+        return f"{sentence}; its step takes {step:.2f} times the limit, plain DDP's {dense:.2f}."
+    waits = mean_over(groups[least], exposed)
+    if waits is not None:
+        return f"{sentence}; the exchange adds {waits:.1f} ms to a pruned step."
+    return sentence + "."
+
+
+def learning_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
+    tested = {
+        title: number
+        for title, runs in groups.items()
+        if (number := mean_over(runs, result("metric"))) is not None
+    }
+    plain = plain_of(groups)
+    pruned = {title: number for title, number in tested.items() if title in sieved(groups)}
+    if plain is not None and pruned:
+        dense = tested[plain[0].title]
+        name = plain[0].result.get("metric_name", "metric")
+        better = min if "loss" in name else max
+        best = better(pruned, key=lambda title: pruned[title])
+        worst = (max if better is min else min)(pruned, key=lambda title: pruned[title])
+        seeds = min(len(runs) for runs in groups.values())
+        return (
+            f"{name[0].upper()}{name[1:]} is {dense:.4f} with plain DDP; of the sieves “{best}” "
+            f"ends best at {pruned[best]:.4f}, “{worst}” at {pruned[worst]:.4f} "
+            f"({'one seed' if seeds == 1 else f'means of {seeds} seeds or more'})."
+        )
+    title, runs = next(iter(groups.items()))
+    first, last = mean_of(line.get("loss") for line in runs[0].steps[:10]), last_of("loss")(runs[0])
+    if first is None or last is None:
+        return ""
+    return f"The loss of “{title}” went from {first:.3f} in the first ten steps to {last:.3f}."
+
+
+def stage_rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+    """Median milliseconds of a step by stage; of runs beside which the limit was measured."""
+    return [
+        {"run": title, "stage": stage, "order": order, "milliseconds": 1000 * seconds}
+        for title, runs in groups.items()
+        if runs[0].result.get("limit_seconds")
+        for order, (stage, seconds) in enumerate(stage_seconds(runs[0]).items())
+    ]
+
+
+def stage_seconds(run: Run) -> dict[str, float]:
+    """Compute is the limit, the rest is what the method adds.
+
+    An exchange runs beside the backward pass, so that only what it adds can be told.
+    """
+    step, limit = run.result["step_seconds"], run.result["limit_seconds"]
+    added = max(0.0, step - limit) if run.trains_together else 0.0
+    records = [line for line in run.steps[len(run.steps) // 10 :] if has_pruned(line)]
+    ours = ("rotate_seconds", "select_seconds", "encode_seconds")
+    select = 0.0
+    if records:
+        told = statistics.median(sum(line.get(stage, 0.0) for stage in ours) for line in records)
+        select = min(added, told)
+    return {
+        "compute": step - added,
+        "select and encode": select,
+        "exchange and decode": added - select,
+    }
