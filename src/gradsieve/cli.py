@@ -75,6 +75,66 @@ def demo(
     write_json(json_file, [asdict(row.result) for row in rows])
 
 
+study = typer.Typer(help="Reproduce a study, with its figures.", no_args_is_help=True)
+app.add_typer(study, name="study")
+
+
+@study.command("mnist")
+def study_mnist(
+    ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train together.")] = 2,
+    steps: Annotated[int, typer.Option(min=20, help="Training steps of each run.")] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each rule, from other weights.")] = 3,
+    link: Annotated[
+        str, typer.Option(help='Rate of the emulated link, as "1gbit"; "none": bare loopback.')
+    ] = "1gbit",
+    out: Annotated[Path, typer.Option(help="Directory for records, figures and the page.")] = Path(
+        "study"
+    ),
+    learning_rate: Annotated[
+        float, typer.Option("--lr", min=0, help="Adam's; 1e-4 is the original study's.")
+    ] = 1e-4,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="40 steps, one seed, the main rules: under 3 minutes.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Thresholds on the gradients of the MNIST network: every figure of the original study.
+
+    Runs that are finished are not repeated: call it again after an interruption.
+    """
+    from gradsieve.demo.demo import DemoError, require_extra
+
+    try:
+        require_extra()
+    except DemoError as error:
+        fail(str(error))
+    from gradsieve.report.source import read_source
+    from gradsieve.report.summary import summary_rows
+    from gradsieve.runs.launch import RunError
+    from gradsieve.study.settings import Plan
+    from gradsieve.study.study import run_study
+
+    require_outputs(json_file)
+    plan = Plan(
+        ranks=ranks,
+        steps=40 if quick else steps,
+        seeds=1 if quick else seeds,
+        learning_rate=learning_rate,
+        out=out,
+        quick=quick,
+    )
+    try:
+        page = run_study(plan, None if link == "none" else link, console)
+    except (RunError, ValueError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror}; give --out another directory")
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on with the runs that are missing", status=130)
+    write_json(json_file, summary_rows(read_source(out)))
+    console.print(f"Open [bold]{page}[/bold]; every figure lies beside it as .png and .svg.")
+
+
 @app.command()
 def report(
     directory: Annotated[

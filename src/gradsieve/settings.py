@@ -19,7 +19,16 @@ POLICIES: Mapping[str, Callable[[str], Threshold]] = {
     "sigma": lambda k: Sigma(float(k)),
     "unsent-mean": lambda scale: UnsentMean(float(scale)),
 }
+WORDS = {"yes": True, "no": False}
+
+
+def yes_or_no(word: str) -> bool:
+    require_word("error_feedback", word, tuple(WORDS))
+    return WORDS[word]
+
+
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "error_feedback": yes_or_no,
     "exchange": lambda word: require_word("exchange", word, EXCHANGES),
     "min_numel": int,
     "node_size": int,

@@ -1,6 +1,5 @@
 """A progress bar a run, fed from the records that rank 0 writes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gradsieve.console import log
-from gradsieve.recording.files import RECORDS, is_step
+from gradsieve.recording.tail import Tail
 
 
 class RunProgress:
@@ -23,32 +22,19 @@ class RunProgress:
             console=console,
         )
         self.task = TaskID(0)
-        self.path = Path()
-        self.position = 0
+        self.tail = Tail(Path())
 
     def begin(self, title: str, directory: Path) -> None:
         if not self.bars.console.is_terminal:
             # There the bars are drawn when all has ended.
             log(f"{title}, {self.steps} steps ...")
-        self.path, self.position = directory / RECORDS, 0
+        self.tail = Tail(directory)
         self.task = self.bars.add_task(title, total=self.steps, numbers="starting ranks ...")
 
     def update(self) -> None:
-        record = self.newest_record()
+        record = self.tail.newest()
         if record is not None:
             self.bars.update(self.task, completed=record["step"] + 1, numbers=in_words(record))
-
-    def newest_record(self) -> dict[str, Any] | None:
-        if not self.path.exists():
-            return None
-        with self.path.open("rb") as records:
-            records.seek(self.position)
-            whole, newline, _ = records.read().rpartition(b"\n")
-        if not newline:
-            return None
-        self.position += len(whole) + 1
-        record: dict[str, Any] = json.loads(whole.rpartition(b"\n")[2])
-        return record if is_step(record) else None
 
 
 def in_words(record: dict[str, Any]) -> str:

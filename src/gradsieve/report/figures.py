@@ -1,5 +1,6 @@
 """The figures of a report: Altair charts over named data, drawn in the page and as files."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -97,13 +98,16 @@ def lines(
     scale: Scale,
     by: str = "run",
     by_title: str = "run",
+    only: Sequence[str] = (),
     band: bool = False,
     domain: Sequence[float] | None = None,
     description: str = "",
 ) -> Any:
-    """One line a word of `by`; with `band` the extremes of seeds behind it."""
-    words = list(dict.fromkeys(row[by] for row in rows))
+    """One line a word of `by`, of those in `only` if any; with `band` the extremes of seeds."""
+    words = list(only or dict.fromkeys(row[by] for row in rows))
     base = alt.Chart(alt.NamedData(name=data))
+    if only:
+        base = base.transform_filter(alt.FieldOneOfPredicate(field=by, oneOf=words))
     positive = f"datum.{field} > 0" if scale == "log" else f"isValid(datum.{field})"
     shared = {"x": STEPS, "color": colour(by, by_title, words)}
     line = (
@@ -395,28 +399,31 @@ def time_figure(rows: Sequence[Row]) -> Figure:
     )
 
 
-def ratio_figure(rows: Sequence[Row]) -> Figure:
-    """Rows of `bench step`."""
+def ratio_figure(rows: Sequence[Row], table: str) -> Figure:
+    """Rows of `bench step`, from a file of that name."""
+    data = f"ratios-{re.sub(r'[^a-z0-9]+', '-', table.lower())}"
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chart = (
-        alt.Chart(alt.NamedData(name="ratios"))
+        alt.Chart(alt.NamedData(name=data))
         .mark_point(filled=True, size=70)
         .encode(
             x=alt.X("ratio:Q", title="times the lock-step step (log scale)").scale(type="log"),
             y=alt.Y("where:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
             color=colour("method", "method", methods),
-            shape=alt.Shape("method:N", sort=methods),
+            shape=alt.Shape(
+                "method:N", title="method", sort=methods, scale=alt.Scale(domain=methods)
+            ),
             tooltip=["where:N", "method:N", alt.Tooltip("ratio:Q", format=".3f")],
         )
     )
     places = len({row["where"] for row in rows})
     return Figure(
-        name="ratios",
+        name=data,
         title="Steps, against the limit",
         caption=(
             "1 is lock-step: no gradient travels, one 4-byte all-reduce a step. Further left is "
             "quicker; lock-step drifts on a busy machine, so that some hundredths mean nothing."
         ),
         charts={"log": sized(chart, "Ratio to the lock-step step", 28 * places + 20)},
-        data={"ratios": rows},
+        data={data: rows},
     )

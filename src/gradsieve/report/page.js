@@ -4,6 +4,7 @@ const report = JSON.parse(document.getElementById("report").textContent);
 const WHOLE = report.wholeModel;
 const choice = { ...report.choice, scale: "default", step: Infinity };
 const views = new Map();
+const ERRORS_ONLY = 1;
 
 const element = (id) => document.getElementById(id);
 
@@ -96,7 +97,7 @@ async function draw(name) {
   }
   views.get(name)?.finalize();
   const embedded = await vegaEmbed(element(`chart-${name}`), spec, {
-    actions: false, renderer: "svg", config: theme(), tooltip: true,
+    actions: false, renderer: "svg", config: theme(), logLevel: ERRORS_ONLY,
   });
   views.set(name, embedded);
   if (name === "overview") followBrush(embedded.view);

@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -18,28 +19,25 @@ FILLED_BY_SCRIPT = ("bars", "marks", "words")
 """Data of the histogram: the page makes it of shapes, by the choices."""
 
 
-def page_of(
-    *,
-    title: str,
-    sentences: Sequence[str],
-    tables: Mapping[str, Table],
-    figures: Sequence[Figure],
-    shapes: Mapping[str, Any],
-) -> str:
-    """HTML; `tables` by heading, the first one stands at the top.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a page: words, then figures, then tables by their names."""
 
-    `figures` follow each other as they come; `shapes` as `distribution.drawn` gives them.
+    title: str = ""
+    paragraphs: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+
+
+def page_of(title: str, sections: Sequence[Section], shapes: Mapping[str, Any]) -> str:
+    """HTML; the choices that figures follow stand below the first section.
+
+    `shapes` as `distribution.drawn` gives them.
     """
-    (_, summary), *others = tables.items()
+    figures = [figure for section in sections for figure in section.figures]
     data = named_data(figures)
-    body = [
-        f"<h1>{html.escape(title)}</h1>",
-        *(f"<p>{html.escape(sentence)}</p>" for sentence in sentences),
-        table_html(summary, "Summary"),
-        *controls(figures, data, shapes),
-        *(section(figure) for figure in figures),
-        *(f"<h2>{html.escape(name)}</h2>{table_html(table, name)}" for name, table in others),
-    ]
+    first, *others = map(section_html, sections)
+    body = [f"<h1>{html.escape(title)}</h1>", first, *controls(figures, data, shapes), *others]
     report = {
         "figures": {
             figure.name: {
@@ -107,7 +105,8 @@ def words(rows: Sequence[Any], field: str) -> list[str]:
 
 def first_choice(data: Mapping[str, Sequence[Any]], shapes: Mapping[str, Any]) -> dict[str, Any]:
     first, last = extent(data)
-    run = next(iter(shapes), None) or next(iter(words(data.get("layers", ()), "run")), None)
+    pruned = words(data.get("layers", ()), "run")
+    run = next(iter([*(run for run in pruned if run in shapes), *pruned, *shapes]), None)
     kinds = shapes.get(run, {}) if run else {}
     kind = next((kind for kind in KINDS if kind in kinds), None)
     chosen = {"run": run, "kind": kind, "layer": ALL_LAYERS, "first": first, "last": last}
@@ -121,7 +120,7 @@ def controls(
     parts = []
     runs = list(dict.fromkeys([*shapes, *words(data.get("layers", ()), "run")]))
     if "run" in wanted and len(runs) > 1:
-        parts.append(select("run", "run", runs))
+        parts.append(select("run", "run", runs, first_choice(data, shapes).get("run")))
     if "layer" in wanted:
         histogram_layers = [
             layer for kinds in shapes.values() for layers in kinds.values() for layer in layers
@@ -140,8 +139,11 @@ def controls(
     return ['<nav id="controls" aria-label="Choices for all figures">', *parts, "</nav>"]
 
 
-def select(name: str, label: str, options: Sequence[str]) -> str:
-    made = "".join(f"<option>{html.escape(option)}</option>" for option in options)
+def select(name: str, label: str, options: Sequence[str], chosen: str | None = None) -> str:
+    made = "".join(
+        f"<option{' selected' if option == chosen else ''}>{html.escape(option)}</option>"
+        for option in options
+    )
     return f'<label>{label} <select id="{name}">{made}</select></label>'
 
 
@@ -163,12 +165,23 @@ def step_choice(steps: Sequence[int]) -> str:
     )
 
 
-def section(figure: Figure) -> str:
+def section_html(section: Section) -> str:
+    title = f"<h2>{html.escape(section.title)}</h2>" if section.title else ""
+    parts = [
+        title,
+        *(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.paragraphs),
+        *map(figure_html, section.figures),
+        *(table_html(table, name) for name, table in section.tables.items()),
+    ]
+    return f"<section>{''.join(parts)}</section>"
+
+
+def figure_html(figure: Figure) -> str:
     slider = SLIDER if figure.name == "histogram" else ""
     return (
-        f"<section><h2>{html.escape(figure.title)}</h2><figure>{slider}"
+        f"<figure><h3>{html.escape(figure.title)}</h3>{slider}"
         f'<div class="chart" id="chart-{figure.name}"></div>'
-        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure></section>"
+        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
     )
 
 

@@ -20,7 +20,7 @@ from gradsieve.report.figures import (
     ratio_figure,
     time_figure,
 )
-from gradsieve.report.page import Table, page_of
+from gradsieve.report.page import Section, Table, page_of
 from gradsieve.report.series import grouped, layer_rows, metrics_of, step_rows
 from gradsieve.report.source import Rows, Run, Source
 from gradsieve.report.summary import sentences, stage_rows, summary_table
@@ -37,40 +37,38 @@ def write_report(source: Source, out: Path, title: str | None = None) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
     groups = grouped(source.runs)
     shapes = drawn(groups)
-    figures = figures_of(groups, shapes, source.tables)
-    tables: dict[str, Table] = {}
-    if groups:
-        tables["Summary"] = summary_table(groups)
-    tables |= {rows.name: table_of_rows(rows.rows) for rows in source.tables}
-    page = out / PAGE
-    text = page_of(
-        title=title or f"gradsieve: {source.directory.resolve().name}",
-        sentences=sentences(groups) or benchmark_in_words(source.tables),
-        tables=tables,
-        figures=figures,
-        shapes=shapes,
+    summary = Section(
+        paragraphs=sentences(groups) or benchmark_in_words(source.tables),
+        tables={"Summary": summary_table(groups)} if groups else {},
     )
-    page.write_text(text, encoding="utf-8")
-    for figure in figures:
-        write_files(figure, out)
+    sections = [summary, Section(figures=training_figures(groups, shapes))] if groups else [summary]
+    sections += [benchmark(rows) for rows in source.tables]
+    return write_page(title or source.directory.resolve().name, sections, shapes, out)
+
+
+def write_page(
+    title: str, sections: Sequence[Section], shapes: Mapping[str, Any], out: Path
+) -> Path:
+    """Write the page, and its figures as files; returns and raises as `write_report`."""
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / PAGE
+    page.write_text(page_of(title, sections, shapes), encoding="utf-8")
+    for section in sections:
+        for figure in section.figures:
+            write_files(figure, out)
     return page
 
 
-def figures_of(
-    groups: Mapping[str, Sequence[Run]], shapes: Mapping[str, Any], tables: Sequence[Rows]
-) -> list[Figure]:
-    figures: list[Figure] = []
-    if groups:
-        figures += training_figures(groups, shapes)
-    ratios = [row for rows in tables for row in rows.rows if row.keys() >= RATIO_KEYS]
-    if ratios:
-        figures.append(
-            ratio_figure([row | {"where": f"{row['workload']}, {row['link']}"} for row in ratios])
-        )
-    return figures
+def benchmark(rows: Rows) -> Section:
+    ratios = [row for row in rows.rows if row.keys() >= RATIO_KEYS]
+    placed = [row | {"where": f"{row['workload']}, {row['link']}"} for row in ratios]
+    return Section(
+        title=rows.name,
+        tables={rows.name: table_of_rows(rows.rows)},
+        figures=[ratio_figure(placed, rows.name)] if placed else [],
+    )
 
 
 def training_figures(

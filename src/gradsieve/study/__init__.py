@@ -1,0 +1,1 @@
+"""The original study, reproduced: thresholds on the gradients of the MNIST network."""

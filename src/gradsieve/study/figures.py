@@ -1,0 +1,339 @@
+"""The figures of the study that no other report has."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from gradsieve.recording.histogram import Histogram
+from gradsieve.report.distribution import KINDS, bars, marks, shape_of, with_whole
+from gradsieve.report.figures import PALETTE, Figure, Scale, colour, lines, sized
+from gradsieve.report.series import Row
+from gradsieve.report.source import Counted
+
+GRID_SIZE = 130
+
+
+def bottleneck_figure(rows: Sequence[Row]) -> Figure:
+    """`rows`: name, kind ("link", "network", "run"), millions of float32 a second."""
+    kinds = {"link": PALETTE[0], "network": PALETTE[1], "sent in training": PALETTE[2]}
+    chart = (
+        alt.Chart(alt.NamedData(name="rates"))
+        .mark_bar()
+        .encode(
+            x=alt.X("millions:Q", title="float32 values a second and rank, millions"),
+            y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=190)),
+            color=alt.Color(
+                "kind:N",
+                title=None,
+                sort=list(kinds),
+                scale=alt.Scale(domain=list(kinds), range=list(kinds.values())),
+            ),
+            tooltip=["name:N", alt.Tooltip("millions:Q", format=".2f")],
+        )
+    )
+    return Figure(
+        name="bottleneck",
+        title="What the link carries, and what the network wants",
+        caption=(
+            "What the network wants is all its gradients at the pace of steps that wait for "
+            "nobody. Where that is more than the link carries, training waits for the network. "
+            "What a run sends is its bytes, headers included, as float32 values."
+        ),
+        charts={"linear": sized(chart, "Rates in float32 values a second", 30 * len(rows) + 20)},
+        data={"rates": rows},
+    )
+
+
+def waiting_figure(rows: Sequence[Row]) -> Figure:
+    """`rows`: run, share in %."""
+    names = [row["run"] for row in rows]
+    chart = (
+        alt.Chart(alt.NamedData(name="waiting"))
+        .mark_bar(color=PALETTE[3])
+        .encode(
+            x=alt.X(
+                "share:Q",
+                title="share of a step that is not computation, %",
+                scale=alt.Scale(domain=[0, 100]),
+            ),
+            y=alt.Y("run:N", title=None, sort=names, axis=alt.Axis(labelLimit=190)),
+            tooltip=["run:N", alt.Tooltip("share:Q", format=".1f")],
+        )
+    )
+    return Figure(
+        name="waiting",
+        title="How much of a step is waiting",
+        caption=(
+            "1 − (lock-step step) / (step), medians of the same run: lock-step exchanges one "
+            "4-byte number a step and nothing else."
+        ),
+        charts={"linear": sized(chart, "Share of a step that waits", 26 * len(rows) + 20)},
+        data={"waiting": rows},
+    )
+
+
+def grid_rows(counted: Sequence[Counted], kind: str) -> dict[str, list[Row]]:
+    """Rows of bars and of marks, of every layer and sampled step."""
+    shapes = [
+        (layer, one.step, shape_of(histogram))
+        for one in counted
+        for layer, histogram in with_whole(one.histograms.get(kind, {})).items()
+    ]
+    return {
+        f"{name}": [
+            row | {"layer": layer, "step": step, "beyond": beyond_words(shape)}
+            for layer, step, shape in shapes
+            for row in make(shape, "linear")
+        ]
+        for name, make in (("bars", bars), ("marks", marks))
+    }
+
+
+def beyond_words(shape: Row) -> str:
+    one, two = shape["beyond"]
+    return f"{one:.3g} / {two:.3g} %"
+
+
+def grid_chart(layers: Sequence[str]) -> Any:
+    """A histogram a layer (row) and step (column); needs the data "bars" and "marks"."""
+    x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=3, format=".1~e"))
+    bar = (
+        alt.Chart()
+        .mark_bar(color=PALETTE[0], binSpacing=0)
+        .encode(x=x, x2="high:Q", y=alt.Y("share:Q", title="%", axis=alt.Axis(tickCount=3)))
+        .transform_filter("isValid(datum.share)")
+    )
+    rule = (
+        alt.Chart()
+        .mark_rule(strokeDash=[3, 2], color=PALETTE[1])
+        .encode(x="at:Q")
+        .transform_filter("isValid(datum.at)")
+    )
+    words = (
+        alt.Chart()
+        .mark_text(align="right", baseline="top", fontSize=9, color="#555")
+        .encode(x=alt.value(GRID_SIZE), y=alt.value(1), text="beyond:N")
+        .transform_aggregate(groupby=["beyond"])
+    )
+    return (
+        alt.layer(bar, rule, words, data=alt.NamedData(name="cells"))
+        .properties(width=GRID_SIZE, height=70)
+        .facet(
+            row=alt.Row(
+                "layer:N",
+                sort=list(layers),
+                title=None,
+                header=alt.Header(labelAngle=0, labelAlign="left"),
+            ),
+            column=alt.Column("step:O", title="after so many steps"),
+        )
+        .resolve_scale(x="independent", y="independent")
+    )
+
+
+GRID_KINDS = ("weight", "gradient", "accumulated")
+
+
+def grids(counted: Sequence[Counted]) -> dict[str, dict[str, Any]]:
+    """Vega-Lite specifications with their data, by kind."""
+    made = {}
+    for kind in GRID_KINDS:
+        rows = grid_rows(counted, kind)
+        if rows["bars"]:
+            layers = list(dict.fromkeys(row["layer"] for row in rows["bars"]))
+            cells = [*rows["bars"], *rows["marks"]]
+            made[kind] = grid_chart(layers).to_dict() | {"datasets": {"cells": cells}}
+    return made
+
+
+def share_rows(counted: Sequence[Counted]) -> list[list[str]]:
+    """Under SHARE_HEADINGS, a row a kind and sampled step."""
+    rows = []
+    for kind in KINDS:
+        for one in counted:
+            by_layer = one.histograms.get(kind)
+            if not by_layer:
+                continue
+            whole = with_whole(by_layer)
+            model = next(iter(whole.values()))
+            layers = list(by_layer.values())
+            rows.append(
+                [
+                    kind,
+                    str(one.step),
+                    f"{model.deviation:.3g}",
+                    *(f"{100 * model.share_beyond(k):.1f} %" for k in (1, 2)),
+                    *(between(layers, k) for k in (1, 2)),
+                ]
+            )
+    return rows
+
+
+def between(layers: Sequence[Histogram], k: int) -> str:
+    shares = [100 * layer.share_beyond(k) for layer in layers]
+    return f"{min(shares):.1f} to {max(shares):.1f} %"
+
+
+SHARE_HEADINGS = (
+    "whole model",
+    "steps done",
+    "σ",
+    "beyond ±1 σ",
+    "beyond ±2 σ",
+    "of layers, ±1 σ",
+    "of layers, ±2 σ",
+)
+
+
+def trend_figure(rows: Sequence[Row], title: str, name: str) -> Figure:
+    """Thresholds of all layers over all steps of one run."""
+    charts: dict[Scale, Any] = {
+        scale: lines(
+            rows,
+            data=name,
+            field="threshold",
+            title="threshold",
+            scale=scale,
+            by="layer",
+            by_title="layer",
+        )
+        for scale in ("log", "linear")
+    }
+    return Figure(
+        name=f"trend-{name}",
+        title=f"Thresholds, {title}",
+        caption=(
+            "The standard deviations of gradients fall as the network learns, by a power of ten "
+            "in the first steps, and differ between layers: no fixed threshold fits all."
+        ),
+        charts=charts,
+        data={name: rows},
+        controls=("step",),
+    )
+
+
+def accuracy_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure:
+    chart = lines(
+        rows,
+        data="steps",
+        field="accuracy",
+        title="training accuracy",
+        scale="linear",
+        only=titles,
+        band=True,
+        domain=(0, 1),
+    )
+    return Figure(
+        name=name,
+        title="Accuracy in training",
+        caption=(
+            "On the batches just trained on, mean of the last 2 % of the steps; the band holds "
+            "all seeds."
+        ),
+        charts={"linear": chart},
+        data={"steps": rows},
+        controls=("step",),
+    )
+
+
+def test_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure:
+    """`rows`: run, accuracy, a row a seed."""
+    base = alt.Chart(alt.NamedData(name="tests")).transform_filter(
+        alt.FieldOneOfPredicate(field="run", oneOf=list(titles))
+    )
+    y = alt.Y("run:N", title=None, sort=list(titles), axis=alt.Axis(labelLimit=190))
+    accuracy = "test accuracy at the end"
+    scale = alt.Scale(zero=False)
+    spread = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("min(accuracy):Q", title=accuracy, scale=scale),
+        x2="max(accuracy):Q",
+        y=y,
+        color=colour("run", "run", titles).legend(None),
+    )
+    seeds = base.mark_tick(thickness=2, size=16).encode(
+        x=alt.X("accuracy:Q", title=accuracy, scale=scale),
+        y=y,
+        color=colour("run", "run", titles).legend(None),
+        tooltip=["run:N", alt.Tooltip("accuracy:Q", format=".4f")],
+    )
+    mean = base.mark_point(filled=True, size=70).encode(
+        x=alt.X("mean(accuracy):Q", title=accuracy, scale=scale),
+        y=y,
+        color=colour("run", "run", titles).legend(None),
+    )
+    chart = sized(alt.layer(spread, seeds, mean), accuracy, 30 * len(titles) + 20)
+    return Figure(
+        name=name,
+        title="Accuracy on the test images",
+        caption="A tick a seed, a point their mean. Differences smaller than the ticks' spread "
+        "mean nothing.",
+        charts={"linear": chart},
+        data={"tests": rows},
+    )
+
+
+def scale_figures(
+    layers: Sequence[Row], steps: Sequence[Row], titles: Sequence[str], layer: str
+) -> list[Figure]:
+    """Threshold of the largest layer, and density of the model, by scale."""
+    return [
+        Figure(
+            name="scale-threshold",
+            title=f"Threshold of {layer} by scale",
+            caption=(
+                "The mean of what is not sent lies below the threshold. With a scale of 2 or less "
+                "the next threshold is therefore lower, and so on, until all but exact zeros is "
+                "sent; above 2 it settles."
+            ),
+            charts={
+                "log": lines(
+                    layers,
+                    data="scales",
+                    field="threshold",
+                    title=f"threshold of {layer}",
+                    scale="log",
+                    by_title="rule",
+                    only=titles,
+                )
+            },
+            data={"scales": layers},
+            controls=("step",),
+        ),
+        Figure(
+            name="scale-density",
+            title="Elements sent by scale",
+            caption=(
+                "Of all parameters. Each scale above 2 sends a fraction of what the next lower sends."
+            ),
+            charts={
+                "log": lines(
+                    steps,
+                    data="steps",
+                    field="density",
+                    title="elements sent, %",
+                    scale="log",
+                    by_title="rule",
+                    only=titles,
+                )
+            },
+            data={"steps": steps},
+            controls=("step",),
+        ),
+    ]
+
+
+def rates(
+    shown: Mapping[str, float], link_theory: float | None, link: float, wanted: float
+) -> list[Row]:
+    """Millions of float32 a second; `shown`: what runs have sent."""
+    rows: list[Row] = [
+        {"name": "link, in theory", "kind": "link", "millions": link_theory},
+        {"name": "link, measured", "kind": "link", "millions": link},
+        {"name": "the network wants", "kind": "network", "millions": wanted},
+        *(
+            {"name": title, "kind": "sent in training", "millions": sent}
+            for title, sent in shown.items()
+        ),
+    ]
+    return [row for row in rows if row["millions"] is not None]

@@ -1,0 +1,102 @@
+"""Make every run that is missing, then write the page."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from gradsieve.console import log
+from gradsieve.link import Link, open_link
+from gradsieve.recording.tail import Tail
+from gradsieve.runs.config import RESULT, RunConfig
+from gradsieve.runs.launch import launch
+from gradsieve.runs.probe import probe_link
+from gradsieve.study.settings import Plan, is_finished
+
+PROBE = "probe"
+
+
+def run_study(plan: Plan, link: str | None, console: Console) -> Path:
+    """Runs that an earlier call has finished are not repeated; returns the page's path.
+
+    Raises:
+        RunError: a rank of a run failed; what is finished stays.
+        ValueError: a number is out of range.
+        OSError: the directory cannot be written.
+    """
+    # Needs what the demo's extra brings.
+    from gradsieve.study.page import write_study
+
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with open_link(plan.ranks, link) as opened:
+        console.print(f"MNIST network, 3.3 M parameters; {opened.description}")
+        runs = plan.runs(opened)
+        missing = [run for run in runs if not is_finished(run, Path(run.directory) / RESULT)]
+        if len(missing) < len(runs):
+            console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already.")
+        with bar(console, missing, plan.steps) as progress:
+            if not (plan.out / PROBE / "probe.json").exists() or len(missing) == len(runs):
+                probe_link(opened, plan.ranks, plan.out / PROBE)
+            for number, run in enumerate(missing):
+                progress.begin(number, run)
+                make(run, opened, progress)
+    return write_study(plan)
+
+
+def make(run: RunConfig, link: Link, progress: "StudyProgress") -> None:
+    directory = Path(run.directory)
+    # Of another setting, or cut short.
+    shutil.rmtree(directory, ignore_errors=True)
+    tail = Tail(directory)
+    launch(run, link, lambda: progress.update(tail.newest()))
+
+
+class StudyProgress:
+    """One bar over the steps of all runs."""
+
+    def __init__(self, console: Console, runs: int, steps: int) -> None:
+        self._runs, self._steps, self._before = runs, steps, 0
+        self.bar = Progress(
+            TextColumn("{task.description:<32}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("steps, left:"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=600,
+        )
+        self._task = TaskID(0)
+
+    def start(self) -> None:
+        self._task = self.bar.add_task("probing the link", total=self._runs * self._steps)
+
+    def begin(self, number: int, run: RunConfig) -> None:
+        self._before = number * self._steps
+        words = f"{number + 1} of {self._runs}: {run.title}"
+        if not self.bar.console.is_terminal:
+            left = self.bar.tasks[self._task].time_remaining
+            hope = f", about {left / 60:.0f} min left" if left is not None else ""
+            log(f"{words}, seed {run.seed}{hope} ...")
+        self.bar.update(self._task, completed=self._before, description=words)
+
+    def update(self, record: dict[str, int] | None) -> None:
+        if record is not None:
+            self.bar.update(self._task, completed=self._before + record["step"] + 1)
+
+
+@contextmanager
+def bar(console: Console, missing: list[RunConfig], steps: int) -> Iterator[StudyProgress]:
+    progress = StudyProgress(console, len(missing), steps)
+    with progress.bar:
+        progress.start()
+        yield progress
