@@ -24,7 +24,7 @@ def smaller_png(data: bytes) -> bytes:
     pixels = zlib.decompress(b"".join(content for kind, content in chunks if kind == b"IDAT"))
     first = next(place for place, (kind, _) in enumerate(chunks) if kind == b"IDAT")
     kept = [(kind, content) for kind, content in chunks if kind != b"IDAT"]
-    kept.insert(first, (b"IDAT", zlib.compress(pixels, 9)))
+    kept.insert(first, (b"IDAT", zlib.compress(pixels, 6)))
     return signature + b"".join(
         struct.pack(">I", len(content))
         + kind

@@ -65,6 +65,8 @@ class Histogram:
     def share_beyond(self, deviations: float) -> float:
         """The share of elements further from the mean than so many standard deviations."""
         reach = deviations * self.deviation
+        if not reach:
+            return 0.0
         lower, upper = self.cumulated(np.array([self.mean - reach, self.mean + reach]))
         return float(1 - (upper - lower))
 

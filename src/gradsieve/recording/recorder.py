@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import os
 import time
 import zlib
 from base64 import b64decode, b64encode
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -91,6 +93,8 @@ class Recorder:
             directory = Path(out)
             heading = {
                 "started": time.time(),
+                "cores": os.cpu_count(),
+                "torch": torch.__version__,
                 "ranks": len(self._mailbox.ranks),
                 "parameters": {name: p.numel() for name, p in self._parameters.items()},
                 "about": dict(about or {}),

@@ -336,8 +336,12 @@ def histogram_chart(scale: Scale) -> Any:
     ]
     bar = alt.Chart(alt.NamedData(name="bars"))
     if scale == "linear":
-        drawn = bar.mark_bar(color=PALETTE[0], opacity=0.8, binSpacing=0).encode(
-            x=x, x2="high:Q", y=alt.Y("share:Q", title=share), tooltip=tooltip
+        drawn = bar.mark_rect(color=PALETTE[0], opacity=0.8).encode(
+            x=x,
+            x2="high:Q",
+            y=alt.Y("share:Q", title=share),
+            y2=alt.Y2Datum(0),
+            tooltip=tooltip,
         )
     else:
         drawn = bar.mark_line(interpolate="step-after", strokeWidth=1.8).encode(

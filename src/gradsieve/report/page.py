@@ -27,6 +27,8 @@ class Section:
     paragraphs: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
+    long_tables: Mapping[str, Table] = field(default_factory=dict)
+    """Closed, until a reader opens them."""
 
 
 def page_of(title: str, sections: Sequence[Section], shapes: Mapping[str, Any]) -> str:
@@ -172,6 +174,10 @@ def section_html(section: Section) -> str:
         *(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.paragraphs),
         *map(figure_html, section.figures),
         *(table_html(table, name) for name, table in section.tables.items()),
+        *(
+            f"<details><summary>{html.escape(name)}</summary>{table_html(table, name)}</details>"
+            for name, table in section.long_tables.items()
+        ),
     ]
     return f"<section>{''.join(parts)}</section>"
 
@@ -200,5 +206,5 @@ def table_html(table: Table, label: str) -> str:
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(label)}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<table><caption>{html.escape(label)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

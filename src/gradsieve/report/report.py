@@ -43,7 +43,10 @@ def write_report(source: Source, out: Path, title: str | None = None) -> Path:
         paragraphs=sentences(groups) or benchmark_in_words(source.tables),
         tables={"Summary": summary_table(groups)} if groups else {},
     )
-    sections = [summary, Section(figures=training_figures(groups, shapes))] if groups else [summary]
+    sections = [summary]
+    if groups:
+        histogram = [histogram_figure(shapes)] if shapes else []
+        sections.append(Section(figures=[*training_figures(groups), *histogram]))
     sections += [benchmark(rows) for rows in source.tables]
     return write_page(title or source.directory.resolve().name, sections, shapes, out)
 
@@ -66,14 +69,12 @@ def benchmark(rows: Rows) -> Section:
     placed = [row | {"where": f"{row['workload']}, {row['link']}"} for row in ratios]
     return Section(
         title=rows.name,
-        tables={rows.name: table_of_rows(rows.rows)},
+        long_tables={f"{len(rows.rows)} rows": table_of_rows(rows.rows)},
         figures=[ratio_figure(placed, rows.name)] if placed else [],
     )
 
 
-def training_figures(
-    groups: Mapping[str, Sequence[Run]], shapes: Mapping[str, Any]
-) -> list[Figure]:
+def training_figures(groups: Mapping[str, Sequence[Run]]) -> list[Figure]:
     metrics = metrics_of(run for runs in groups.values() for run in runs)
     rows, layers = step_rows(groups, metrics), layer_rows(groups)
     has = {name for row in rows for name, value in row.items() if value is not None}
@@ -92,8 +93,6 @@ def training_figures(
         for field in LAYER_LINES
         if any(row[field] is not None for row in layers)
     ]
-    if shapes:
-        figures.append(histogram_figure(shapes))
     return figures
 
 

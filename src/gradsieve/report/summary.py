@@ -122,7 +122,8 @@ def setting_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
         parts.append(f"with {sum(first.parameters.values()):,} parameters")
     if first.result.get("link"):
         parts.append(f"over {first.result['link']}")
-    return " ".join(parts) + "."
+    cores = first.heading.get("cores")
+    return " ".join(parts) + (f"; a machine with {cores} cores." if cores else ".")
 
 
 def plain_of(groups: Mapping[str, Sequence[Run]]) -> Sequence[Run] | None:

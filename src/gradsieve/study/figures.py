@@ -100,8 +100,13 @@ def grid_chart(layers: Sequence[str]) -> Any:
     x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=3, format=".1~e"))
     bar = (
         alt.Chart()
-        .mark_bar(color=PALETTE[0], binSpacing=0)
-        .encode(x=x, x2="high:Q", y=alt.Y("share:Q", title="%", axis=alt.Axis(tickCount=3)))
+        .mark_rect(color=PALETTE[0])
+        .encode(
+            x=x,
+            x2="high:Q",
+            y=alt.Y("share:Q", title="%", axis=alt.Axis(tickCount=3)),
+            y2=alt.Y2Datum(0),
+        )
         .transform_filter("isValid(datum.share)")
     )
     rule = (
@@ -186,8 +191,8 @@ SHARE_HEADINGS = (
 )
 
 
-def trend_figure(rows: Sequence[Row], title: str, name: str) -> Figure:
-    """Thresholds of all layers over all steps of one run."""
+def trend_figure(rows: Sequence[Row], title: str, name: str, words: str) -> Figure:
+    """Thresholds of all layers over all steps of one run; `words` say how they moved."""
     charts: dict[Scale, Any] = {
         scale: lines(
             rows,
@@ -204,8 +209,8 @@ def trend_figure(rows: Sequence[Row], title: str, name: str) -> Figure:
         name=f"trend-{name}",
         title=f"Thresholds, {title}",
         caption=(
-            "The standard deviations of gradients fall as the network learns, by a power of ten "
-            "in the first steps, and differ between layers: no fixed threshold fits all."
+            f"{words} Layers differ by powers of ten, and all move as the network learns: no fixed "
+            "threshold fits them."
         ),
         charts=charts,
         data={name: rows},
@@ -304,7 +309,7 @@ def scale_figures(
             name="scale-density",
             title="Elements sent by scale",
             caption=(
-                "Of all parameters. Each scale above 2 sends a fraction of what the next lower sends."
+                "Of all parameters. Each scale above 2 sends a part of what the next lower sends."
             ),
             charts={
                 "log": lines(

@@ -1,11 +1,13 @@
 """The study's page: five parts, then every run to explore. Every number is from the records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gradsieve.charts import write_chart
-from gradsieve.cores import usable_cores
+from gradsieve.recording.histogram import overall
 from gradsieve.report.distribution import drawn
+from gradsieve.report.figures import histogram_figure
 from gradsieve.report.page import Section, Table
 from gradsieve.report.report import training_figures, write_page
 from gradsieve.report.series import Row, grouped, layer_rows, mean_of, metrics_of, step_rows
@@ -29,6 +31,7 @@ from gradsieve.study.settings import (
     BY_ITSELF,
     DROPPING,
     LEVELS,
+    ORIGINAL_STEPS,
     PLAIN,
     SCALES,
     SIGMA,
@@ -55,28 +58,21 @@ def write_study(plan: Plan) -> Path:
     metrics = metrics_of(run for runs in groups.values() for run in runs)
     rows = step_rows(groups, metrics)
     sections = [
-        Section(
-            paragraphs=[*sentences(groups), measured_on()],
-            tables={"Summary": summary_table(groups)},
-        ),
+        Section(paragraphs=sentences(groups), tables={"Summary": summary_table(groups)}),
         bottleneck(groups, probed),
-        distributions(groups, plan.steps),
+        distributions(groups, shapes, plan.steps),
         trends(groups),
         accuracies(groups, rows),
         adjusted(groups, rows),
         Section(
             title="Explore every run",
             paragraphs=["All figures below follow the choices at the top of the page."],
-            figures=training_figures(groups, shapes),
+            figures=training_figures(groups),
         ),
     ]
     for title in have(groups, DISTRIBUTED):
         write_grids(groups[title][0], plan.out)
     return write_page("Thresholds on gradients: the MNIST study", sections, shapes, plan.out)
-
-
-def measured_on() -> str:
-    return f"Drawn on a machine with {usable_cores()} cores, where the ranks have run as well."
 
 
 def have(groups: Groups, settings: Sequence[Setting]) -> list[str]:
@@ -125,28 +121,56 @@ def in_theory(rate: float | None) -> str:
     return "" if rate is None else f" ({rate / 1e6:.2f} million in theory)"
 
 
-def distributions(groups: Groups, steps: int) -> Section:
-    tables: dict[str, Table] = {}
+def distributions(groups: Groups, shapes: Mapping[str, Any], steps: int) -> Section:
     shown = [groups[title] for title in have(groups, DISTRIBUTED)]
-    tables["Accuracy beside the original's"] = original_table(shown, steps)
-    for runs in shown:
-        if runs[0].counted:
-            title = f"Shares beyond standard deviations, {runs[0].title}"
-            tables[title] = (SHARE_HEADINGS, share_rows(runs[0].counted))
+    shares = {
+        f"Shares beyond standard deviations, {runs[0].title}": (
+            SHARE_HEADINGS,
+            share_rows(runs[0].counted),
+        )
+        for runs in shown
+        if runs[0].counted
+    }
     return Section(
         title="2. Distributions",
         paragraphs=[
-            "Gradients lie close around zero, closer than a normal distribution of the same "
-            "deviation (which has 31.7 % beyond ±1 σ and 4.6 % beyond ±2 σ): most of them say "
-            "little, and a threshold of one or two deviations leaves few to send. Weights keep "
-            "their distribution while the network learns. The histograms of every layer and "
-            "sampled step are at the end of the page, to be chosen, and as files: "
+            *gradients_in_words(groups[PLAIN.title][0]),
+            "The histograms below follow the choices at the top: run, layer, what is counted, and "
+            "the sampled step. Those of every layer and step lie beside the page, as "
             "distribution-*.png.",
-            "The accuracy of a step is that of one batch of 50 images on the first rank, mean of "
-            "the seeds; the original's is of one run.",
+            "Training accuracy is that of one batch of 50 images on the first rank, a mean over "
+            "seeds; the original's is of one run."
+            + ("" if steps == ORIGINAL_STEPS else NOT_COMPARABLE.format(steps=steps)),
         ],
-        tables=tables,
+        figures=[histogram_figure(shapes)] if shapes else [],
+        tables={"Accuracy, beside the original's": original_table(shown, steps)},
+        long_tables=shares,
     )
+
+
+NOT_COMPARABLE = (
+    " These runs have {steps} steps, and are looked at after the same parts of them as the "
+    f"original's {ORIGINAL_STEPS:,}: their numbers do not compare with its."
+)
+NORMAL_BEYOND = (31.7, 4.6)
+"""% of a normal distribution beyond one and two standard deviations."""
+
+
+def gradients_in_words(run: Run) -> list[str]:
+    if not run.counted:
+        return []
+    last = run.counted[-1]
+    whole = overall(last.histograms["gradient"].values())
+    one, two = (100 * whole.share_beyond(k) for k in (1, 2))
+    weights = [overall(c.histograms["weight"].values()) for c in (run.counted[0], last)]
+    narrow = "closer than" if one < NORMAL_BEYOND[0] else "no closer than"
+    return [
+        f"After {last.step} steps {one:.1f} % of all gradients lie beyond ±1 σ and {two:.1f} % "
+        f"beyond ±2 σ, {narrow} a normal distribution's {NORMAL_BEYOND[0]} and "
+        f"{NORMAL_BEYOND[1]} %: a threshold of one or two deviations leaves so few to send. The "
+        f"deviation of all weights went from {weights[0].deviation:.4f} to "
+        f"{weights[1].deviation:.4f}."
+    ]
 
 
 def trends(groups: Groups) -> Section:
@@ -154,8 +178,22 @@ def trends(groups: Groups) -> Section:
     for k, setting in SIGMA.items():
         if setting.title in groups:
             rows = layer_rows({setting.title: groups[setting.title]})
-            figures.append(trend_figure(rows, f"{k} σ", f"sigma-{k}"))
+            words = fall_in_words(rows)
+            figures.append(trend_figure(rows, f"{k} σ", f"sigma-{k}", words))
     return Section(title="3. Thresholds over the steps", figures=figures)
+
+
+def fall_in_words(rows: Sequence[Row]) -> str:
+    """How the threshold of the largest layer moved: means of the first and last tenth."""
+    values = [row["threshold"] for row in rows if row["layer"] == LARGEST_LAYER]
+    tenth = max(1, len(values) // 10)
+    first, last = mean_of(values[:tenth]), mean_of(values[-tenth:])
+    if first is None or last is None:
+        return ""
+    return (
+        f"The threshold of {LARGEST_LAYER} went from {first:.2g}, on average over the first tenth "
+        f"of the steps, to {last:.2g} over the last."
+    )
 
 
 def tests(groups: Groups) -> list[Row]:
