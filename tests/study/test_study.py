@@ -1,0 +1,167 @@
+"""The study, with runs that are written instead of trained."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+from written import write_run
+
+from gradsieve.cli import app
+from gradsieve.link import Loopback
+from gradsieve.recording.histogram import Histogram
+from gradsieve.runs import methods
+from gradsieve.runs.launch import RunError
+from gradsieve.runs.probe import Probed
+from gradsieve.study import page, study
+from gradsieve.study.original import original_table
+from gradsieve.study.settings import COUNTED_AFTER, SETTINGS, Plan, is_finished
+
+LAYERS = ("conv1.weight", "dense1.weight", "dense1.bias")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Drawing takes longer than all else here."""
+    monkeypatch.setattr(page, "write_study", lambda plan: plan.out / "index.html")
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Titles and seeds of the runs that were made."""
+    titles = []
+
+    def launch(config, link, watch=lambda: None):
+        titles.append((config.title, config.seed))
+        directory = Path(config.directory)
+        write_run(
+            directory,
+            config.title,
+            method="ddp" if config.method == "ddp" else "sieve",
+            steps=config.steps,
+            layers=LAYERS,
+            histograms_every=10 if config.histograms_at else 0,
+            seed=config.seed,
+        )
+        config.save()
+        watch()
+
+    def probe(link, ranks, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        probed = Probed(29e6, 1.2e8, 10**9)
+        (directory / "probe.json").write_text(json.dumps(asdict(probed)))
+
+    monkeypatch.setattr(study, "launch", launch)
+    monkeypatch.setattr(study, "probe_link", probe)
+    return titles
+
+
+def plan(out, **changes):
+    options = {"ranks": 2, "steps": 40, "seeds": 2, "learning_rate": 1e-4, "quick": False}
+    return Plan(out=out, **(options | changes))
+
+
+def run(plan):
+    return study.run_study(plan, None, Console(quiet=True))
+
+
+def test_every_setting_is_a_method():
+    for setting in SETTINGS:
+        methods.require_method(setting.method)
+    assert len({setting.title for setting in SETTINGS}) == len(SETTINGS) == 13
+
+
+def test_the_page_tells_the_five_parts_and_lays_its_figures_beside_it(made, tmp_path):
+    text = run(plan(tmp_path)).read_text(encoding="utf-8").partition("<script")[0]
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert [heading[:2] for heading in headings] == ["1.", "2.", "3.", "4.", "5.", "Ex"]
+    assert "29.0 million float32 values a second" in text
+    assert "31.25 million in theory" in text
+    assert "do not compare with its" in text
+    assert "Scale 1, the rule as first proposed, collapses" in text
+    for name in ("bottleneck", "waiting", "trend-sigma-1", "rule-test", "scale-threshold", "time"):
+        assert f'id="chart-{name}"' in text
+        assert (tmp_path / f"{name}.png").exists()
+    assert (tmp_path / "distribution-sigma-2-gradient.svg").exists()
+
+
+def test_finished_runs_are_not_repeated(made, undrawn, tmp_path):
+    run(plan(tmp_path, seeds=1))
+    first = len(made)
+    assert first == len(SETTINGS)
+    run(plan(tmp_path, seeds=1))
+    assert len(made) == first
+    run(plan(tmp_path))
+    later = made[first:]
+    assert {seed for _, seed in later} == {1}
+    assert "unsent mean × 4" in {title for title, _ in later}
+    assert "unsent mean × 1" not in {title for title, _ in later}
+
+
+def test_what_was_cut_short_or_made_otherwise_is_made_again(made, undrawn, tmp_path):
+    link = Loopback(2, "no rate asked for")
+    one = plan(tmp_path, seeds=1)
+    run(one)
+    configs = one.runs(link)
+    assert all(is_finished(config, Path(config.directory) / "result.json") for config in configs)
+    (tmp_path / "runs" / "sigma-1-seed-0" / "result.json").unlink()
+    (tmp_path / "runs" / "sigma-2-seed-0" / "config.json").write_text("{")
+    made.clear()
+    run(one)
+    assert made == [("1 σ, accumulating", 0), ("2 σ, accumulating", 0)]
+    made.clear()
+    run(plan(tmp_path, seeds=1, learning_rate=1e-3))
+    assert len(made) == len(SETTINGS)
+
+
+def test_the_quick_study_leaves_rules_out(made, undrawn, tmp_path):
+    run(plan(tmp_path, seeds=1, quick=True))
+    assert 6 <= len(made) < len(SETTINGS)
+
+
+def test_distributions_are_counted_where_the_original_did():
+    whole = plan(Path("x"), steps=1000)
+    assert whole.counted_at == COUNTED_AFTER
+    assert plan(Path("x"), steps=500).counted_at == (0, 25, 100, 275, 475)
+    counted = [config for config in whole.runs(Loopback(2, "")) if config.histograms_at]
+    assert {config.seed for config in counted} == {0}
+    assert "plain DDP" in {config.title for config in counted}
+
+
+def test_the_originals_numbers_stand_beside_ours(made, undrawn, tmp_path):
+    from gradsieve.report.source import read_source
+
+    run(plan(tmp_path, seeds=1, steps=1000, quick=True))
+    runs = read_source(tmp_path / "runs").runs
+    headings, rows = original_table([[next(r for r in runs if r.title == "plain DDP")]], 1000)
+    assert headings == ["accuracy", "original", "plain DDP"]
+    assert rows[0] == ["training, step 51", "0.84", "0.8500"]
+    assert rows[-1] == ["test, at the end", "0.9635", "0.9000"]
+
+
+def test_failures_are_told_in_words(monkeypatch, tmp_path):
+    def fail(*args):
+        raise RunError("rank 1 ended with status 1")
+
+    monkeypatch.setattr(study, "probe_link", fail)
+    words = ["study", "mnist", "--link", "none", "--out"]
+    outcome = CliRunner().invoke(app, [*words, str(tmp_path / "out")])
+    assert outcome.exit_code == 1
+    assert "rank 1 ended" in outcome.output
+    (tmp_path / "file").write_text("")
+    outcome = CliRunner().invoke(app, [*words, str(tmp_path / "file" / "out")])
+    assert outcome.exit_code == 1
+    assert "cannot write" in outcome.output
+    outcome = CliRunner().invoke(app, ["study", "mnist", "--link", "fast", "--out", str(tmp_path)])
+    assert outcome.exit_code == 1
+    assert "not a rate" in outcome.output
+
+
+def test_nothing_counted_has_no_deviation_and_nothing_beyond_it():
+    empty = Histogram.from_json(
+        {"bins": [0], "elements": 0, "total": 0.0, "square_sum": 0.0, "nonfinite": 0}
+    )
+    assert empty.deviation == empty.share_beyond(1) == 0
