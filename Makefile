@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint fuzz clean
+.PHONY: install demo study test lint fuzz clean
 
 install: $(STAMP)
 
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	@$(BIN)/gradsieve demo
+
+study: install
+	@$(BIN)/gradsieve study mnist
 
 test: install
 	@$(BIN)/pytest
@@ -34,5 +37,5 @@ fuzz: install
 		$(BIN)/pytest --quiet tests/codec/test_mutations.py
 
 clean:
-	rm -rf $(VENV) demo/ build/ dist/ .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo/ study/ build/ dist/ .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

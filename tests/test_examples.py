@@ -1,6 +1,5 @@
 """The README's script, plain and with the diff, under torchrun."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from gradsieve.choice import FIRST_RUN
+from gradsieve.recording.files import read_lines, read_steps
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
@@ -59,13 +59,15 @@ def test_the_diff_is_five_lines_and_the_script_trains_with_it(patched, tmp_path)
     for rank in range(2):
         state = torch.load(tmp_path / f"sieve-rank{rank}.pt", weights_only=True)
         assert state["step"] == 50
-        lines = (tmp_path / f"sieve-rank{rank}.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        assert len(records) == 50
-        # On loopback any step but those after the first dense ones may be dense, the last too.
-        assert not records[FIRST_RUN]["plain"]
-        for record in records:
-            assert record["density"] == 1 if record["plain"] else 0 < record["density"] < 1
+    records = read_steps(tmp_path / "run" / "records.jsonl")
+    assert len(records) == 50
+    # On loopback any step but those after the first dense ones may be dense, the last too.
+    assert not records[FIRST_RUN]["plain"]
+    for record in records:
+        assert record["density"] == 1 if record["plain"] else 0 < record["density"] < 1
+    (_, counted) = read_lines(tmp_path / "run" / "histograms.jsonl")
+    assert counted["ranks"] == 2
+    assert counted["histograms"]["weight"].keys() == counted["histograms"]["gradient"].keys()
 
 
 def test_the_readme_shows_the_lines_of_the_diff():
