@@ -38,13 +38,14 @@ def record(out, steps=5):
     recorder = gs.Recorder(
         state, model, out, histograms_every=2, tensorboard=False, about={"title": "mine"}
     )
+    recorder.log(before=7)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen, truth = [], {}
     for step in range(steps):
         weight = squares(model.module.one.weight)
         train(model, 1, first=step, optimizer=optimizer)
         truth[step] = (weight, squares(state.residuals["one.weight"]))
-        recorder.log(loss=1.0 / (step + 1))
+        recorder.log(loss=torch.tensor(1.0 / (step + 1)))
         recorder.log(accuracy=step)
         seen.append(state.last)
     recorder.close()
@@ -61,6 +62,7 @@ def test_records_metrics_and_histograms_of_all_ranks(tmp_path):
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert [line["accuracy"] for line in lines] == [0, 1, 2, 3, 4]
     assert lines[1]["loss"] == 0.5
+    assert [line.get("before") for line in lines] == [7, None, None, None, None]
     assert lines[2]["thresholds"] == seen[2].thresholds
 
     found = histograms(tmp_path)
@@ -179,6 +181,8 @@ def refused(out):
     for options in ({"histograms_every": -1}, {"sample": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             gs.Recorder(state, model, out, **options)
+    with pytest.raises(TypeError, match="JSON"):
+        gs.Recorder(state, model, out, about={"model": model})
     assert not Path(out).exists()
 
 

@@ -8,11 +8,13 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from gradsieve.bench.recorder import bench_recorder_command
 from gradsieve.console import Json, console, fail, require_outputs, working, write_json
 from gradsieve.cores import usable_cores
 from gradsieve.pieces import Way
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app.command("recorder")(bench_recorder_command)
 STEPS_A_LINE = 100
 """Where no terminal shows a line that changes."""
 

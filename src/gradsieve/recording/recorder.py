@@ -56,6 +56,7 @@ class Recorder:
         about: what to keep with the records, as JSON: a title, settings.
 
     Raises:
+        TypeError: JSON cannot say what is in `about`.
         ValueError: a number is out of range.
         ImportError: `tensorboard` is True, and the package is missing.
     """
@@ -74,6 +75,7 @@ class Recorder:
         self._wants_histograms = chooser(histograms_every)
         if sample is not None and sample < 1:
             raise ValueError(f"sample must be 1 or more, or None, got {sample}")
+        json.dumps(dict(about or {}))
         self._state = state
         # Not DDP's module: it keeps the hook's state, which keeps this, and none would be freed.
         inner = model.module if isinstance(model, DistributedDataParallel) else model
@@ -81,7 +83,8 @@ class Recorder:
         elements = sum(p.numel() for p in self._parameters.values())
         self._every = 1 if sample is None else -(-elements // sample)
         self._mailbox = Mailbox(group_of(model))
-        self._pending: dict[str, Any] | None = None
+        self._pending: dict[str, Any] = {}
+        """Of the last step; before the first one what was logged already."""
         self._counted: Histograms = {}
         self._waiting: dict[int, Histograms] = {}
         """Steps whose histograms lack those of other ranks."""
@@ -136,6 +139,8 @@ class Recorder:
     def log(self, **metrics: float) -> None:
         """Add numbers (loss, accuracy, learning rate) to the record of the last step.
 
+        Tensors of one element are read as numbers.
+
         Where the model trains without the sieve, call it once a step, before the gradients are
         cleared: that is what a step is.
         """
@@ -148,10 +153,10 @@ class Recorder:
                         self._count("weight", name, parameter)
                 self._share(self._step)
             self._collect()
-        if self._pending is not None:
-            self._pending |= metrics
+        numbers = {name: float(value) for name, value in metrics.items()}
+        self._pending |= numbers
         if self._board is not None:
-            self._board.scalars(self._step, metrics)
+            self._board.scalars(self._step, numbers)
         if self._state is None:
             self._step += 1
 
@@ -174,15 +179,16 @@ class Recorder:
     # Records.
 
     def _begin_record(self, line: dict[str, Any], scalars: Mapping[str, float]) -> None:
+        early = {} if "step" in self._pending else self._pending
         self._flush()
-        self._pending = line
+        self._pending = early | line
         if self._board is not None:
             self._board.scalars(line["step"], scalars)
 
     def _flush(self) -> None:
-        if self._records is not None and self._pending is not None:
+        if self._records is not None and "step" in self._pending:
             self._records.write(self._pending)
-        self._pending = None
+        self._pending = {}
 
     # Histograms.
 

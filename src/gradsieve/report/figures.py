@@ -133,7 +133,7 @@ def lines(
                 y2=f"{field}_high:Q",
                 **shared,
             )
-            .transform_filter(f"isValid(datum.{field}_low)")
+            .transform_filter(positive.replace(field, f"{field}_low"))
         )
         layers.insert(0, area)
     return sized(alt.layer(*layers), description or title).add_params(*step_params(rows))

@@ -1,0 +1,126 @@
+"""What recording takes of a training step."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from gradsieve.console import Json, console, fail, require_outputs, working, write_json
+from gradsieve.cores import usable_cores
+from gradsieve.tables import table_of
+
+RANKS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderOrder:
+    """What each rank is to do."""
+
+    workload: str
+    steps: int
+    records: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderRow:
+    """Medians over steps, of the slower rank, in seconds."""
+
+    workload: str
+    parameters: int
+    layers: int
+    step: float
+    """Without recording: what is recorded is taken off."""
+    scalars: float
+    """Of a step with scalars alone."""
+    histograms: float
+    """Of a step with histograms, all in all."""
+    record_bytes: int
+    """On disk, a step."""
+    histogram_bytes: int
+    """On disk, a step with histograms."""
+
+
+def bench_recorder(workloads: Sequence[str], steps: int, out: Path) -> list[RecorderRow]:
+    """Raises RunError where a rank failed, ValueError where there is no such workload."""
+    from gradsieve.link import open_link
+    from gradsieve.runs.launch import run_ranks
+    from gradsieve.workloads.workload import require_workload
+
+    rows = []
+    for workload in workloads:
+        require_workload(workload)
+        directory = out / workload
+        directory.mkdir(parents=True, exist_ok=True)
+        order = RecorderOrder(
+            workload=workload,
+            steps=steps,
+            records=str(directory / "records"),
+            result=str(directory / "row.json"),
+        )
+        path = directory / "order.json"
+        path.write_text(json.dumps(asdict(order)))
+        with open_link(RANKS, None) as loopback:
+            run_ranks("gradsieve.bench.recorder_rank", path, RANKS, loopback)
+        rows.append(RecorderRow(**json.loads(Path(order.result).read_text())))
+    return rows
+
+
+def recorder_table(rows: Sequence[RecorderRow]) -> Table:
+    table = table_of(
+        (
+            "workload",
+            "parameters",
+            "layers",
+            "step, ms",
+            "scalars, ms",
+            "of the step",
+            "histograms, ms",
+            "kB a record",
+            "kB of histograms",
+        ),
+        title=f"Recording, {RANKS} ranks on loopback, {usable_cores()} cores",
+        words=("workload",),
+        caption="JSON lines, and TensorBoard's events where it is installed; the slower rank",
+    )
+    for row in rows:
+        table.add_row(
+            row.workload,
+            f"{row.parameters:,}",
+            str(row.layers),
+            f"{1000 * row.step:.1f}",
+            f"{1000 * row.scalars:.2f}",
+            f"{row.scalars / row.step:.2%}",
+            f"{1000 * row.histograms:.1f}",
+            f"{row.record_bytes / 1000:.1f}",
+            f"{row.histogram_bytes / 1000:.1f}",
+        )
+    return table
+
+
+def bench_recorder_command(
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(help="Train these; repeat the option.", show_default="mnist_cnn, mlp and gpt"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=10, help="Training steps of each.")] = 40,
+    out: Annotated[Path, typer.Option(help="Directory for records and logs.")] = Path(
+        "build/bench-recorder"
+    ),
+    json_file: Json = None,
+) -> None:
+    """Milliseconds that a Recorder takes of a step, with scalars and with histograms."""
+    from gradsieve.runs.launch import RunError
+
+    require_outputs(json_file)
+    try:
+        with working("training ..."):
+            rows = bench_recorder(workload or ["mnist_cnn", "mlp", "gpt"], steps, out)
+    except (RunError, ValueError) as error:
+        fail(str(error))
+    console.print(recorder_table(rows))
+    write_json(json_file, [asdict(row) for row in rows])
