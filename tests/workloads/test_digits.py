@@ -106,8 +106,11 @@ def test_accuracy_restores_the_flag_after_an_error() -> None:
 
 
 def test_the_metric_is_taken_on_the_test_images_and_the_batches_from_the_training_images() -> None:
-    # 1,010 of the 10,000 test images show a 3. pytest would collect this name if it were imported.
-    assert digits.test_set_accuracy(Constant()) == pytest.approx(0.1010)
+    # 1,010 of the 10,000 test images show a 3.
+    assert digits.accuracy_on_test_images(Constant()).mean == pytest.approx(0.1010)
+    shares = [digits.accuracy_on_test_images(Constant(), rank, 3) for rank in range(3)]
+    assert sum(share.samples for share in shares) == 10_000
+    assert sum(share.total for share in shares) == pytest.approx(1010)
     training, test = load_mnist(train=True), load_mnist(train=False)
     images, _ = next(batches_of_training_images(1, 2, 0))
     assert (training.images == images[0]).flatten(1).all(1).any()

@@ -171,7 +171,7 @@ class Undecided(torch.nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 def test_held_out_loss_is_taken_in_evaluation_mode_and_restores_the_flag(training: bool) -> None:
     model = Undecided().train(training)
-    assert held_out_loss(model, count=40) == pytest.approx(math.log(256))
+    assert held_out_loss(model, count=40).mean == pytest.approx(math.log(256))
     assert model.asked == [(32, False, False), (8, False, False)]
     assert model.training is training
 
@@ -189,9 +189,12 @@ def test_held_out_loss_restores_the_flag_after_an_error(
 def test_held_out_loss_is_the_same_however_it_is_cut(
     small: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = held_out_loss(small, count=10)
+    whole = held_out_loss(small, count=10).mean
     monkeypatch.setattr(gpt, "EVALUATED_AT_ONCE", 7)
-    assert held_out_loss(small, count=10) == pytest.approx(whole, abs=1e-4)
+    assert held_out_loss(small, count=10).mean == pytest.approx(whole, abs=1e-4)
+    shares = [held_out_loss(small, rank, 3, count=10) for rank in range(3)]
+    assert [share.samples for share in shares] == [4, 3, 3]
+    assert sum(share.total for share in shares) / 10 == pytest.approx(whole, abs=1e-4)
 
 
 def test_held_out_loss_is_taken_on_the_held_out_files() -> None:
@@ -228,7 +231,7 @@ def test_sixty_steps_of_the_small_one() -> None:
         loss.backward()
         optimizer.step()
         schedule.step()
-    assert 2.8 <= held_out_loss(model, count=32) <= 3.5
+    assert 2.8 <= held_out_loss(model, count=32).mean <= 3.5
 
 
 def test_six_steps_of_the_large_one() -> None:
@@ -244,4 +247,4 @@ def test_six_steps_of_the_large_one() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert 5.2 <= losses[0] <= 5.7
-    assert 3.2 <= held_out_loss(model, count=32) <= 4.1
+    assert 3.2 <= held_out_loss(model, count=32).mean <= 4.1

@@ -17,7 +17,7 @@ from gradsieve.recording import Recorder
 from gradsieve.runs.config import RunConfig, RunResult, read_config
 from gradsieve.runs.methods import LOCK_STEP, bucket_cap_mb, register
 from gradsieve.runs.rank import joined, sharers
-from gradsieve.workloads.workload import Workload, load_workload
+from gradsieve.workloads.workload import Judged, Workload, load_workload
 
 Batch = tuple[Tensor, Tensor]
 LIMIT_EVERY = 5
@@ -158,8 +158,13 @@ class Run:
         )
 
     def metric(self) -> float | None:
-        """None in lock-step: ranks that train apart have no common model."""
-        return self.workload.metric(self.model.module) if self.exchanges else None
+        """All ranks judge a share each; None in lock-step, whose ranks have no common model."""
+        if not self.exchanges:
+            return None
+        share = self.workload.metric(self.model.module, self.rank, self.ranks)
+        shares = torch.tensor(share, dtype=torch.float64)
+        dist.all_reduce(shares)
+        return Judged(*shares.tolist()).mean
 
 
 def main(path: str) -> None:
@@ -167,8 +172,9 @@ def main(path: str) -> None:
     with joined() as rank:
         run = Run(config)
         bytes_per_step = run.train()
+        result = run.result(bytes_per_step)
         if rank == 0:
-            run.result(bytes_per_step).save(Path(config.directory))
+            result.save(Path(config.directory))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gradsieve.workloads.mnist import Split, load_mnist
-from gradsieve.workloads.workload import evaluating, require_rank
+from gradsieve.workloads.workload import Judged, evaluating, require_rank
 
 BATCH_SIZE = 50
 """Images a rank and step."""
@@ -75,6 +75,9 @@ def batches_of_training_images(
     return batches(load_mnist(train=True), rank, world_size, seed)
 
 
-def test_set_accuracy(model: nn.Module) -> float:
-    """`accuracy` on the whole test set."""
-    return accuracy(model, load_mnist(train=False))
+def accuracy_on_test_images(model: nn.Module, rank: int = 0, world_size: int = 1) -> Judged:
+    """`accuracy` on a rank's share of the test set."""
+    test = load_mnist(train=False)
+    share = Split(test.images[rank::world_size], test.labels[rank::world_size])
+    samples = len(share.labels)
+    return Judged(accuracy(model, share) * samples, samples)

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradsieve.workloads.stdlib_text import load_stdlib_text
-from gradsieve.workloads.workload import Workload, cross_entropy, evaluating, require_rank
+from gradsieve.workloads.workload import (
+    Judged,
+    Workload,
+    cross_entropy,
+    evaluating,
+    require_rank,
+)
 
 VOCABULARY = 256
 CONTEXT = 128
@@ -131,17 +137,20 @@ def windows(text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def held_out_loss(model: nn.Module, count: int = HELD_OUT_WINDOWS) -> float:
-    """Mean loss in nats a byte over `count` windows spread evenly over the held-out files."""
+def held_out_loss(
+    model: nn.Module, rank: int = 0, world_size: int = 1, *, count: int = HELD_OUT_WINDOWS
+) -> Judged:
+    """Loss in nats a byte on a rank's share of `count` windows, spread over the held-out files."""
     text = load_stdlib_text().held_out
-    starts = torch.linspace(0, len(text) - CONTEXT - 1, count, dtype=torch.float64).long()
+    places = torch.linspace(0, len(text) - CONTEXT - 1, count, dtype=torch.float64).long()
+    starts = places[rank::world_size]
     total = 0.0
     with evaluating(model) as device:
-        for start in range(0, count, EVALUATED_AT_ONCE):
-            inputs, targets = windows(text, starts[start : start + EVALUATED_AT_ONCE])
+        for several in torch.split(starts, EVALUATED_AT_ONCE):
+            inputs, targets = windows(text, several)
             loss = cross_entropy(model, inputs.to(device), targets.to(device))
             total += loss.item() * len(inputs)
-    return total / count
+    return Judged(total, len(starts))
 
 
 def workload(name: str, *, layers: int, width: int, heads: int) -> Workload:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gradsieve.workloads.digits import batches_of_training_images, test_set_accuracy
+from gradsieve.workloads.digits import accuracy_on_test_images, batches_of_training_images
 from gradsieve.workloads.workload import Workload
 
 STEPS = 1000
@@ -58,7 +58,7 @@ MNIST_CNN = Workload(
     make_optimizer=make_optimizer,
     learning_rate=LEARNING_RATE,
     batches=batches_of_training_images,
-    metric=test_set_accuracy,
+    metric=accuracy_on_test_images,
     metric_name="test accuracy",
     higher_is_better=True,
 )

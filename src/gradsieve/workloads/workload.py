@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,17 @@ def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
+class Judged(NamedTuple):
+    """A mean over samples, of which a rank may have seen a share."""
+
+    total: float
+    samples: int
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.samples
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """A model, its data and how it is judged."""
@@ -38,8 +49,8 @@ class Workload:
     """Of the learning rate, for a number of steps; its `step()` follows the optimizer's."""
     batches: Callable[[int, int, int], Iterator[tuple[Tensor, Tensor]]]
     """Rank, world size and seed to endless inputs and targets (int64 classes)."""
-    metric: Callable[[nn.Module], float]
-    """Measured on data that no rank trains on."""
+    metric: Callable[[nn.Module, int, int], Judged]
+    """Of a model, on a rank's share (rank, world size) of data that no rank trains on."""
     metric_name: str
     higher_is_better: bool
 
