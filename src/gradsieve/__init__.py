@@ -5,10 +5,10 @@ from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, enco
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
-from gradsieve.recording import Recorder
+from gradsieve.recording import JsonLines, Recorder
 from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
-from gradsieve.telemetry import JsonLines, StepRecord, Totals
+from gradsieve.telemetry import StepRecord, Totals
 from gradsieve.thresholds import Density, Fixed, Measured, Sigma, Threshold, UnsentMean
 
 __all__ = [

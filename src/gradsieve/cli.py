@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from gradsieve.bench.cli import app as bench
-from gradsieve.console import Json, console, fail, require_outputs, write_json
+from gradsieve.console import (
+    Json,
+    console,
+    fail,
+    require_drawing,
+    require_outputs,
+    working,
+    write_json,
+)
 from gradsieve.plan.cli import plan
 
 app = typer.Typer(
@@ -56,6 +64,7 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """Train the MNIST network over a slow link: plain DDP, the limit, and three sieves."""
+    require_drawing()
     from gradsieve.demo.demo import DemoError, run_demo
 
     try:
@@ -82,19 +91,29 @@ app.add_typer(study, name="study")
 @study.command("mnist")
 def study_mnist(
     ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train together.")] = 2,
-    steps: Annotated[int, typer.Option(min=20, help="Training steps of each run.")] = 1000,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each rule, from other weights.")] = 3,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=20, help="Training steps of each run.", show_default="1000"),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs of each rule, from other weights.", show_default="3"),
+    ] = None,
     link: Annotated[
         str, typer.Option(help='Rate of the emulated link, as "1gbit"; "none": bare loopback.')
     ] = "1gbit",
-    out: Annotated[Path, typer.Option(help="Directory for records, figures and the page.")] = Path(
-        "study"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for records, figures and the page.",
+            show_default="study, or study-quick",
+        ),
+    ] = None,
     learning_rate: Annotated[
         float, typer.Option("--lr", min=0, help="Adam's; 1e-4 is the original study's.")
     ] = 1e-4,
     quick: Annotated[
-        bool, typer.Option("--quick", help="40 steps, one seed, the main rules: under 3 minutes.")
+        bool, typer.Option("--quick", help="40 steps, one seed, the main rules: some 3 minutes.")
     ] = False,
     json_file: Json = None,
 ) -> None:
@@ -102,36 +121,32 @@ def study_mnist(
 
     Runs that are finished are not repeated: call it again after an interruption.
     """
-    from gradsieve.demo.demo import DemoError, require_extra
-
-    try:
-        require_extra()
-    except DemoError as error:
-        fail(str(error))
-    from gradsieve.report.source import read_source
+    require_drawing()
     from gradsieve.report.summary import summary_rows
     from gradsieve.runs.launch import RunError
-    from gradsieve.study.settings import Plan
+    from gradsieve.study.settings import QUICK_STEPS, Plan
     from gradsieve.study.study import run_study
 
     require_outputs(json_file)
+    if quick and (steps is not None or seeds is not None):
+        fail("--quick has steps and seeds of its own; leave --steps and --seeds out", status=2)
     plan = Plan(
         ranks=ranks,
-        steps=40 if quick else steps,
-        seeds=1 if quick else seeds,
+        steps=QUICK_STEPS if quick else steps or 1000,
+        seeds=1 if quick else seeds or 3,
         learning_rate=learning_rate,
-        out=out,
+        out=out or Path("study-quick" if quick else "study"),
         quick=quick,
     )
     try:
-        page = run_study(plan, None if link == "none" else link, console)
+        page, source = run_study(plan, None if link == "none" else link, console)
     except (RunError, ValueError) as error:
         fail(str(error))
     except OSError as error:
-        fail(f"cannot write {out}: {error.strerror}; give --out another directory")
+        fail(f"cannot write {plan.out}: {error.strerror}; give --out another directory")
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on with the runs that are missing", status=130)
-    write_json(json_file, summary_rows(read_source(out)))
+    write_json(json_file, summary_rows(source))
     console.print(f"Open [bold]{page}[/bold]; every figure lies beside it as .png and .svg.")
 
 
@@ -162,13 +177,10 @@ def report(
 
 
 def report_directory(directory: Path, out: Path, json_file: Path | None) -> None:
-    from gradsieve.console import working
     from gradsieve.recording.files import RecordsError
 
-    try:
-        from gradsieve.report.report import write_report
-    except ImportError as error:
-        fail(f"a report draws figures and {error.name} is missing: pip install 'gradsieve[demo]'")
+    require_drawing()
+    from gradsieve.report.report import write_report
     from gradsieve.report.source import read_source
     from gradsieve.report.summary import summary_rows
 

@@ -44,6 +44,15 @@ def require_outputs(*paths: Path | None, plot: Path | None = None) -> None:
             fail(f"cannot write {path}: {path.parent} is no folder")
 
 
+def require_drawing() -> None:
+    """End with a message where what draws figures is missing."""
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        fail(f"figures are drawn and {error.name} is missing: pip install 'gradsieve[demo]'")
+
+
 def write_json(path: Path | None, content: object) -> None:
     if path is None:
         return

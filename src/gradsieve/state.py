@@ -298,6 +298,9 @@ class SieveState:
             self.step, residual_norm=self._residual_norm(), exchange=exchange, reason=reason
         )
         self.totals.add(self.last)
+        # Before residuals and bases begin to turn.
+        for observer in list(self.observers):
+            observer.end_step(self.last)
         self.step += 1
         rotations = [p.rotation for p in self.registry if p.rotation is not None]
         if any(rotation.is_due for rotation in rotations):
@@ -306,8 +309,6 @@ class SieveState:
             self.worker.submit_local(lambda: self._turn(asked))
         if not self.last.plain and self.members.group.rank() == 0:
             self._tell_of_rotation(rotations, self.last.bits_per_parameter)
-        for observer in list(self.observers):
-            observer.end_step(self.last)
         if self.on_step is not None:
             self.on_step(self.last)
 

@@ -1,10 +1,8 @@
-"""What happened in each step, and where it can be written."""
+"""What happened in each step, and in all of them."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -117,32 +115,3 @@ class Totals:
             return sent
         exposed = 1000 * self.exposed_seconds / self.pruned_steps
         return f"{sent}; where pruned, the exchange added {exposed:.1f} ms to a step"
-
-
-class JsonLines:
-    """A sink that appends one line a record; pass the instance as `state.on_step`."""
-
-    def __init__(self, path: str | Path) -> None:
-        self._file: TextIO = Path(path).open("a", encoding="utf-8")  # noqa: SIM115
-
-    def __call__(self, record: StepRecord) -> None:
-        self.write(asdict(record))
-
-    def write(self, line: dict[str, object]) -> None:
-        """Append any mapping; NaN and infinities become null."""
-        self._file.write(json.dumps(finite(line)) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def finite(value: object) -> object:
-    """JSON has no word for NaN and infinities."""
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value

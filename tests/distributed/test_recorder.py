@@ -86,7 +86,8 @@ def test_records_metrics_and_histograms_of_all_ranks(tmp_path):
 
 def record_plainly(out):
     model = build()
-    recorder = gs.Recorder(None, model, out, histograms_every=lambda step: step == 1)
+    first = squares(model.module.two.weight)
+    recorder = gs.Recorder(None, model, out, histograms_every=lambda step: step < 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sums = []
     for step in range(3):
@@ -94,14 +95,19 @@ def record_plainly(out):
         recorder.log(loss=step)
         sums.append(squares(model.module.two.weight.grad))
     recorder.close()
-    return sums
+    later = gs.Recorder(None, model, out, first_step=3, histograms_every=0)
+    later.log(loss=3)
+    later.close()
+    return first, sums
 
 
 def test_a_run_without_the_sieve_is_recorded_alike(tmp_path):
-    sums, _ = run_ranks(2, record_plainly, str(tmp_path))
-    assert read_steps(tmp_path / RECORDS) == [{"step": n, "loss": n} for n in range(3)]
-    (line,) = histograms(tmp_path).values()
-    gradient = counted(line, "gradient", "two.weight")
+    (first, sums), _ = run_ranks(2, record_plainly, str(tmp_path))
+    assert read_steps(tmp_path / RECORDS) == [{"step": n, "loss": n} for n in range(4)]
+    found = histograms(tmp_path)
+    assert sorted(found) == [0, 1]
+    assert counted(found[0], "weight", "two.weight").square_sum == pytest.approx(first)
+    gradient = counted(found[1], "gradient", "two.weight")
     assert gradient.elements == 2 * 1200
     assert gradient.square_sum == pytest.approx(2 * sums[1])
 
@@ -114,7 +120,6 @@ def record_on_first_rank_alone(out):
         recorder = gs.Recorder(state, model, out, histograms_every=1, tensorboard=False)
     train(model, 3)
     if recorder is not None:
-        recorder._waiting.clear()
         recorder.close()
 
 
@@ -175,14 +180,59 @@ def test_a_recorder_keeps_nothing_alive(tmp_path):
     assert run_ranks(1, freed_after_use, str(tmp_path)) == [True]
 
 
+def record_an_unbound_state(out):
+    model = build()
+    state = gs.SieveState(gs.Sigma(1), **SETTINGS)
+    model.register_comm_hook(state, gs.sieve_hook)
+    recorder = gs.Recorder(state, model, out, histograms_every=1, tensorboard=False)
+    train(model, 3)
+    recorder.close()
+
+
+def test_a_state_that_was_never_bound_is_recorded_by_numbers(tmp_path):
+    run_ranks(2, record_an_unbound_state, str(tmp_path))
+    assert len(read_steps(tmp_path / RECORDS)) == 3
+    last = histograms(tmp_path)[2]["histograms"]
+    assert set(last["weight"]) == set(last["gradient"]) == {str(n) for n in range(6)}
+
+
+def record_other_ways(out):
+    for way in ("two-shot", "hierarchical"):
+        model = build()
+        state = gs.attach(
+            model, threshold=gs.Sigma(1), node_size=2, **(SETTINGS | {"exchange": way})
+        )
+        recorder = gs.Recorder(state, model, f"{out}/{way}", histograms_every=1, tensorboard=False)
+        train(model, 2)
+        recorder.close()
+
+
+def test_what_other_ways_keep(tmp_path):
+    run_ranks(4, record_other_ways, str(tmp_path))
+    (_, last) = histograms(tmp_path / "two-shot").values()
+    assert counted(last, "accumulated", "one.weight").elements == 4 * 800
+    (_, last) = histograms(tmp_path / "hierarchical").values()
+    assert "accumulated" not in last["histograms"]
+    # Of two nodes, each of whose ranks keep a piece each.
+    assert counted(last, "residual", "one.weight").elements == 2 * 800
+
+
 def refused(out):
     model = build()
     state = gs.attach(model, **SETTINGS)
+    for wrong in ({"histograms_every": None}, {"histograms_every": 50.0}, {"sample": 1e6}):
+        with pytest.raises(TypeError):
+            gs.Recorder(state, model, out, **wrong)
     for options in ({"histograms_every": -1}, {"sample": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             gs.Recorder(state, model, out, **options)
     with pytest.raises(TypeError, match="JSON"):
         gs.Recorder(state, model, out, about={"model": model})
+    recorder = gs.Recorder(state, model, out, tensorboard=False)
+    for name in ("step", "density"):
+        with pytest.raises(ValueError, match=f"log: {name} would replace"):
+            recorder.log(**{name: 1})
+    recorder.close()
     assert not Path(out).exists()
 
 
@@ -213,6 +263,27 @@ def written_events(out):
         recorder.log(loss=step / 2)
     recorder.close()
     return state.last
+
+
+def events_on_a_full_disk(out):
+    model = build()
+    state = gs.attach(model, threshold=gs.Sigma(1), **SETTINGS)
+    recorder = gs.Recorder(state, model, out, tensorboard=True)
+    if dist.get_rank() == 0:
+        recorder._board._open = failing
+    train(model, 3)
+    recorder.close()
+    return state.step
+
+
+def failing(directory):
+    raise RuntimeError("the quota is used up")
+
+
+def test_events_that_cannot_be_written_end_no_training(tmp_path):
+    pytest.importorskip("tensorboard")
+    assert run_ranks(2, events_on_a_full_disk, str(tmp_path)) == [3, 3]
+    assert len(read_steps(tmp_path / RECORDS)) == 3
 
 
 def test_tensorboard_reads_scalars_and_histograms(tmp_path):

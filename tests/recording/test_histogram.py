@@ -113,6 +113,22 @@ def test_shares_beyond_deviations_are_those_of_a_normal_distribution():
     assert found.share_beyond(2) == pytest.approx(0.0455, abs=0.003)
 
 
+def test_a_narrow_distribution_far_from_zero_has_no_shares_in_bins_as_wide_as_itself():
+    torch.manual_seed(0)
+    found = histogram_of(1 + 0.01 * torch.randn(10_000))
+    assert found.deviation == pytest.approx(0.01, rel=0.05)
+    assert found.share_beyond(1) is None
+    assert histogram_of(torch.full((100,), 3.0)).share_beyond(1) == 0
+
+
+def test_a_sample_sees_every_column():
+    columns = torch.arange(1024.0) // 256
+    matrix = columns.expand(4096, 1024).contiguous()
+    found = histogram_of(matrix, every=16)
+    assert found.counted == matrix.numel() / 16
+    assert found.mean == pytest.approx(1.5, abs=0.1)
+
+
 def test_sums_and_the_whole_model():
     one, two = torch.randn(100), torch.randn(2**17)
     ranks = sum_of([histogram_of(one), histogram_of(one)])

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+import gradsieve as gs
 from gradsieve.recording.files import (
     RecordFile,
     RecordsError,
@@ -41,11 +42,13 @@ def test_a_torn_last_line_is_skipped_and_ended_by_the_next_run(tmp_path):
     assert read_steps(path) == [{"step": 0}, {"step": 1, "loss": 2}]
 
 
-def test_of_a_step_that_was_made_again_the_last_record_counts(tmp_path):
+def test_a_run_that_goes_on_takes_over_from_its_first_step(tmp_path):
     path = tmp_path / "records.jsonl"
-    write(path, {"step": 0}, {"step": 1, "loss": 1}, {"step": 2})
-    write(path, {"step": 1, "loss": 9})
-    assert read_steps(path) == [{"step": 0}, {"step": 1, "loss": 9}, {"step": 2}]
+    write(path, {"step": 0}, {"step": 1, "loss": 1}, {"step": 2}, {"step": 3})
+    write(path, {"step": 1, "loss": 9}, {"step": 2, "loss": 8})
+    assert read_steps(path) == [{"step": 0}, {"step": 1, "loss": 9}, {"step": 2, "loss": 8}]
+    write(path, {"step": 0, "loss": 7})
+    assert read_steps(path) == [{"step": 0, "loss": 7}]
 
 
 def test_garbage_is_no_record(tmp_path):
@@ -90,6 +93,28 @@ def test_writing_goes_on_when_there_is_space_again(tmp_path):
     file.write({"step": 3})
     file.close()
     assert [line["step"] for line in read_steps(path)] == [0, 1, 3]
+
+
+def test_a_heading_that_could_not_be_written_is_written_later(tmp_path):
+    link, path = tmp_path / "link.jsonl", tmp_path / "records.jsonl"
+    link.symlink_to("/dev/full")
+    file = RecordFile(link, {"ranks": 2})
+    file.write({"step": 0})
+    file._file.close()
+    file._file = path.open("ab", buffering=0)
+    file.write({"step": 1})
+    file.close()
+    assert read_heading(path)["ranks"] == 2
+    assert [line["step"] for line in read_steps(path)] == [1]
+
+
+def test_json_lines_raise_nothing_on_a_full_disk(tmp_path, capfd):
+    link = tmp_path / "lines.jsonl"
+    link.symlink_to("/dev/full")
+    lines = gs.JsonLines(link)
+    lines.write({"step": 0})
+    lines.close()
+    assert "No space left" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

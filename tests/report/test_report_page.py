@@ -1,48 +1,15 @@
 """The page in a real browser."""
 
 import html
-import json
 import re
-import shutil
-import subprocess
 
 import pytest
+from browser import HELPERS, needs_chromium, run_in_browser, try_out
 from typer.testing import CliRunner
 from written import LAYERS, write_rows, write_run
 
 from gradsieve.cli import app
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed (apt install chromium)"
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--virtual-time-budget=30000",
-    "--window-size=1440,1000",
-    "--enable-logging=stderr",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-]
-HELPERS = """
-const tell = (outcome) => {
-  const place = document.createElement("pre");
-  place.id = "outcome";
-  place.textContent = JSON.stringify(outcome);
-  document.body.append(place);
-};
-const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-const until = async (holds) => {
-  for (let turn = 0; turn < 100 && !holds(); turn++) await sleep(50);
-  return Boolean(holds());
-};
-"""
+from gradsieve.recording.files import RECORDS, RecordFile
 
 
 def write_page(directory, **options):
@@ -59,29 +26,6 @@ def page(tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("written"))
 
 
-def run_in_browser(path, profile):
-    ran = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in ran.stderr
-    told = re.search(r'<pre id="outcome">(.*?)</pre>', ran.stdout, re.DOTALL)
-    assert told is not None, "the script of the test has not ended"
-    return json.loads(html.unescape(told[1]))
-
-
-def try_out(page, tmp_path, script):
-    """Run a script in the page; gives what it tells."""
-    text = page.read_text(encoding="utf-8")
-    added = f'<script type="module">{HELPERS}{script}</script></body>'
-    changed = tmp_path / "page.html"
-    changed.write_text("".join([*text.rpartition("</body>")[:1], added, "</html>"]), "utf-8")
-    return run_in_browser(changed, tmp_path / "profile")
-
-
 CONTROLS = """
 const root = document.documentElement;
 await until(() => root.dataset.drawn === "yes");
@@ -93,6 +37,7 @@ const set = (id, value) => {
   control.dispatchEvent(new Event("change"));
 };
 const outcome = {};
+const LOSS = "training-metric0-loss";
 const changes = async (what, act, ...names) => {
   const before = names.map(drawn);
   act();
@@ -105,13 +50,28 @@ await changes("layer", () => set("layer", "two.weight"), "layer-threshold", "his
 await changes("kind", () => set("kind", "weight"), "histogram");
 await changes("run", () => set("run", "plain DDP"), "layer-threshold", "histogram");
 await changes("back", () => set("run", "2 σ"), "layer-threshold", "histogram");
-await changes("from", () => set("from-step", 30), "loss", "layer-threshold", "density");
-await changes("all", () => document.getElementById("all-steps").click(), "loss", "density");
+await changes("from", () => set("from-step", 30), LOSS, "layer-threshold", "density");
+await changes("all", () => document.getElementById("all-steps").click(), LOSS, "density");
 const radio = (value) => document.querySelector(`input[value=${value}]`).click();
-await changes("log", () => radio("log"), "loss", "histogram");
-await changes("linear", () => radio("linear"), "loss", "histogram", "layer-threshold");
-await changes("theme", () => document.getElementById("theme").click(), "loss");
-outcome.theme = root.dataset.theme;
+await changes("log", () => radio("log"), LOSS, "histogram");
+await changes("linear", () => radio("linear"), LOSS, "histogram", "layer-threshold");
+const colours = () => {
+  const words = document.querySelector("#chart-density .role-axis-title text");
+  return [getComputedStyle(document.body).backgroundColor, getComputedStyle(words).fill];
+};
+const light = colours();
+document.getElementById("theme").click();
+outcome.theme = root.dataset.theme === "dark" && colours().every((each, n) => each !== light[n]);
+set("run", "2 σ");
+set("kind", "residual");
+set("run", "plain DDP");
+await sleep(300);
+const told = document.getElementById("sampled-words").textContent;
+outcome.nothing = told.includes("nothing was counted");
+outcome.empty = !document.querySelector("#chart-histogram .mark-rect path[d*='v']");
+set("run", "2 σ");
+set("from-step", 5000);
+outcome.clamped = Number(document.getElementById("from-step").value) < 60;
 const box = () => document.querySelector("#chart-overview svg").getBoundingClientRect();
 const point = (type, part) => new PointerEvent(type, {
   clientX: box().x + part * box().width, clientY: box().y + box().height / 3,
@@ -124,7 +84,7 @@ await changes("drag", () => {
   document.elementFromPoint(start.clientX, start.clientY).dispatchEvent(start);
   for (const part of [0.4, 0.5, 0.6]) window.dispatchEvent(point("pointermove", part));
   window.dispatchEvent(point("pointerup", 0.6));
-}, "loss", "density");
+}, LOSS, "density");
 outcome.steps = ["from-step", "to-step"].map((id) => Number(document.getElementById(id).value));
 const reachable = (control) => control.tabIndex >= 0 && !control.disabled;
 outcome.controls = [...document.querySelectorAll("select, input, button")];
@@ -141,11 +101,10 @@ tell(outcome);
 @needs_chromium
 def test_every_control_changes_what_is_drawn(page, tmp_path):
     outcome = try_out(page, tmp_path, CONTROLS)
-    kept = ("words", "theme", "steps", "controls")
-    words, theme, steps, controls = (outcome.pop(name) for name in kept)
+    kept = ("words", "steps", "controls")
+    words, steps, controls = (outcome.pop(name) for name in kept)
     assert [name for name, holds in outcome.items() if not holds] == []
-    assert words.startswith("step 0: σ = ")
-    assert theme == "dark"
+    assert words.startswith("2 σ, gradient of whole model, step 0: σ = ")
     assert 10 < steps[0] < 30 < steps[1] < 45
     assert controls >= 10
 
@@ -198,10 +157,27 @@ def test_every_figure_is_a_file_too(page):
         assert (page.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_metrics_may_have_any_name(tmp_path):
+    records = RecordFile(tmp_path / RECORDS, {})
+    for step in range(5):
+        numbers = {"val/loss": 1.0, "a.b c": 2.0, "run": 3.0, "density": 0.5, "über'": 4.0}
+        records.write({"step": step, **numbers})
+    records.close()
+    outcome = CliRunner().invoke(app, ["report", str(tmp_path)], catch_exceptions=False)
+    assert outcome.exit_code == 0
+    names = {path.stem for path in (tmp_path / "report").glob("training-*.png")}
+    assert names == {
+        "training-metric0-val-loss",
+        "training-metric1-a-b-c",
+        "training-metric2-run",
+        "training-metric3-ber",
+    }
+
+
 def test_titles_are_words_and_no_markup(tmp_path):
     write_run(tmp_path, "</script><b>bold", steps=30)
     outcome = CliRunner().invoke(app, ["report", str(tmp_path)], catch_exceptions=False)
     assert outcome.exit_code == 0
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "<b>bold" not in text.replace("<\\/script><b>bold", "")
+    assert "<b>bold" not in text
     assert "&lt;/script&gt;&lt;b&gt;bold" in text

@@ -28,10 +28,10 @@ def test_a_row_a_title_and_step_with_the_extremes_of_seeds(groups):
     last = rows[-1]
     assert (last["run"], last["step"]) == ("2 σ", 59)
     # The mean of the last 2 % of 60 steps is the last step's.
-    assert last["loss"] == last["loss_low"] == last["loss_high"] == pytest.approx(2 / 6.9)
+    assert last["metric0"] == last["metric0_low"] == last["metric0_high"] == pytest.approx(2 / 6.9)
     assert (last["density"], last["bits"], last["exposed"]) == (5, 0.5, 4)
     assert rows[0]["density"] is None
-    assert "loss_low" not in rows[0]
+    assert "metric0_low" not in rows[0]
 
 
 def test_long_runs_are_thinned_to_means(groups, monkeypatch):
@@ -53,6 +53,17 @@ def test_a_row_a_pruned_layer(groups):
     }
 
 
+def test_many_layers_are_thinned_too(groups):
+    rows = layer_rows(groups, points=10 * len(LAYERS))
+    assert len(rows) == 10 * len(LAYERS)
+    assert {row["step"] for row in rows} == set(range(0, 60, 6))
+
+
+def test_a_moving_mean_skips_what_is_unknown():
+    steps = [{"x": value} for value in (1.0, None, float("nan"), 4.0, True)]
+    assert series.moving_mean(steps, "x") == [1, None, None, 4, 1]
+
+
 def test_columns_hold_the_rows():
     rows = [{"run": "a", "x": 1.23456}, {"run": "a", "x": None}, {"run": "b", "x": float("nan")}]
     assert columns(rows) == {
@@ -66,7 +77,7 @@ def test_shapes_hold_all_of_the_elements(groups):
     assert sum(row["share"] for row in bars(shape, "linear")) == pytest.approx(100, abs=1)
     assert sum(row["share"] for row in bars(shape, "log")) == pytest.approx(100, abs=0.1)
     names = [mark["name"] for mark in marks(shape, "linear")]
-    assert names == ["-2 σ", "-1 σ", "mean", "+1 σ", "+2 σ"]
+    assert names == ["−2 σ", "−1 σ", "mean", "+1 σ", "+2 σ"]
     assert 20 < shape["beyond"][0] < 40
 
 
@@ -84,7 +95,7 @@ def test_the_summary_is_written_from_the_records(groups):
     assert "0.5 bits a parameter and step, 64 times fewer than float32" in sending
     assert "1.10 times the limit, plain DDP's 3.00" in sending
     assert "Test accuracy is 0.9500 with plain DDP" in learning
-    assert "0.9300" in learning
+    assert learning.endswith("0.9300 with “2 σ” (one seed).")
 
 
 def test_a_run_of_the_users_own_is_told_of_too(tmp_path):

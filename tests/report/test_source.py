@@ -9,7 +9,9 @@ from written import step_record, write_rows, write_run
 import gradsieve as gs
 from gradsieve.cli import app
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordsError
+from gradsieve.report.series import grouped
 from gradsieve.report.source import read_source
+from gradsieve.report.summary import sentences
 
 
 def test_runs_in_the_order_in_which_they_were_started(tmp_path):
@@ -106,6 +108,14 @@ def test_a_directory_that_cannot_be_written(tmp_path):
     assert "cannot write" in outcome.output
 
 
+@pytest.mark.parametrize("found", [[], 3, {"weight": []}, {"weight": {"one": {"bins": []}}}])
+def test_histograms_of_other_shapes(tmp_path, found):
+    write_run(tmp_path, "mine", steps=3)
+    (tmp_path / HISTOGRAMS).write_text(json.dumps({"step": 0, "histograms": found}) + "\n")
+    with pytest.raises(RecordsError, match="no histogram"):
+        _ = read_source(tmp_path).runs[0].counted
+
+
 @pytest.mark.parametrize("words", [[], ["run", "--frame", "x"]])
 def test_a_directory_or_a_frame(words):
     outcome = CliRunner().invoke(app, ["report", *words])
@@ -113,6 +123,20 @@ def test_a_directory_or_a_frame(words):
     assert "either a directory" in outcome.output
 
 
-def test_an_unreadable_line_is_no_error_of_ours(tmp_path):
-    with pytest.raises(RecordsError, match="no records"):
-        read_source(tmp_path)
+def test_files_of_others_are_left_alone(tmp_path):
+    write_run(tmp_path / "run", "mine", steps=3)
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "other.jsonl").write_bytes(b"\x80\xff")
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "log.json").write_text('[{"epoch": 1, "loss": 2}]')
+    source = read_source(tmp_path)
+    assert [run.title for run in source.runs] == ["mine"]
+    assert source.tables == []
+
+
+def test_a_plain_run_without_a_result_is_told_of(tmp_path):
+    write_run(tmp_path / "ddp", "plain DDP", method="ddp", steps=5)
+    write_run(tmp_path / "sieve", "2 σ", seed=1, steps=5)
+    (tmp_path / "ddp" / "result.json").unlink()
+    words = sentences(grouped(read_source(tmp_path).runs))
+    assert len(words) == 3

@@ -119,5 +119,6 @@ def write_outcome(directory, title, method, steps, seed, metric):
 
 
 def write_rows(path):
-    row = {"workload": "gpt", "link": "1 Gbit/s", "method": "ddp", "ratio": 1.5, "metric": None}
+    row = {"workload": "gpt", "link": "1 Gbit/s", "method": "ddp", "ratio": 1.5}
+    row |= {"metric": None, "bits_per_parameter": 32.0}
     path.write_text(json.dumps([row, row | {"method": "sieve", "ratio": 1.1}]))

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, try_out
 from rich.console import Console
 from typer.testing import CliRunner
 from written import write_run
@@ -13,10 +14,11 @@ from written import write_run
 from gradsieve.cli import app
 from gradsieve.link import Loopback
 from gradsieve.recording.histogram import Histogram
+from gradsieve.report.source import read_source
 from gradsieve.runs import methods
 from gradsieve.runs.launch import RunError
 from gradsieve.runs.probe import Probed
-from gradsieve.study import page, study
+from gradsieve.study import study
 from gradsieve.study.original import original_table
 from gradsieve.study.settings import COUNTED_AFTER, SETTINGS, Plan, is_finished
 
@@ -26,7 +28,7 @@ LAYERS = ("conv1.weight", "dense1.weight", "dense1.bias")
 @pytest.fixture
 def undrawn(monkeypatch):
     """Drawing takes longer than all else here."""
-    monkeypatch.setattr(page, "write_study", lambda plan: plan.out / "index.html")
+    monkeypatch.setattr(study, "write_study", lambda plan, source, probed: plan.out)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def made(monkeypatch):
 
     def probe(link, ranks, directory):
         directory.mkdir(parents=True, exist_ok=True)
-        probed = Probed(29e6, 1.2e8, 10**9)
+        probed = Probed(29e6, 10**9)
         (directory / "probe.json").write_text(json.dumps(asdict(probed)))
 
     monkeypatch.setattr(study, "launch", launch)
@@ -65,7 +67,7 @@ def plan(out, **changes):
 
 
 def run(plan):
-    return study.run_study(plan, None, Console(quiet=True))
+    return study.run_study(plan, None, Console(quiet=True))[0]
 
 
 def test_every_setting_is_a_method():
@@ -75,17 +77,26 @@ def test_every_setting_is_a_method():
 
 
 def test_the_page_tells_the_five_parts_and_lays_its_figures_beside_it(made, tmp_path):
-    text = run(plan(tmp_path)).read_text(encoding="utf-8").partition("<script")[0]
+    page = run(plan(tmp_path))
+    text = page.read_text(encoding="utf-8").partition("<script")[0]
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert [heading[:2] for heading in headings] == ["1.", "2.", "3.", "4.", "5.", "Ex"]
     assert "29.0 million float32 values a second" in text
     assert "31.25 million in theory" in text
     assert "do not compare with its" in text
-    assert "Scale 1, the rule as first proposed, collapses" in text
+    assert "With scale 1, the rule as first proposed, the threshold of dense1.weight went" in text
     for name in ("bottleneck", "waiting", "trend-sigma-1", "rule-test", "scale-threshold", "time"):
         assert f'id="chart-{name}"' in text
         assert (tmp_path / f"{name}.png").exists()
     assert (tmp_path / "distribution-sigma-2-gradient.svg").exists()
+    if CHROMIUM is not None:
+        assert try_out(page, tmp_path, DRAWN)["figures"] > 20
+
+
+DRAWN = """
+await until(() => document.documentElement.dataset.drawn === "yes");
+tell({ figures: document.querySelectorAll(".chart svg").length });
+"""
 
 
 def test_finished_runs_are_not_repeated(made, undrawn, tmp_path):
@@ -101,20 +112,33 @@ def test_finished_runs_are_not_repeated(made, undrawn, tmp_path):
     assert "unsent mean × 1" not in {title for title, _ in later}
 
 
-def test_what_was_cut_short_or_made_otherwise_is_made_again(made, undrawn, tmp_path):
+def test_what_was_cut_short_is_made_again_and_what_was_made_otherwise_is_kept(
+    made, undrawn, tmp_path
+):
     link = Loopback(2, "no rate asked for")
     one = plan(tmp_path, seeds=1)
     run(one)
     configs = one.runs(link)
-    assert all(is_finished(config, Path(config.directory) / "result.json") for config in configs)
+    assert all(map(is_finished, configs))
     (tmp_path / "runs" / "sigma-1-seed-0" / "result.json").unlink()
     (tmp_path / "runs" / "sigma-2-seed-0" / "config.json").write_text("{")
     made.clear()
     run(one)
     assert made == [("1 σ, accumulating", 0), ("2 σ, accumulating", 0)]
+    (tmp_path / "runs" / "plain-seed-0" / "result.json").write_text('{"workload": "mni')
     made.clear()
-    run(plan(tmp_path, seeds=1, learning_rate=1e-3))
-    assert len(made) == len(SETTINGS)
+    run(one)
+    assert made == [("plain DDP", 0)]
+    made.clear()
+    with pytest.raises(ValueError, match=r"finished run of other settings \(learning_rate 0.0001,"):
+        run(plan(tmp_path, seeds=1, learning_rate=1e-3))
+    assert made == []
+
+
+def test_runs_of_an_earlier_call_are_not_counted(made, undrawn, tmp_path):
+    run(plan(tmp_path, seeds=2))
+    _, source = study.run_study(plan(tmp_path, seeds=1), None, Console(quiet=True))
+    assert {run.config["seed"] for run in source.runs} == {0}
 
 
 def test_the_quick_study_leaves_rules_out(made, undrawn, tmp_path):
@@ -132,8 +156,6 @@ def test_distributions_are_counted_where_the_original_did():
 
 
 def test_the_originals_numbers_stand_beside_ours(made, undrawn, tmp_path):
-    from gradsieve.report.source import read_source
-
     run(plan(tmp_path, seeds=1, steps=1000, quick=True))
     runs = read_source(tmp_path / "runs").runs
     headings, rows = original_table([[next(r for r in runs if r.title == "plain DDP")]], 1000)
@@ -155,6 +177,9 @@ def test_failures_are_told_in_words(monkeypatch, tmp_path):
     outcome = CliRunner().invoke(app, [*words, str(tmp_path / "file" / "out")])
     assert outcome.exit_code == 1
     assert "cannot write" in outcome.output
+    outcome = CliRunner().invoke(app, ["study", "mnist", "--quick", "--steps", "50"])
+    assert outcome.exit_code == 2
+    assert "leave --steps and --seeds out" in outcome.output
     outcome = CliRunner().invoke(app, ["study", "mnist", "--link", "fast", "--out", str(tmp_path)])
     assert outcome.exit_code == 1
     assert "not a rate" in outcome.output

@@ -9,6 +9,8 @@ from gradsieve.demo.methods import SHOWN
 from gradsieve.demo.progress import RunProgress
 from gradsieve.demo.table import Row, rich_table
 from gradsieve.link import Link, open_link
+from gradsieve.report.report import write_report
+from gradsieve.report.source import read_source
 from gradsieve.runs.config import RunConfig, RunResult
 from gradsieve.runs.launch import RunError, launch
 
@@ -32,14 +34,9 @@ def run_demo(
     """Train by each method in SHOWN; returns a row each.
 
     Raises:
-        DemoError: a package of the demo extra is missing, an option is out of range, the output
-            directory cannot be written, or a run failed.
+        DemoError: an option is out of range, the output directory cannot be written, or a run
+            failed.
     """
-    require_extra()
-    # After the check, since they need what the extra brings.
-    from gradsieve.report.report import write_report
-    from gradsieve.report.source import read_source
-
     make_directory(out)
     try:
         with open_link(ranks, rate) as link:
@@ -62,14 +59,9 @@ def run_demo(
     return rows
 
 
-def require_extra() -> None:
-    try:
-        import altair  # noqa: F401
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise DemoError(
-            f"the demo draws plots and {error.name} is missing: pip install 'gradsieve[demo]'"
-        ) from error
+def sampled_steps(steps: int) -> tuple[int, ...]:
+    """Five, from the first to the last."""
+    return tuple(round(part * (steps - 1) / 4) for part in range(5))
 
 
 def make_directory(out: Path) -> None:
@@ -115,7 +107,7 @@ def run_all(
                 learning_rate=learning_rate,
                 seed=seed,
                 title=shown.title,
-                histograms_at=tuple(round(part * (steps - 1) / 4) for part in range(5)),
+                histograms_at=sampled_steps(steps) if shown.exchanges else (),
             )
             progress.begin(shown.title, out / shown.name)
             results.append(launch(config, link, progress.update))

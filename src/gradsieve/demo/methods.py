@@ -17,10 +17,6 @@ class Shown:
     def exchanges(self) -> bool:
         return self.method != LOCK_STEP
 
-    @property
-    def sieved(self) -> bool:
-        return self.method.startswith("sieve")
-
 
 SHOWN = (
     Shown("ddp", "plain DDP", "ddp"),

@@ -1,5 +1,6 @@
 """What a training run leaves on disk, and how it is read again."""
 
+from gradsieve.recording.files import JsonLines
 from gradsieve.recording.recorder import Recorder
 
-__all__ = ["Recorder"]
+__all__ = ["JsonLines", "Recorder"]

@@ -17,6 +17,8 @@ RUN = 256
 """Neighbouring elements that a sample takes together."""
 ALWAYS_COUNTED = 16 * RUN
 """Elements of a tensor that are looked at in any case."""
+STRIDE = 7919
+"""A prime: runs are taken from all places of a stretch in turn."""
 SHIFT = 23 - MANTISSA_BITS
 FIRST_BIN = (SMALLEST_EXPONENT + 127) << MANTISSA_BITS
 """The first bits, without the sign, of the smallest magnitude that has a bin."""
@@ -46,7 +48,10 @@ def sampled(flat: Tensor, every: int) -> Tensor:
     if every == 1:
         return flat
     runs = numel // (RUN * every)
-    return flat[: runs * RUN * every].view(runs, RUN * every)[:, :RUN].reshape(-1)
+    # Another run of each stretch: else a matrix whose rows are as long would show the same columns.
+    rows = torch.arange(runs, device=flat.device)
+    blocks = flat[: runs * RUN * every].view(runs, every, RUN)
+    return blocks[rows, rows * STRIDE % every].reshape(-1)
 
 
 def counted(sample: Tensor, elements: int) -> Histogram:

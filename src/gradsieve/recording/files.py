@@ -1,13 +1,15 @@
-"""Files of records: a heading, then one JSON object a line."""
+"""Files of records: one JSON object a line, behind a heading where a recorder has written it."""
 
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from errno import ENOSPC
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from gradsieve.telemetry import finite
+from gradsieve.telemetry import StepRecord
 
 FORMAT = 1
 """Of the records of a recorder; a reader refuses newer ones."""
@@ -23,44 +25,45 @@ class RecordsError(ValueError):
 class RecordFile:
     """Appends lines. What cannot be written is told once and lost; training goes on."""
 
-    def __init__(self, path: Path, heading: Mapping[str, object]) -> None:
-        self.path = path
+    def __init__(self, path: Path, heading: Mapping[str, object] | None = None) -> None:
+        self._path = path
         self._file: IO[bytes] | None = None
+        self._due: Line | None = None
+        """The heading, until it is written."""
+        if heading is not None:
+            self._due = {"gradsieve": version("gradsieve"), "format": FORMAT, **heading}
         self._is_torn, self._has_told = False, False
-        self._begin = {"gradsieve": version("gradsieve"), "format": FORMAT, **heading}
 
     def write(self, line: Mapping[str, object]) -> None:
+        """NaN and infinities become null."""
         try:
             if self._file is None:
                 self._open()
+            if self._due is not None:
+                self._append(self._due)
+                self._due = None
             self._append(line)
         except OSError as error:
             self._is_torn = True
-            self._tell(error)
+            if not self._has_told:
+                tell_not_written(self._path, error)
+            self._has_told = True
 
     def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: what a killed process has written is there.
-        self._file = self.path.open("ab", buffering=0)
+        self._file = self._path.open("ab", buffering=0)
         if self._file.tell():
-            with self.path.open("rb") as before:
+            with self._path.open("rb") as before:
                 before.seek(-1, 2)
                 self._is_torn = before.read(1) != b"\n"
-        self._append(self._begin)
 
     def _append(self, line: Mapping[str, object]) -> None:
-        if self._file is None:
-            return
         text = json.dumps(finite(dict(line)), separators=(",", ":")) + "\n"
         data = (("\n" if self._is_torn else "") + text).encode()
-        if self._file.write(data) != len(data):
-            raise OSError(28, "No space left on device")
+        if self._file is not None and self._file.write(data) != len(data):
+            raise OSError(ENOSPC, "No space left on device")
         self._is_torn = False
-
-    def _tell(self, error: OSError) -> None:
-        if not self._has_told:
-            tell_not_written(self.path, error)
-        self._has_told = True
 
     def close(self) -> None:
         if self._file is not None:
@@ -68,10 +71,38 @@ class RecordFile:
             self._file = None
 
 
-def tell_not_written(path: Path, error: OSError) -> None:
+class JsonLines:
+    """A sink that appends one line a record; pass the instance as `state.on_step`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = RecordFile(Path(path))
+
+    def __call__(self, record: StepRecord) -> None:
+        self.write(asdict(record))
+
+    def write(self, line: Mapping[str, object]) -> None:
+        """Append any mapping; NaN and infinities become null."""
+        self._file.write(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def finite(value: object) -> object:
+    """JSON has no word for NaN and infinities."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def tell_not_written(path: Path, error: Exception) -> None:
+    why = getattr(error, "strerror", None) or error
     print(
-        f"gradsieve: cannot write {path}: {error.strerror}; training goes on, what is not written "
-        "is lost",
+        f"gradsieve: cannot write {path}: {why}; training goes on, what is not written is lost",
         file=sys.stderr,
         flush=True,
     )
@@ -84,17 +115,17 @@ def read_lines(path: Path) -> Iterator[Line]:
         RecordsError: the file cannot be read, or a newer gradsieve wrote it.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(found, dict):
+                    require_format(path, found)
+                    yield found
     except OSError as error:
         raise RecordsError(f"cannot read {path}: {error.strerror}") from error
-    for line in text.split("\n"):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            require_format(path, found)
-            yield found
 
 
 def require_format(path: Path, line: Line) -> None:
@@ -111,8 +142,21 @@ def is_heading(line: Line) -> bool:
 
 
 def read_steps(path: Path) -> list[Line]:
-    """The records in the order of their steps; of a step that was made again the last one."""
-    by_step = {line["step"]: line for line in read_lines(path) if is_step(line)}
+    """The records of the newest run in a file, in the order of their steps.
+
+    A heading begins a run, or what follows of one that goes on: of steps that were made before, it
+    takes over those ahead of its own first one.
+    """
+    by_step: dict[int, Line] = {}
+    begins = False
+    for line in read_lines(path):
+        begins |= is_heading(line)
+        if not is_step(line):
+            continue
+        if begins:
+            by_step = {step: kept for step, kept in by_step.items() if step < line["step"]}
+            begins = False
+        by_step[line["step"]] = line
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -19,6 +19,8 @@ BINS = 2 * BINS_A_SIGN + 1
 """In the order of their values; the one in the middle holds zero and all that is smaller than
 2^SMALLEST_EXPONENT. Finite magnitudes of 2^LARGEST_EXPONENT and more are in the outermost."""
 ZERO_BIN = BINS_A_SIGN
+COARSEST = 0.5
+"""Deviations that a bin may be wide where a share is read from it."""
 
 
 @cache
@@ -62,12 +64,19 @@ class Histogram:
         below = np.concatenate([[0], np.cumsum(self.counts)]) / max(1, self.counted)
         return np.interp(values, edges(), below)
 
-    def share_beyond(self, deviations: float) -> float:
-        """The share of elements further from the mean than so many standard deviations."""
+    def share_beyond(self, deviations: float) -> float | None:
+        """The share of elements further from the mean than so many standard deviations.
+
+        None where the bins there are too coarse to tell: where the mean is large beside them.
+        """
         reach = deviations * self.deviation
         if not reach:
             return 0.0
-        lower, upper = self.cumulated(np.array([self.mean - reach, self.mean + reach]))
+        ends = np.array([self.mean - reach, self.mean + reach])
+        bins = np.clip(np.searchsorted(edges(), ends, side="right") - 1, 0, BINS - 1)
+        if np.diff(edges())[bins].max() > COARSEST * self.deviation:
+            return None
+        lower, upper = self.cumulated(ends)
         return float(1 - (upper - lower))
 
     def as_json(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 numbers = count()
+READER = "reader"
 
 
 class Mailbox:
@@ -24,24 +25,25 @@ class Mailbox:
         )
         self.ranks = dist.get_process_group_ranks(group)
         self.is_first = dist.get_rank() == self.ranks[0]
+        if self.is_first:
+            self._store.set(READER, "here")
 
     def send(self, subject: str, message: str) -> None:
-        """To the first rank, which may collect it or not."""
+        """To the first rank, if it reads at all: what nobody collects would fill the store."""
+        # The machine that holds the store may be gone.
         with suppress(RuntimeError):
-            self._store.set(f"{subject}/{dist.get_rank()}", message)
+            if self._store.check([READER]):
+                self._store.set(f"{subject}/{dist.get_rank()}", message)
 
-    def collect(self, subject: str, *, whatever_is_there: bool = False) -> list[str] | None:
-        """The messages of the other ranks; None while some are missing."""
-        keys = [f"{subject}/{rank}" for rank in self.ranks[1:]]
+    def collect(self, subject: str, rank: int) -> str | None:
+        """What `rank` has sent, once; None where nothing has come."""
+        key = f"{subject}/{rank}"
         try:
-            if whatever_is_there:
-                keys = [key for key in keys if self._store.check([key])]
-            elif keys and not self._store.check(keys):
+            if not self._store.check([key]):
                 return None
-            messages = [self._store.get(key).decode() for key in keys]
-            for key in keys:
-                self._store.delete_key(key)
+            message: str = self._store.get(key).decode()
         except RuntimeError:
-            # The machine that holds the store is gone, or cannot delete.
-            return []
-        return messages
+            return None
+        with suppress(RuntimeError):
+            self._store.delete_key(key)
+        return message

@@ -4,10 +4,10 @@ import atexit
 import json
 import os
 import time
-import zlib
-from base64 import b64decode, b64encode
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.parameters import ParameterState
 from gradsieve.recording.counting import histogram_of, histogram_of_sum
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
-from gradsieve.recording.histogram import Histogram, sum_of
 from gradsieve.recording.mailbox import Mailbox
+from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
 from gradsieve.state import SieveState
 from gradsieve.telemetry import StepRecord
 
-Histograms = dict[str, dict[str, Histogram]]
-"""By what is counted ("weight", "gradient", "accumulated", "residual") and parameter."""
 PATIENCE_SECONDS = 5.0
 """At the end, for histograms of other ranks that are still on their way."""
+READ_A_STEP = 4
+"""Messages of other ranks: each takes some milliseconds."""
 
 
 class Recorder:
@@ -38,7 +38,9 @@ class Recorder:
     histograms. Parameters are named as `model` names them. Weights are those that a step began
     with; gradients are a rank's own before pruning, in the units in which they are exchanged;
     accumulated is gradient + residual, what the threshold is compared with; residuals are what the
-    step has left. Where bases rotate, residuals and accumulated gradients are coefficients in them.
+    step has left, without what a two-shot exchange keeps of sums. Where bases rotate, residuals are
+    coefficients; there, and in a hierarchical exchange, nothing is accumulated in the gradient's
+    own place, and that kind is left out.
 
     What cannot be written is told once on standard error and lost; training goes on.
 
@@ -46,19 +48,20 @@ class Recorder:
         state: what `attach` gave. None where the model trains without the sieve: gradients are
             then those that `log` finds, the average of the ranks.
         model: the DDP model.
-        out: the directory; records are appended to those that lie there.
+        out: the directory; a run that goes on appends to it.
         histograms_every: steps between two with histograms; 0: none. A function says of a step
             whether it has any.
         sample: elements that a histogram of the whole model looks at, at most (but some thousands
             of each parameter); None: all.
         tensorboard: write event files to the directory as well; None: where the package is
             installed.
+        first_step: the number of the next step where there is no `state`, which counts itself.
         about: what to keep with the records, as JSON: a title, settings.
 
     Raises:
-        TypeError: JSON cannot say what is in `about`.
+        TypeError: an option is of another type, or JSON cannot say what is in `about`.
         ValueError: a number is out of range.
-        ImportError: `tensorboard` is True, and the package is missing.
+        ImportError: `tensorboard` is True, and the package cannot be imported.
     """
 
     def __init__(
@@ -70,25 +73,30 @@ class Recorder:
         histograms_every: int | Callable[[int], bool] = 50,
         sample: int | None = 2**20,
         tensorboard: bool | None = None,
+        first_step: int = 0,
         about: Mapping[str, object] | None = None,
     ) -> None:
         self._wants_histograms = chooser(histograms_every)
-        if sample is not None and sample < 1:
+        if sample is not None and index(sample) < 1:
             raise ValueError(f"sample must be 1 or more, or None, got {sample}")
         json.dumps(dict(about or {}))
         self._state = state
         # Not DDP's module: it keeps the hook's state, which keeps this, and none would be freed.
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         self._parameters = {name: p for name, p in inner.named_parameters() if p.requires_grad}
+        # As a state that was not bound names them.
+        self._numbered = {str(n): p for n, p in enumerate(self._parameters.values())}
         elements = sum(p.numel() for p in self._parameters.values())
         self._every = 1 if sample is None else -(-elements // sample)
         self._mailbox = Mailbox(group_of(model))
         self._pending: dict[str, Any] = {}
         """Of the last step; before the first one what was logged already."""
+        self._step = index(first_step)
+        self._counting: tuple[int, bool] = (-1, False)
+        """A step, and whether it has histograms."""
         self._counted: Histograms = {}
-        self._waiting: dict[int, Histograms] = {}
-        """Steps whose histograms lack those of other ranks."""
-        self._step = 0
+        self._sample: Sample | None = None
+        """That lacks the histograms of other ranks."""
         self._records: RecordFile | None = None
         self._histograms: RecordFile | None = None
         self._board: TensorBoard | None = None
@@ -105,32 +113,41 @@ class Recorder:
             self._records = RecordFile(directory / RECORDS, heading)
             self._histograms = RecordFile(directory / HISTOGRAMS, heading)
             self._board = tensorboard_or_none(directory, tensorboard)
-        if state is not None:
+        if state is None:
+            self._count_weights(self._step)
+        else:
             state.observers.append(self)
-        atexit.register(self.close)
+        atexit.register(close_if_alive, weakref.ref(self))
 
     # What the state tells.
 
     def see_gradients(
         self, step: int, parameters: Sequence[ParameterState], gradients: Sequence[Tensor]
     ) -> None:
-        if not self._wants_histograms(step):
+        if self._pending.get("step", step) < step:
+            self._flush()
+        if not self._counts(step):
             return
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        # A state that was not bound knows no parameters in its first step.
+        for parameter, gradient in zip(parameters, gradients, strict=False):
             self._count("gradient", parameter.name, gradient)
-            if not parameter.whole and parameter.rotation is None:
+            if accumulates_in_place(parameter, self._state):
                 found = histogram_of_sum(gradient, parameter.flat_residual(), self._every)
                 self._counted.setdefault("accumulated", {})[parameter.name] = found
             if self._mailbox.is_first:
-                self._count("weight", parameter.name, self._parameters.get(parameter.name))
+                numbered = self._numbered.get(parameter.name)
+                self._count(
+                    "weight", parameter.name, self._parameters.get(parameter.name, numbered)
+                )
 
     def end_step(self, record: StepRecord) -> None:
         self._step = record.step
-        self._begin_record(asdict(record), record.scalars())
-        if self._state is not None and self._wants_histograms(record.step):
+        if self._mailbox.is_first:
+            self._begin_record(asdict(record), record.scalars())
+        if self._state is not None and self._counts(record.step):
             for parameter in self._state.registry:
                 if not parameter.whole:
-                    self._count("residual", parameter.name, parameter.flat_residual())
+                    self._count("residual", parameter.name, kept_residual(parameter))
             self._share(record.step)
         self._collect()
 
@@ -143,35 +160,31 @@ class Recorder:
 
         Where the model trains without the sieve, call it once a step, before the gradients are
         cleared: that is what a step is.
+
+        Raises:
+            ValueError: a number of that name is the record's own.
         """
+        own = OWN_FIELDS if self._state is not None else {"step"}
+        if taken := sorted(own & metrics.keys()):
+            raise ValueError(f"log: {', '.join(taken)} would replace what the record says itself")
         if self._state is None:
-            self._begin_record({"step": self._step}, {})
-            if self._wants_histograms(self._step):
-                for name, parameter in self._parameters.items():
-                    self._count("gradient", name, parameter.grad)
-                    if self._mailbox.is_first:
-                        self._count("weight", name, parameter)
-                self._share(self._step)
-            self._collect()
-        numbers = {name: float(value) for name, value in metrics.items()}
-        self._pending |= numbers
-        if self._board is not None:
-            self._board.scalars(self._step, numbers)
-        if self._state is None:
-            self._step += 1
+            self._end_plain_step()
+        if self._mailbox.is_first:
+            numbers = {name: float(value) for name, value in metrics.items()}
+            self._pending |= numbers
+            if self._board is not None:
+                self._board.scalars(self._pending.get("step", self._step), numbers)
 
     def close(self) -> None:
         """Write what is left; waits some seconds for the histograms of other ranks."""
-        atexit.unregister(self.close)
         if self._state is not None and self in self._state.observers:
             self._state.observers.remove(self)
         self._flush()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._waiting and time.monotonic() < deadline:
+        while self._sample is not None and time.monotonic() < deadline:
             self._collect()
-            if self._waiting:
-                time.sleep(0.02)
-        self._collect(whatever_is_there=True)
+            time.sleep(0.01)
+        self._write_sample()
         for file in (self._records, self._histograms, self._board):
             if file is not None:
                 file.close()
@@ -188,9 +201,31 @@ class Recorder:
     def _flush(self) -> None:
         if self._records is not None and "step" in self._pending:
             self._records.write(self._pending)
-        self._pending = {}
+            self._pending = {}
+
+    def _end_plain_step(self) -> None:
+        step = self._step
+        if self._mailbox.is_first:
+            self._begin_record({"step": step}, {})
+        if self._counts(step):
+            for name, parameter in self._parameters.items():
+                self._count("gradient", name, parameter.grad)
+            self._share(step)
+        self._collect()
+        self._step += 1
+        self._count_weights(self._step)
 
     # Histograms.
+
+    def _counts(self, step: int) -> bool:
+        if self._counting[0] != step:
+            self._counting = step, bool(self._wants_histograms(step))
+        return self._counting[1]
+
+    def _count_weights(self, step: int) -> None:
+        if self._mailbox.is_first and self._counts(step):
+            for name, parameter in self._parameters.items():
+                self._count("weight", name, parameter)
 
     def _count(self, what: str, name: str, tensor: Tensor | None) -> None:
         if tensor is not None:
@@ -199,44 +234,74 @@ class Recorder:
     def _share(self, step: int) -> None:
         counted, self._counted = self._counted, {}
         if self._mailbox.is_first:
-            self._waiting[step] = counted
+            self._write_sample()
+            self._sample = Sample(step, counted, self._mailbox.ranks[1:])
         else:
             self._mailbox.send(str(step), packed(counted))
 
-    def _collect(self, *, whatever_is_there: bool = False) -> None:
-        newest = max(self._waiting, default=0)
-        for step in sorted(self._waiting):
-            late = whatever_is_there or step < newest
-            arrived = self._mailbox.collect(str(step), whatever_is_there=late)
-            if arrived is not None:
-                mine = self._waiting.pop(step)
-                self._write(step, [mine, *map(unpacked, arrived)])
+    def _collect(self) -> None:
+        """Hear some of the ranks that have sent their histograms."""
+        sample = self._sample
+        if sample is None:
+            return
+        for rank in sample.missing[:READ_A_STEP]:
+            message = self._mailbox.collect(str(sample.step), rank)
+            if message is None:
+                # Another one's turn in the next step.
+                sample.missing.append(sample.missing.pop(0))
+            else:
+                sample.add(rank, unpacked(message))
+        if not sample.missing:
+            self._write_sample()
 
-    def _write(self, step: int, of_ranks: Sequence[Histograms]) -> None:
-        merged = {
-            what: {
-                name: sum_of(other[what][name] for other in of_ranks if name in other.get(what, {}))
-                for name in by_name
-            }
-            for what, by_name in of_ranks[0].items()
-        }
+    def _write_sample(self) -> None:
+        """With the ranks that were heard."""
+        sample, self._sample = self._sample, None
+        if sample is None:
+            return
         if self._histograms is not None:
-            self._histograms.write(
-                {"step": step, "ranks": len(of_ranks), "histograms": as_json(merged)}
-            )
+            heard = len(self._mailbox.ranks) - len(sample.missing)
+            found = as_json(sample.histograms)
+            self._histograms.write({"step": sample.step, "ranks": heard, "histograms": found})
         if self._board is not None:
-            for what, by_name in merged.items():
-                self._board.histograms(
-                    step, {f"{what}/{name}": found for name, found in by_name.items()}
-                )
+            tagged = {
+                f"{what}/{name}": found
+                for what, by_name in sample.histograms.items()
+                for name, found in by_name.items()
+            }
+            self._board.histograms(sample.step, tagged)
+
+
+OWN_FIELDS = frozenset(field.name for field in fields(StepRecord))
+
+
+def close_if_alive(recorder: "weakref.ref[Recorder]") -> None:
+    alive = recorder()
+    if alive is not None:
+        alive.close()
 
 
 def chooser(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
-    if not isinstance(every, int):
+    if callable(every):
         return every
-    if every < 0:
-        raise ValueError(f"histograms_every must be 0 or more, got {every}")
-    return lambda step: every > 0 and step % every == 0
+    steps = index(every)
+    if steps < 0:
+        raise ValueError(f"histograms_every must be 0 or more, got {steps}")
+    return lambda step: steps > 0 and step % steps == 0
+
+
+def accumulates_in_place(parameter: ParameterState, state: SieveState | None) -> bool:
+    """Whether the sum of a rank's gradient and residual is what it prunes."""
+    hierarchical = state is not None and state.route.way == "hierarchical"
+    return not (parameter.whole or parameter.rotation is not None or hierarchical)
+
+
+def kept_residual(parameter: ParameterState) -> Tensor:
+    """Of a node's ranks each keeps a piece."""
+    residual = parameter.flat_residual()
+    if parameter.dealt is None:
+        return residual
+    return residual[parameter.dealt.start : parameter.dealt.stop]
 
 
 def group_of(model: nn.Module) -> dist.ProcessGroup:
@@ -246,26 +311,3 @@ def group_of(model: nn.Module) -> dist.ProcessGroup:
     if group is None:
         raise ValueError("a Recorder wants a DDP model, or an initialized default group")
     return group
-
-
-def as_json(histograms: Histograms) -> dict[str, dict[str, Any]]:
-    return {
-        what: {name: found.as_json() for name, found in by_name.items()}
-        for what, by_name in histograms.items()
-    }
-
-
-def from_json(read: Mapping[str, Mapping[str, Any]]) -> Histograms:
-    """Raises KeyError, TypeError or ValueError where `read` is none."""
-    return {
-        what: {name: Histogram.from_json(found) for name, found in by_name.items()}
-        for what, by_name in read.items()
-    }
-
-
-def packed(histograms: Histograms) -> str:
-    return b64encode(zlib.compress(json.dumps(as_json(histograms)).encode(), 1)).decode()
-
-
-def unpacked(message: str) -> Histograms:
-    return from_json(json.loads(zlib.decompress(b64decode(message))))

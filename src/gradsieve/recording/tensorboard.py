@@ -16,72 +16,80 @@ from gradsieve.recording.histogram import Histogram, edges
 
 
 class TensorBoard:
-    """One event a step: writers that make one a number take longer than the step may."""
+    """One event a step: writers that make one a number take longer than the step may.
+
+    After an error nothing more is written.
+
+    Raises:
+        ImportError, or what a broken package raises on import.
+    """
 
     def __init__(self, directory: Path) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._open = EventFileWriter
         self._directory = directory
         self._writer: Any = None
         self._has_failed = False
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         self._add(
             step,
             [
-                Summary.Value(tag=tag, simple_value=number)
+                self._summary.Value(tag=tag, simple_value=number)
                 for tag, number in numbers.items()
                 if math.isfinite(number)
             ],
         )
 
     def histograms(self, step: int, found: Mapping[str, Histogram]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self._add(step, [Summary.Value(tag=tag, histo=as_proto(one)) for tag, one in found.items()])
+        self._add(
+            step,
+            [self._summary.Value(tag=tag, histo=as_proto(one)) for tag, one in found.items()],
+        )
 
     def _add(self, step: int, values: list[Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
         if self._has_failed or not values:
             return
         try:
             if self._writer is None:
-                self._writer = EventFileWriter(str(self._directory))
-            self._writer.add_event(
-                Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-            )
-        except OSError as error:
+                self._writer = self._open(str(self._directory))
+            summary = self._summary(value=values)
+            self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        # With TensorFlow installed the package writes through it, and raises what that raises.
+        except Exception as error:
             self._fail(error)
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: Exception) -> None:
         self._has_failed = True
         tell_not_written(self._directory, error)
 
     def close(self) -> None:
-        if self._writer is None:
+        if self._writer is None or self._has_failed:
             return
         try:
             self._writer.close()
-        except OSError as error:
+        except Exception as error:
             self._fail(error)
         self._writer = None
 
 
 def tensorboard_or_none(directory: Path, wanted: bool | None) -> TensorBoard | None:
-    """Raises ImportError where it is wanted and missing."""
-    if wanted is False:
+    """Raises ImportError where it is wanted and cannot be imported."""
+    if wanted is False or (wanted is None and find_spec("tensorboard") is None):
         return None
-    if find_spec("tensorboard") is not None:
+    try:
         return TensorBoard(directory)
-    if wanted:
+    except Exception as error:
+        if not wanted:
+            tell_not_written(directory / "events.out.tfevents.*", error)
+            return None
         raise ImportError(
-            "Recorder(tensorboard=True) needs the tensorboard package: "
+            f"Recorder(tensorboard=True) cannot import tensorboard ({error}): "
             "pip install 'gradsieve[tensorboard]'"
-        )
-    return None
+        ) from error
 
 
 def as_proto(histogram: Histogram) -> Any:

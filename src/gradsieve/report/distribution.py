@@ -49,11 +49,19 @@ def shape_of(histogram: Histogram) -> Row:
     return {
         "mean": digits(histogram.mean),
         "deviation": digits(histogram.deviation),
-        "beyond": [digits(100 * histogram.share_beyond(k)) for k in (1, 2)],
+        "beyond": [digits(percent(histogram.share_beyond(k))) for k in (1, 2)],
         "even": even_bins(histogram),
         "negative": octaves(histogram, -1),
         "positive": octaves(histogram, 1),
     }
+
+
+def percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def percent_in_words(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def even_bins(histogram: Histogram) -> list[object]:
@@ -63,7 +71,8 @@ def even_bins(histogram: Histogram) -> list[object]:
     width = 2 * REACH * histogram.deviation / EVEN_BINS
     limits = first + width * np.arange(EVEN_BINS + 1, dtype=np.float64)
     shares = 100 * np.diff(histogram.cumulated(limits))
-    return [digits(first), digits(width), *(digits(float(share)) for share in shares)]
+    # Where the mean is large beside the deviation, four digits would shift all bins.
+    return [float(f"{first:.8g}"), digits(width), *(digits(float(share)) for share in shares)]
 
 
 def octaves(histogram: Histogram, sign: int) -> list[object]:
@@ -96,7 +105,8 @@ def marks(shape: Row, scale: str) -> list[Row]:
     """Where standard deviations lie: from the mean, or as magnitudes."""
     mean, deviation = shape["mean"], shape["deviation"]
     if scale == "linear":
-        places = [(f"{k:+d} σ" if k else "mean", mean + k * deviation) for k in (-2, -1, 0, 1, 2)]
+        names = ("−2 σ", "−1 σ", "mean", "+1 σ", "+2 σ")
+        places = [(name, mean + (k - 2) * deviation) for k, name in enumerate(names)]
     else:
         places = [(f"{k} σ", k * deviation) for k in (1, 2) if deviation]
     return [{"at": at, "name": name} for name, at in places]

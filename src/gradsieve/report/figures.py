@@ -15,8 +15,13 @@ Control = Literal["run", "layer", "metric", "kind", "step"]
 
 # Okabe and Ito's palette, without its black and yellow: told apart by colour-blind readers, on
 # white and on black.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+MARK = "#767676"
+"""Of what is written into a figure: as far from white as from the dark page."""
 ALL_LAYERS = "all layers"
+LAYERS_AT_ONCE = len(PALETTE) * 2
+"""Where all are chosen: more lines cannot be told apart."""
 HEIGHT = 260
 STATIC_WIDTH = 620
 STEPS = alt.X(
@@ -46,28 +51,19 @@ class Figure:
         return next(iter(self.charts.values()))
 
 
-def colour(field: str, title: str, words: Sequence[str]) -> Any:
-    return alt.Color(
-        f"{field}:N",
-        title=title,
-        sort=list(words),
-        scale=alt.Scale(domain=list(words), range=colours_of(words)),
-    )
+def colour(field: str, title: str, words: Sequence[str], among: Sequence[str]) -> Any:
+    """The same one for a word in every figure that draws some of `among`."""
+    colours = [PALETTE[among.index(word) % len(PALETTE)] for word in words]
+    scale = alt.Scale(domain=list(words), range=colours)
+    return alt.Color(f"{field}:N", title=title, sort=list(words), scale=scale)
 
 
-def colours_of(words: Sequence[str]) -> list[str]:
-    return [PALETTE[n % len(PALETTE)] for n in range(len(words))]
-
-
-def dashes(field: str, title: str, words: Sequence[str]) -> dict[str, Any]:
+def dashes(field: str, title: str, words: Sequence[str], among: Sequence[str]) -> dict[str, Any]:
     """The encoding that tells lines apart where there are more words than colours."""
-    if len(words) <= len(PALETTE):
+    if len(among) <= len(PALETTE):
         return {}
-    patterns = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
-    scale = alt.Scale(
-        domain=list(words),
-        range=[patterns[n // len(PALETTE) % len(patterns)] for n in range(len(words))],
-    )
+    patterns = [DASHES[among.index(word) // len(PALETTE) % len(DASHES)] for word in words]
+    scale = alt.Scale(domain=list(words), range=patterns)
     return {"strokeDash": alt.StrokeDash(f"{field}:N", title=title, sort=list(words), scale=scale)}
 
 
@@ -101,15 +97,14 @@ def lines(
     only: Sequence[str] = (),
     band: bool = False,
     domain: Sequence[float] | None = None,
-    description: str = "",
 ) -> Any:
     """One line a word of `by`, of those in `only` if any; with `band` the extremes of seeds."""
-    words = list(only or dict.fromkeys(row[by] for row in rows))
+    among = list(dict.fromkeys(row[by] for row in rows))
+    words = list(only or among)
     base = alt.Chart(alt.NamedData(name=data))
     if only:
         base = base.transform_filter(alt.FieldOneOfPredicate(field=by, oneOf=words))
-    positive = f"datum.{field} > 0" if scale == "log" else f"isValid(datum.{field})"
-    shared = {"x": STEPS, "color": colour(by, by_title, words)}
+    shared = {"x": STEPS, "color": colour(by, by_title, words, among)}
     line = (
         base.mark_line(strokeWidth=1.6, clip=True)
         .encode(
@@ -117,12 +112,12 @@ def lines(
             tooltip=[
                 alt.Tooltip(f"{by}:N"),
                 alt.Tooltip("step:Q"),
-                alt.Tooltip(f"{field}:Q", format=".4~g"),
+                alt.Tooltip(f"{field}:Q", title=title, format=".4~g"),
             ],
-            **dashes(by, by_title, words),
+            **dashes(by, by_title, words, among),
             **shared,
         )
-        .transform_filter(positive)
+        .transform_filter(drawable(field, scale))
     )
     layers = [line]
     if band and any(f"{field}_low" in row for row in rows):
@@ -133,10 +128,14 @@ def lines(
                 y2=f"{field}_high:Q",
                 **shared,
             )
-            .transform_filter(positive.replace(field, f"{field}_low"))
+            .transform_filter(drawable(f"{field}_low", scale))
         )
         layers.insert(0, area)
-    return sized(alt.layer(*layers), description or title).add_params(*step_params(rows))
+    return sized(alt.layer(*layers), f"{title} over the steps").add_params(*step_params(rows))
+
+
+def drawable(field: str, scale: Scale) -> str:
+    return f"datum.{field} > 0" if scale == "log" else f"isValid(datum.{field})"
 
 
 def sized(chart: Any, description: str, height: int = HEIGHT) -> Any:
@@ -147,25 +146,36 @@ def on_both_axes(**options: Any) -> dict[Scale, Any]:
     return {scale: lines(scale=scale, **options) for scale in ("linear", "log")}
 
 
-METRIC_DOMAINS = {"accuracy": (0.0, 1.0)}
+def slug(words: str) -> str:
+    """As a name of a file and of an element."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
-def metric_figure(rows: Sequence[Row], metric: str, *, spread: bool) -> Figure:
-    seeds = " The band holds all seeds, the line is their mean." if spread else ""
-    options: dict[str, Any] = {"rows": rows, "data": "steps", "field": metric, "band": True}
-    words = "accuracy on the batch just trained on" if metric == "accuracy" else metric
-    charts: dict[Scale, Any] = {
-        "linear": lines(scale="linear", title=words, domain=METRIC_DOMAINS.get(metric), **options),
-        "log": lines(scale="log", title=words, **options),
-    }
+def metric_figure(
+    rows: Sequence[Row],
+    metric: str,
+    column: str,
+    *,
+    only: Sequence[str] = (),
+    name: str | None = None,
+) -> Figure:
+    """A number that training has logged, which stands in a column of the rows."""
+    values = [row[column] for row in rows if row.get(column) is not None]
+    is_share = metric == "accuracy" and max(values, default=0) <= 1
+    spread = any(f"{column}_low" in row for row in rows)
+    options: dict[str, Any] = {"rows": rows, "data": "steps", "field": column, "band": True}
+    options |= {"title": metric, "only": only}
     return Figure(
-        name=metric,
+        name=name or f"training-{column}-{slug(metric)}",
         title=f"Training {metric}" if metric in ("accuracy", "loss") else metric,
         caption=(
-            f"Does each run learn as fast as the others? Each point is the mean of the last "
-            f"2 % of the run's batches.{seeds}"
+            "As the training loop has logged it; each point is the mean of the last 2 % of the "
+            "run's steps." + (" The band holds all seeds, the line is their mean." * spread)
         ),
-        charts=charts,
+        charts={
+            "linear": lines(scale="linear", domain=(0, 1) if is_share else None, **options),
+            "log": lines(scale="log", **options),
+        },
         data={"steps": rows},
         controls=("step",),
     )
@@ -173,7 +183,7 @@ def metric_figure(rows: Sequence[Row], metric: str, *, spread: bool) -> Figure:
 
 def overview_figure(rows: Sequence[Row], field: str, title: str) -> Figure:
     """Drag over it to choose the steps that all others show."""
-    words = list(dict.fromkeys(row["run"] for row in rows))
+    words = runs_of(rows)
     chart = (
         alt.Chart(alt.NamedData(name="steps"))
         .mark_line(strokeWidth=1.2)
@@ -185,12 +195,7 @@ def overview_figure(rows: Sequence[Row], field: str, title: str) -> Figure:
                 scale=alt.Scale(nice=False),
             ),
             y=alt.Y(f"{field}:Q", title=None, axis=alt.Axis(tickCount=2)),
-            color=alt.Color(
-                "run:N",
-                legend=None,
-                sort=words,
-                scale=alt.Scale(domain=words, range=colours_of(words)),
-            ),
+            color=colour("run", "run", words, words).legend(None),
         )
         .transform_filter(f"isValid(datum.{field})")
         .add_params(alt.selection_interval(name="brush", encodings=["x"]))
@@ -202,6 +207,10 @@ def overview_figure(rows: Sequence[Row], field: str, title: str) -> Figure:
         charts={"linear": sized(chart, f"{title} over all steps", 70)},
         data={"steps": rows},
     )
+
+
+def runs_of(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["run"] for row in rows))
 
 
 DRAWN_LINES = {
@@ -264,21 +273,28 @@ LAYER_LINES = {
 }
 
 
-def layer_figure(rows: Sequence[Row], field: str) -> Figure:
+def layer_figure(rows: Sequence[Row], field: str, first: Sequence[str]) -> Figure:
+    """`first`: the layers that are drawn where none is chosen."""
     title, axis, caption = LAYER_LINES[field]
-    runs = list(dict.fromkeys(row["run"] for row in rows))
     charts: dict[Scale, Any] = {}
     for scale in ("log", "linear"):
         chart = lines(
             rows, data="layers", field=field, title=axis, scale=scale, by="layer", by_title="layer"
         )
         charts[scale] = chart.add_params(
-            alt.param(name="run", value=runs[0]), alt.param(name="layer", value=ALL_LAYERS)
-        ).transform_filter(f"datum.run == run && (layer == '{ALL_LAYERS}' || datum.layer == layer)")
+            alt.param(name="run", value=runs_of(rows)[0]),
+            alt.param(name="layer", value=ALL_LAYERS),
+            alt.param(name="shown", value=list(first)),
+        ).transform_filter(
+            f"datum.run == run && (layer == '{ALL_LAYERS}' ? indexof(shown, datum.layer) >= 0 "
+            ": datum.layer == layer)"
+        )
+    layers = {row["layer"] for row in rows}
+    some = f" Of {len(layers)} layers the {len(first)} largest, unless one is chosen."
     return Figure(
         name=f"layer-{field}",
         title=title,
-        caption=caption,
+        caption=caption + some * (len(layers) > len(first)),
         charts=charts,
         data={"layers": rows},
         controls=("run", "layer", "step"),
@@ -297,9 +313,10 @@ def histogram_figure(shapes: Mapping[str, Any]) -> Figure:
         name="histogram",
         title="Distributions",
         caption=(
-            "How the values are distributed, of all ranks together, with standard deviations "
-            "marked. On the linear axis see how much of a gradient lies near zero: that part is "
-            "not sent. On the log axis see over how many powers of two it spreads."
+            "How the values are distributed, of all ranks together (beside plain DDP gradients are "
+            "their averages), with standard deviations marked. On the linear axis see how much of "
+            "a gradient lies near zero: that part is not sent. On the log axis see over how many "
+            "powers of two it spreads."
         ),
         charts={"linear": histogram_chart("linear"), "log": histogram_chart("log")},
         data={
@@ -312,11 +329,12 @@ def histogram_figure(shapes: Mapping[str, Any]) -> Figure:
 
 
 def in_words(run: str, kind: str, layer: str, shape: Row) -> str:
-    one, two = shape["beyond"]
-    return (
-        f"{run}, {kind}, {layer}, step {shape['step']}: σ {shape['deviation']:.3g}, "
-        f"beyond ±1 σ {one:.1f} %, ±2 σ {two:.1f} %"
+    beyond = (
+        "bins too coarse for shares"
+        if None in shape["beyond"]
+        else "beyond ±1 σ {:.1f} %, ±2 σ {:.1f} %".format(*shape["beyond"])
     )
+    return f"{run}, {kind}, {layer}, step {shape['step']}: σ {shape['deviation']:.3g}, {beyond}"
 
 
 def histogram_chart(scale: Scale) -> Any:
@@ -355,13 +373,13 @@ def histogram_chart(scale: Scale) -> Any:
             tooltip=tooltip,
         )
     marked = alt.Chart(alt.NamedData(name="marks"))
-    rule = marked.mark_rule(strokeDash=[4, 3], color=PALETTE[6]).encode(x="at:Q")
-    label = marked.mark_text(align="left", dx=3, baseline="top", color=PALETTE[6]).encode(
+    rule = marked.mark_rule(strokeDash=[4, 3], color=MARK).encode(x="at:Q")
+    label = marked.mark_text(align="left", dx=3, baseline="top", color=MARK).encode(
         x="at:Q", y=alt.value(0), text="name:N"
     )
     words = (
         alt.Chart(alt.NamedData(name="words"))
-        .mark_text(align="left", baseline="bottom", color=PALETTE[6])
+        .mark_text(align="left", baseline="bottom", color=MARK)
         .encode(x=alt.value(0), y=alt.value(-6), text="words:N")
     )
     return sized(alt.layer(drawn, rule, label, words), "Histogram with standard deviations marked")
@@ -373,7 +391,7 @@ STAGE_COLOURS = ("#009E73", "#E69F00", "#CC79A7")
 
 def time_figure(rows: Sequence[Row]) -> Figure:
     """`rows` of run, stage, order and milliseconds."""
-    runs = list(dict.fromkeys(row["run"] for row in rows))
+    runs = runs_of(rows)
     chart = (
         alt.Chart(alt.NamedData(name="stages"))
         .mark_bar()
@@ -394,9 +412,9 @@ def time_figure(rows: Sequence[Row]) -> Figure:
         name="time",
         title="Where a step goes",
         caption=(
-            "Compute is what a step costs without any exchange, measured in the same run. The rest "
-            "is what the method adds: select and encode by the clock, exchange and decode as what "
-            "remains, since they run beside the backward pass."
+            "Compute is the limit, measured in the same run: a step that exchanges one 4-byte "
+            "number. The rest is what the method adds: select and encode by the clock, exchange "
+            "and decode as what remains, since they run beside the backward pass."
         ),
         charts={"linear": sized(chart, "Median step by stage", 40 * len(runs))},
         data={"stages": rows},
@@ -405,7 +423,7 @@ def time_figure(rows: Sequence[Row]) -> Figure:
 
 def ratio_figure(rows: Sequence[Row], table: str) -> Figure:
     """Rows of `bench step`, from a file of that name."""
-    data = f"ratios-{re.sub(r'[^a-z0-9]+', '-', table.lower())}"
+    data = f"ratios-{slug(table)}"
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chart = (
         alt.Chart(alt.NamedData(name=data))
@@ -413,7 +431,7 @@ def ratio_figure(rows: Sequence[Row], table: str) -> Figure:
         .encode(
             x=alt.X("ratio:Q", title="times the lock-step step (log scale)").scale(type="log"),
             y=alt.Y("where:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
-            color=colour("method", "method", methods),
+            color=colour("method", "method", methods, methods),
             shape=alt.Shape(
                 "method:N", title="method", sort=methods, scale=alt.Scale(domain=methods)
             ),

@@ -1,7 +1,7 @@
 "use strict";
 // Choices of the page, shared by all figures; `report` is what gradsieve has written.
 const report = JSON.parse(document.getElementById("report").textContent);
-const WHOLE = report.wholeModel;
+const ALL_LAYERS = report.allLayers;
 const choice = { ...report.choice, scale: "default", step: Infinity };
 const views = new Map();
 const ERRORS_ONLY = 1;
@@ -10,14 +10,11 @@ const element = (id) => document.getElementById(id);
 
 // Columns as gradsieve packs them; words are run-length coded.
 function unpacked(columns) {
-  const names = Object.keys(columns);
   const rows = [];
-  for (const name of names) {
-    const column = columns[name];
-    let values = column;
-    if (!Array.isArray(column)) {
-      values = column.runs.flatMap(([word, count]) => Array(count).fill(column.words[word]));
-    }
+  for (const [name, column] of Object.entries(columns)) {
+    const values = Array.isArray(column)
+      ? column
+      : column.runs.flatMap(([word, count]) => Array(count).fill(column.words[word]));
     values.forEach((value, place) => {
       (rows[place] ??= {})[name] = value;
     });
@@ -29,13 +26,11 @@ const data = Object.fromEntries(
   Object.entries(report.data).map(([name, columns]) => [name, unpacked(columns)]),
 );
 
-// Of the chosen run, kind and layer, the histogram of the sampled step next before the slider's.
-function shapes() {
-  const kinds = report.shapes[choice.run] ?? Object.values(report.shapes)[0] ?? {};
-  const layers = kinds[choice.kind] ?? {};
-  return layers[choice.layer] ?? layers[WHOLE] ?? [];
-}
+// Of the chosen run, kind and layer; empty where nothing was counted.
+const layerOfHistogram = () => (choice.layer === ALL_LAYERS ? report.wholeModel : choice.layer);
+const shapes = () => report.shapes[choice.run]?.[choice.kind]?.[layerOfHistogram()] ?? [];
 
+// The sampled step next before the slider's.
 function shapeAt(step) {
   const found = shapes();
   return found.filter((shape) => shape.step <= step).at(-1) ?? found[0];
@@ -56,109 +51,112 @@ function bars(shape, scale) {
 
 function marks(shape, scale) {
   if (scale === "linear") {
-    return [-2, -1, 0, 1, 2].map((k) => ({
-      at: shape.mean + k * shape.deviation,
-      name: k === 0 ? "mean" : `${k > 0 ? "+" : "−"}${Math.abs(k)} σ`,
+    return ["−2 σ", "−1 σ", "mean", "+1 σ", "+2 σ"].map((name, n) => ({
+      at: shape.mean + (n - 2) * shape.deviation, name,
     }));
   }
   return shape.deviation ? [1, 2].map((k) => ({ at: k * shape.deviation, name: `${k} σ` })) : [];
 }
 
-function theme() {
-  const style = getComputedStyle(document.documentElement);
-  const [ink, rule] = ["--ink", "--rule"].map((name) => style.getPropertyValue(name).trim());
-  return {
-    background: null,
-    font: "system-ui, sans-serif",
-    view: { stroke: null },
-    axis: { labelColor: ink, titleColor: ink, gridColor: rule, domainColor: rule, tickColor: rule },
-    legend: {
-      labelColor: ink, titleColor: ink, orient: "top", labelLimit: 260,
-      columns: innerWidth < 600 ? 1 : innerWidth < 900 ? 3 : 4,
-    },
-  };
+function histogramData(scale) {
+  const shape = shapeAt(choice.step);
+  return { bars: shape ? bars(shape, scale) : [], marks: shape ? marks(shape, scale) : [], words: [] };
 }
 
-const scaleOf = (figure) => (choice.scale in figure.charts ? choice.scale : Object.keys(figure.charts)[0]);
+// Colours of text and lines follow the page's style by themselves.
+const config = () => ({
+  background: null,
+  font: "system-ui, sans-serif",
+  view: { stroke: null },
+  axis: {
+    labelColor: "currentColor", titleColor: "currentColor", domainColor: "currentColor",
+    tickColor: "currentColor", gridColor: "currentColor", gridOpacity: 0.18,
+  },
+  legend: {
+    labelColor: "currentColor", titleColor: "currentColor", orient: "top", labelLimit: 260,
+    columns: innerWidth < 600 ? 1 : innerWidth < 900 ? 3 : 4,
+  },
+});
+
+function scaleOf(name) {
+  const { charts } = report.figures[name];
+  return choice.scale in charts ? choice.scale : Object.keys(charts)[0];
+}
 
 async function draw(name) {
   const figure = report.figures[name];
-  const scale = scaleOf(figure);
+  const scale = scaleOf(name);
   const spec = structuredClone(figure.charts[scale]);
-  spec.datasets = Object.fromEntries(figure.data.map((used) => [used, data[used] ?? []]));
-  if (name === "histogram") {
-    const shape = shapeAt(choice.step);
-    Object.assign(spec.datasets, shape ? {
-      bars: bars(shape, scale), marks: marks(shape, scale), words: [],
-    } : {});
-  }
+  const rows = name === "histogram" ? histogramData(scale) : data;
+  spec.datasets = Object.fromEntries(figure.data.map((used) => [used, rows[used] ?? []]));
   for (const param of spec.params ?? []) {
-    if (param.name in choice && choice[param.name] !== undefined) param.value = choice[param.name];
+    if (choice[param.name] !== undefined) param.value = choice[param.name];
   }
-  views.get(name)?.finalize();
-  const embedded = await vegaEmbed(element(`chart-${name}`), spec, {
-    actions: false, renderer: "svg", config: theme(), logLevel: ERRORS_ONLY,
+  views.get(name)?.view.finalize();
+  const { view } = await vegaEmbed(element(`chart-${name}`), spec, {
+    actions: false, renderer: "svg", config: config(), logLevel: ERRORS_ONLY,
   });
-  views.set(name, embedded);
-  if (name === "overview") followBrush(embedded.view);
+  views.set(name, { view, scale });
+  if (name === "overview") {
+    view.addSignalListener("brush", (_, brush) => showSteps(...(brush.step ?? report.extent)));
+  }
 }
 
-function followBrush(view) {
-  view.addSignalListener("brush", (_, brush) => {
-    const [from, to] = brush.step ?? report.extent;
-    showSteps(from, to);
-  });
+function setSignals(values) {
+  for (const { view } of views.values()) {
+    const known = view.getState({ signals: () => true, data: () => false }).signals;
+    for (const [name, value] of Object.entries(values)) if (name in known) view.signal(name, value);
+    view.runAsync();
+  }
 }
 
 function showSteps(from, to) {
-  choice.first = Math.round(Math.max(report.extent[0], Math.min(from, to - 1)));
-  choice.last = Math.round(Math.min(report.extent[1], Math.max(to, choice.first + 1)));
+  const [least, most] = report.extent;
+  const within = (step) => Math.min(most, Math.max(least, Math.round(step)));
+  choice.first = Math.min(within(Math.min(from, to)), most - 1);
+  choice.last = Math.max(within(Math.max(from, to)), choice.first + 1);
   element("from-step").value = choice.first;
   element("to-step").value = choice.last;
-  for (const { view } of views.values()) setSignals(view, { first: choice.first, last: choice.last });
+  setSignals({ first: choice.first, last: choice.last });
 }
 
-function setSignals(view, values) {
-  const known = Object.keys(view.getState({ signals: () => true, data: () => false }).signals);
-  for (const [name, value] of Object.entries(values)) if (known.includes(name)) view.signal(name, value);
-  view.runAsync();
+function showHistogram() {
+  const drawn = views.get("histogram");
+  if (!drawn) return;
+  tellHistogram();
+  for (const [name, rows] of Object.entries(histogramData(drawn.scale))) drawn.view.data(name, rows);
+  drawn.view.runAsync();
 }
 
-function drawHistogram() {
-  const figure = report.figures.histogram;
-  if (!figure) return;
-  const sampled = shapes().map((shape) => shape.step);
+function tellHistogram() {
+  const sampled = shapes();
   const shape = shapeAt(choice.step);
   const slider = element("sampled-step");
   slider.max = Math.max(0, sampled.length - 1);
-  slider.value = shape ? sampled.indexOf(shape.step) : 0;
-  slider.setAttribute("aria-valuetext", shape ? `step ${shape.step}` : "none");
-  element("sampled-words").textContent = shape
-    ? `step ${shape.step}: σ = ${shape.deviation.toPrecision(3)}, mean = ${shape.mean.toPrecision(2)}; beyond ±1 σ `
-      + `${shape.beyond[0].toPrecision(3)} %, beyond ±2 σ ${shape.beyond[1].toPrecision(3)} %`
-    : "no histogram of this choice";
-  draw("histogram");
+  slider.value = shape ? sampled.indexOf(shape) : 0;
+  const where = `${choice.run}, ${choice.kind} of ${layerOfHistogram()}`;
+  const share = (percent) => (percent === null ? "– (bins too coarse)" : `${percent.toPrecision(3)} %`);
+  const words = shape
+    ? `step ${shape.step}: σ = ${shape.deviation.toPrecision(3)}, mean = ${shape.mean.toPrecision(2)}; `
+      + `beyond ±1 σ ${share(shape.beyond[0])}, beyond ±2 σ ${share(shape.beyond[1])}`
+    : "nothing was counted";
+  slider.setAttribute("aria-valuetext", words);
+  element("sampled-words").textContent = `${where}, ${words}`;
 }
 
-const drawAll = () => Promise.all(Object.keys(report.figures).map((name) =>
-  name === "histogram" ? drawHistogram() : draw(name)));
+async function drawAll() {
+  if (report.figures.histogram) tellHistogram();
+  await Promise.all(Object.keys(report.figures).map(draw));
+}
 
 function onChange(id, react) {
   element(id)?.addEventListener("input", (event) => react(event.target.value));
 }
 
-onChange("run", (run) => {
-  choice.run = run;
-  for (const { view } of views.values()) setSignals(view, { run });
-  drawHistogram();
-});
-onChange("layer", (layer) => {
-  choice.layer = layer;
-  for (const { view } of views.values()) setSignals(view, { layer });
-  drawHistogram();
-});
-onChange("kind", (kind) => { choice.kind = kind; drawHistogram(); });
-onChange("sampled-step", (place) => { choice.step = shapes()[place]?.step ?? Infinity; drawHistogram(); });
+onChange("run", (run) => { choice.run = run; setSignals({ run }); showHistogram(); });
+onChange("layer", (layer) => { choice.layer = layer; setSignals({ layer }); showHistogram(); });
+onChange("kind", (kind) => { choice.kind = kind; showHistogram(); });
+onChange("sampled-step", (place) => { choice.step = shapes()[place]?.step ?? Infinity; showHistogram(); });
 for (const id of ["from-step", "to-step"]) {
   element(id)?.addEventListener("change", () =>
     showSteps(Number(element("from-step").value), Number(element("to-step").value)));
@@ -173,9 +171,6 @@ for (const radio of document.querySelectorAll("input[name=scale]")) {
 element("theme").addEventListener("click", () => {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
   document.documentElement.dataset.theme = dark ? "light" : "dark";
-  drawAll();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; drawAll(); });
 
 drawAll().then(() => { document.documentElement.dataset.drawn = "yes"; });

@@ -51,6 +51,7 @@ def page_of(title: str, sections: Sequence[Section], shapes: Mapping[str, Any]) 
         "data": {name: columns(rows) for name, rows in data.items()},
         "shapes": shapes,
         "wholeModel": WHOLE_MODEL,
+        "allLayers": ALL_LAYERS,
         "extent": extent(data),
         "choice": first_choice(data, shapes),
     }
@@ -83,8 +84,9 @@ def resource(name: str) -> str:
 
 
 def json_in_html(content: object) -> str:
-    """No word of a title may end the element that holds the data."""
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    """No word of a title may end the element that holds the data, or begin another."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c")
 
 
 def named_data(figures: Sequence[Figure]) -> dict[str, list[Any]]:
@@ -138,7 +140,8 @@ def controls(
     if "step" in wanted:
         parts.append(step_choice(extent(data)))
     parts.append('<button type="button" id="theme">dark or light</button>')
-    return ['<nav id="controls" aria-label="Choices for all figures">', *parts, "</nav>"]
+    opened = '<div id="controls" role="group" aria-label="Choices for all figures">'
+    return [opened, *parts, "</div>"]
 
 
 def select(name: str, label: str, options: Sequence[str], chosen: str | None = None) -> str:
@@ -202,7 +205,10 @@ def table_html(table: Table, label: str) -> str:
         return ""
     head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        f'<tr><th scope="row">{html.escape(first)}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in others)
+        + "</tr>"
+        for first, *others in rows
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(label)}">'

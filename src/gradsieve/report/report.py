@@ -10,6 +10,7 @@ from gradsieve.report.distribution import drawn
 from gradsieve.report.figures import (
     DRAWN_LINES,
     LAYER_LINES,
+    LAYERS_AT_ONCE,
     STATIC_WIDTH,
     Figure,
     histogram_figure,
@@ -21,7 +22,7 @@ from gradsieve.report.figures import (
     time_figure,
 )
 from gradsieve.report.page import Section, Table, page_of
-from gradsieve.report.series import grouped, layer_rows, metrics_of, step_rows
+from gradsieve.report.series import METRIC, grouped, layer_rows, metrics_of, step_rows
 from gradsieve.report.source import Rows, Run, Source
 from gradsieve.report.summary import sentences, stage_rows, summary_table
 
@@ -67,29 +68,33 @@ def write_page(
 def benchmark(rows: Rows) -> Section:
     ratios = [row for row in rows.rows if row.keys() >= RATIO_KEYS]
     placed = [row | {"where": f"{row['workload']}, {row['link']}"} for row in ratios]
+    count = len(rows.rows)
+    name = f"{count} rows" if count <= TABLE_ROWS else f"The first {TABLE_ROWS} of {count} rows"
     return Section(
         title=rows.name,
-        long_tables={f"{len(rows.rows)} rows": table_of_rows(rows.rows)},
+        long_tables={name: table_of_rows(rows.rows)},
         figures=[ratio_figure(placed, rows.name)] if placed else [],
     )
 
 
 def training_figures(groups: Mapping[str, Sequence[Run]]) -> list[Figure]:
-    metrics = metrics_of(run for runs in groups.values() for run in runs)
-    rows, layers = step_rows(groups, metrics), layer_rows(groups)
+    runs = [run for group in groups.values() for run in group]
+    metrics = {METRIC.format(n): name for n, name in enumerate(metrics_of(runs))}
+    rows, layers = step_rows(groups, [*metrics.values()]), layer_rows(groups)
     has = {name for row in rows for name, value in row.items() if value is not None}
-    shown = [name for name in (*metrics, "density", "bits") if name in has]
+    metrics = {column: name for column, name in metrics.items() if column in has}
+    strip = metrics | {field: DRAWN_LINES[field][1] for field in DRAWN_LINES if field in has}
     figures = []
-    if shown:
-        figures.append(overview_figure(rows, shown[0], shown[0]))
-    spread = any(len(runs) > 1 for runs in groups.values())
-    figures += [metric_figure(rows, name, spread=spread) for name in metrics if name in has]
+    if strip:
+        figures.append(overview_figure(rows, *next(iter(strip.items()))))
+    figures += [metric_figure(rows, name, column) for column, name in metrics.items()]
     stages = stage_rows(groups)
     if stages:
         figures.append(time_figure(stages))
     figures += [line_figure(rows, field) for field in DRAWN_LINES if field in has]
+    largest = list(dict.fromkeys(name for run in runs for name in run.pruned))[:LAYERS_AT_ONCE]
     figures += [
-        layer_figure(layers, field)
+        layer_figure(layers, field, largest)
         for field in LAYER_LINES
         if any(row[field] is not None for row in layers)
     ]

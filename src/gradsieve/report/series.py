@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 from gradsieve.recording.files import Line
@@ -25,7 +25,7 @@ OWN_FIELDS = frozenset(
 )
 """Numbers of a record that are no metric of the user's."""
 POINTS = 10_000
-"""Of all runs together, for each line that is drawn."""
+"""Of all runs together, and of all layers of the runs."""
 SMOOTHING_SHARE = 0.02
 """Of a run's steps: what a point of a metric is the mean of, since batches differ."""
 
@@ -51,23 +51,32 @@ def metrics_of(runs: Iterable[Run]) -> list[str]:
 
 
 def step_rows(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str]) -> list[Row]:
-    """A row a title and step (or stretch of steps): means over seeds, extremes of metrics."""
-    every = stride_for(run for runs in groups.values() for run in runs)
+    """A row a title and step (or stretch of steps): means over seeds, extremes of metrics.
+
+    Metrics are in columns of their own names in METRIC: a user's may be anything.
+    """
+    every = stride_for(sum(len(run.steps) for runs in groups.values() for run in runs), POINTS)
     return [
         row
         for title, runs in groups.items()
-        for row in merged(title, [thinned_numbers(run, metrics, every) for run in runs], metrics)
+        for row in merged(title, [thinned_numbers(run, metrics, every) for run in runs])
     ]
 
 
-def stride_for(runs: Iterable[Run]) -> int:
-    return -(-sum(len(run.steps) for run in runs) // POINTS)
+METRIC = "metric{}"
+"""The column of a metric, by its place among `metrics_of`."""
+
+
+def stride_for(wanted: int, points: int) -> int:
+    return max(1, -(-wanted // points))
 
 
 def thinned_numbers(run: Run, metrics: Sequence[str], every: int) -> dict[int, Row]:
     smoothed = {
-        name: moving_mean(run.steps, name) if run.trains_together else [None] * len(run.steps)
-        for name in metrics
+        METRIC.format(place): moving_mean(run.steps, name)
+        if run.trains_together
+        else [None] * len(run.steps)
+        for place, name in enumerate(metrics)
     }
     rows: dict[int, Row] = {}
     for start in range(0, len(run.steps), every):
@@ -99,37 +108,48 @@ READ: Mapping[str, Callable[[Line], float | None]] = {
 
 
 def moving_mean(steps: Sequence[Line], name: str) -> list[float | None]:
+    """Of what is known in the window up to each step."""
     window = max(1, round(SMOOTHING_SHARE * len(steps)))
-    values = [line.get(name) for line in steps]
-    return [mean_of(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
+    numbers = [number_of(line.get(name)) for line in steps]
+    sums = [0.0, *accumulate(0.0 if number is None else number for number in numbers)]
+    known = [0, *accumulate(0 if number is None else 1 for number in numbers)]
+    means: list[float | None] = []
+    for end in range(1, len(sums)):
+        start = max(0, end - window)
+        count = known[end] - known[start]
+        means.append((sums[end] - sums[start]) / count if count else None)
+    return means
+
+
+def number_of(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def mean_of(values: Iterable[object]) -> float | None:
-    numbers = [
-        float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)
-    ]
+    numbers = [number for value in values if (number := number_of(value)) is not None]
     return statistics.fmean(numbers) if numbers else None
 
 
-def merged(title: str, seeds: Sequence[dict[int, Row]], metrics: Sequence[str]) -> list[Row]:
+def merged(title: str, seeds: Sequence[dict[int, Row]]) -> list[Row]:
     rows = []
     for step in sorted(set().union(*seeds)):
         here = [seed[step] for seed in seeds if step in seed]
         row: Row = {"run": title, "step": step}
         for field in here[0]:
-            row[field] = mean_of(one[field] for one in here)
-        for name in metrics:
-            known = [one[name] for one in here if one[name] is not None]
-            if len(known) > 1:
-                row[f"{name}_low"], row[f"{name}_high"] = min(known), max(known)
+            known = [one[field] for one in here if one[field] is not None]
+            row[field] = mean_of(known)
+            if len(known) > 1 and field not in READ:
+                row[f"{field}_low"], row[f"{field}_high"] = min(known), max(known)
         rows.append(row)
     return rows
 
 
-def layer_rows(groups: Mapping[str, Sequence[Run]]) -> list[Row]:
+def layer_rows(groups: Mapping[str, Sequence[Run]], points: int = 4 * POINTS) -> list[Row]:
     """A row a title, step and pruned parameter, of the first seed: threshold, density in %."""
     firsts = {title: runs[0] for title, runs in groups.items()}
-    every = stride_for(firsts.values())
+    wanted = sum(len(run.steps) * len(run.pruned) for run in firsts.values())
+    every = stride_for(wanted, points)
     return [
         {
             "run": title,

@@ -13,10 +13,9 @@ from gradsieve.recording.files import (
     Line,
     RecordsError,
     read_heading,
-    read_lines,
     read_steps,
 )
-from gradsieve.recording.recorder import Histograms, from_json
+from gradsieve.recording.sample import Histograms, from_json
 from gradsieve.runs.config import CONFIG, RESULT
 from gradsieve.runs.methods import LOCK_STEP
 
@@ -24,12 +23,22 @@ RECORD_MARKS = frozenset({"step", "thresholds", "frame_bytes"})
 """Keys by which a line of a file with any name is known as a step's record."""
 
 
+TABLE_MARKS = (
+    frozenset({"method", "bits_per_parameter"}),
+    frozenset({"exchange", "ranks", "sent_bytes"}),
+    frozenset({"source", "density", "bits_per_parameter"}),
+    frozenset({"threads", "select_rate"}),
+    frozenset({"workload", "histograms"}),
+    frozenset({"workload", "link", "bits"}),
+)
+"""Keys by which rows of benchmarks are known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """The histograms of a step."""
 
     step: int
-    ranks: int
     histograms: Histograms
 
 
@@ -60,13 +69,11 @@ class Run:
         path = self.path.parent / HISTOGRAMS
         if self.path.name != RECORDS or not path.exists():
             return []
-        by_step = {line["step"]: line for line in read_lines(path) if "histograms" in line}
         try:
             return [
-                Counted(step, by_step[step]["ranks"], from_json(by_step[step]["histograms"]))
-                for step in sorted(by_step)
+                Counted(line["step"], from_json(line["histograms"])) for line in read_steps(path)
             ]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RecordsError(f"{path} holds what is no histogram: {error}") from error
 
     @property
@@ -74,6 +81,12 @@ class Run:
         """Runs of one title differ in their seeds alone."""
         about = self.heading.get("about") or {}
         return str(self.config.get("title") or about.get("title") or self.name)
+
+    @cached_property
+    def pruned(self) -> list[str]:
+        """The parameters that were, in any step looked at; the largest first."""
+        names = {name for line in self.steps for name in line.get("thresholds") or ()}
+        return sorted(names, key=lambda name: (-self.parameters.get(name, 0), name))
 
     @property
     def trains_together(self) -> bool:
@@ -104,6 +117,8 @@ class Source:
 
 def read_source(directory: Path) -> Source:
     """
+    Runs come in the order in which they were started.
+
     Raises:
         RecordsError: it is no directory, holds nothing that gradsieve has written, or something
             that a newer one has.
@@ -123,7 +138,7 @@ def read_source(directory: Path) -> Source:
 
 def found_runs(directory: Path) -> Iterator[Run]:
     for path in sorted(directory.rglob("*.jsonl")):
-        if path.name != RECORDS and not holds_records(path):
+        if not path.is_file() or (path.name != RECORDS and not holds_records(path)):
             continue
         name = path.parent if path.name == RECORDS else path.with_suffix("")
         yield Run(
@@ -135,8 +150,13 @@ def found_runs(directory: Path) -> Iterator[Run]:
 
 
 def holds_records(path: Path) -> bool:
-    first = next(read_lines(path), {})
-    return first.keys() >= RECORD_MARKS
+    """Of a file with any name; one that cannot be read is somebody else's."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and first.keys() >= RECORD_MARKS
 
 
 def found_tables(directory: Path) -> Iterator[Rows]:
@@ -144,8 +164,12 @@ def found_tables(directory: Path) -> Iterator[Rows]:
         rows = content_of(path)
         if isinstance(rows, dict):
             rows = rows.get("rows")
-        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+        if isinstance(rows, list) and rows and all(map(is_row, rows)):
             yield Rows(path.relative_to(directory).with_suffix("").as_posix(), rows)
+
+
+def is_row(row: object) -> bool:
+    return isinstance(row, dict) and any(row.keys() >= marks for marks in TABLE_MARKS)
 
 
 def object_in(path: Path) -> Line:

@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradsieve.recording.files import Line
 from gradsieve.report.series import mean_of
 from gradsieve.report.source import Run, Source
 
@@ -109,25 +108,29 @@ def sentences(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def setting_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
-    first = next(iter(groups.values()))[0]
-    count = sum(len(runs) for runs in groups.values())
-    runs = "One run" if count == 1 else f"{count} runs of {len(groups)} settings"
+    runs = [run for group in groups.values() for run in group]
+    first, lengths = runs[0], {len(run.steps) for run in runs}
+    count = "One run" if len(runs) == 1 else f"{len(runs)} runs of {len(groups)} settings"
+    steps = "of" if len(lengths) == 1 else "of up to"
+    parts = [f"{count} {steps} {max(lengths):,} steps"]
     ranks = first.config.get("ranks") or first.heading.get("ranks")
-    parts = [f"{runs} of {len(first.steps):,} steps"]
     if ranks:
         parts.append(f"on {ranks} {'rank' if ranks == 1 else 'ranks'}")
     if first.config.get("workload"):
         parts.append(f"of {first.config['workload']}")
     if first.parameters:
         parts.append(f"with {sum(first.parameters.values()):,} parameters")
-    if first.result.get("link"):
-        parts.append(f"over {first.result['link']}")
+    links = {run.result.get("link", "") for run in runs}
+    if len(links) == 1 and (link := links.pop()):
+        parts.append(f"over {link.removeprefix(f'{ranks} ranks, ')}")
     cores = first.heading.get("cores")
     return " ".join(parts) + (f"; a machine with {cores} cores." if cores else ".")
 
 
 def plain_of(groups: Mapping[str, Sequence[Run]]) -> Sequence[Run] | None:
-    return next((runs for runs in groups.values() if runs[0].config.get("method") == PLAIN), None)
+    """Runs of plain DDP that have ended."""
+    ended = ([run for run in runs if run.result] for runs in groups.values())
+    return next((runs for runs in ended if runs and runs[0].config.get("method") == PLAIN), None)
 
 
 def mean_over(runs: Sequence[Run], value: Callable[[Run], float | None]) -> float | None:
@@ -136,11 +139,7 @@ def mean_over(runs: Sequence[Run], value: Callable[[Run], float | None]) -> floa
 
 def sieved(groups: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
     """Runs that pruned in some step."""
-    return {title: runs for title, runs in groups.items() if any(map(has_pruned, runs[0].steps))}
-
-
-def has_pruned(line: Line) -> bool:
-    return bool(line.get("thresholds"))
+    return {title: runs for title, runs in groups.items() if runs[0].pruned}
 
 
 def sending_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
@@ -154,10 +153,9 @@ def sending_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
         f"{name}: {known[least]:.3g} bits a parameter and step, "
         f"{FLOAT32_BITS / known[least]:,.0f} times fewer than float32"
     )
-    step = mean_over(groups[least], result("ratio"))
-    plain = plain_of(groups)
-    if step is not None and plain is not None:
-        dense = mean_over(plain, result("ratio"))
+    step, plain = mean_over(groups[least], result("ratio")), plain_of(groups)
+    dense = None if plain is None else mean_over(plain, result("ratio"))
+    if step is not None and dense is not None:
         return f"{sentence}; its step takes {step:.2f} times the limit, plain DDP's {dense:.2f}."
     waits = mean_over(groups[least], exposed)
     if waits is not None:
@@ -166,30 +164,36 @@ def sending_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
 
 
 def learning_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
-    tested = {
-        title: number
-        for title, runs in groups.items()
-        if (number := mean_over(runs, result("metric"))) is not None
-    }
+    tested = {title: mean_over(runs, result("metric")) for title, runs in sieved(groups).items()}
+    pruned = {title: number for title, number in tested.items() if number is not None}
     plain = plain_of(groups)
-    pruned = {title: number for title, number in tested.items() if title in sieved(groups)}
-    if plain is not None and pruned:
-        dense = tested[plain[0].title]
-        name = plain[0].result.get("metric_name", "metric")
-        better = min if "loss" in name else max
-        best = better(pruned, key=lambda title: pruned[title])
-        worst = (max if better is min else min)(pruned, key=lambda title: pruned[title])
-        seeds = min(len(runs) for runs in groups.values())
-        return (
-            f"{name[0].upper()}{name[1:]} is {dense:.4f} with plain DDP; of the sieves “{best}” "
-            f"ends best at {pruned[best]:.4f}, “{worst}” at {pruned[worst]:.4f} "
-            f"({'one seed' if seeds == 1 else f'means of {seeds} seeds or more'})."
+    dense = None if plain is None else mean_over(plain, result("metric"))
+    if plain is None or dense is None or not pruned:
+        return loss_in_words(*next(iter(groups.items())))
+    name = str(plain[0].result.get("metric_name", "metric"))
+    order = sorted(pruned, key=lambda title: pruned[title], reverse="loss" not in name)
+    best, worst = order[0], order[-1]
+    told = {plain[0].title, best, worst}
+    seeds = min(len(groups[title]) for title in told)
+    sentence = f"{name[0].upper()}{name[1:]} is {dense:.4f} with plain DDP"
+    if best == worst:
+        sentence += f", {pruned[best]:.4f} with “{best}”"
+    else:
+        sentence += (
+            f"; of the sieves “{best}” ends best at {pruned[best]:.4f}, “{worst}” worst at "
+            f"{pruned[worst]:.4f}"
         )
-    title, runs = next(iter(groups.items()))
+    return sentence + (f" (means of {seeds} seeds or more)." if seeds > 1 else " (one seed).")
+
+
+def loss_in_words(title: str, runs: Sequence[Run]) -> str:
     first, last = mean_of(line.get("loss") for line in runs[0].steps[:10]), last_of("loss")(runs[0])
     if first is None or last is None:
         return ""
-    return f"The loss of “{title}” went from {first:.3f} in the first ten steps to {last:.3f}."
+    return (
+        f"The loss of “{title}” went from {first:.3f} in the first ten steps to {last:.3f} in the "
+        "last tenth."
+    )
 
 
 def stage_rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
@@ -209,7 +213,7 @@ def stage_seconds(run: Run) -> dict[str, float]:
     """
     step, limit = run.result["step_seconds"], run.result["limit_seconds"]
     added = max(0.0, step - limit) if run.trains_together else 0.0
-    records = [line for line in run.steps[len(run.steps) // 10 :] if has_pruned(line)]
+    records = [line for line in run.steps[len(run.steps) // 10 :] if line.get("thresholds")]
     ours = ("rotate_seconds", "select_seconds", "encode_seconds")
     select = 0.0
     if records:

@@ -67,7 +67,14 @@ class RunResult:
     steps: int
 
     def save(self, directory: Path) -> None:
-        (directory / RESULT).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_whole(directory / RESULT, asdict(self))
+
+
+def write_whole(path: Path, content: object) -> None:
+    """JSON that is there as a whole or not at all, also after a crash."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    beside.replace(path)
 
 
 def read_result(directory: Path) -> RunResult:

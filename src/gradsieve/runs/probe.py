@@ -7,17 +7,18 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from gradsieve.link import Link, read_counters
+from gradsieve.link import Link
+from gradsieve.runs.config import write_whole
 from gradsieve.runs.launch import run_ranks
-from gradsieve.runs.rank import joined, sharers
+from gradsieve.runs.rank import joined
 
+PROBED = "probe.json"
 ELEMENTS = 2**20
 """float32 that each rank sends in a try, to all others together."""
 TRIES, WARM_UP = 7, 2
@@ -29,32 +30,26 @@ class Probed:
 
     elements_per_second: float
     """float32 that a rank has sent, and received as many."""
-    sent_bytes_per_second: float
-    """By the interface's counter, headers included."""
     asked_bits_per_second: int | None
     """What the link was shaped to; None of a bare loopback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    interface: str
     rate: int | None
     result: str
 
 
-def probe_link(
-    link: Link, ranks: int, directory: Path, watch: Callable[[], None] = lambda: None
-) -> Probed:
-    """Raises RunError where a rank failed."""
+def probe_link(link: Link, ranks: int, directory: Path) -> None:
+    """Leaves what `read_probed` reads. Raises RunError where a rank failed."""
     directory.mkdir(parents=True, exist_ok=True)
-    order, result = directory / "order.json", directory / "probe.json"
-    order.write_text(json.dumps(asdict(Order(link.interface, link.rate, str(result)))))
-    run_ranks("gradsieve.runs.probe", order, ranks, link, watch)
-    return read_probed(result)
+    order = directory / "order.json"
+    order.write_text(json.dumps(asdict(Order(link.rate, str(directory / PROBED)))))
+    run_ranks("gradsieve.runs.probe", order, ranks, link)
 
 
-def read_probed(path: Path) -> Probed:
-    return Probed(**json.loads(path.read_text()))
+def read_probed(directory: Path) -> Probed:
+    return Probed(**json.loads((directory / PROBED).read_text()))
 
 
 def measure(order: Order) -> Probed:
@@ -64,14 +59,10 @@ def measure(order: Order) -> Probed:
     rates = []
     for _ in range(WARM_UP + TRIES):
         dist.barrier()
-        before, start = read_counters(order.interface), time.perf_counter()
+        start = time.perf_counter()
         dist.all_to_all_single(received, sent, sizes, sizes)
-        seconds = time.perf_counter() - start
-        dist.barrier()
-        counted = (read_counters(order.interface) - before).sent_bytes
-        rates.append((sent.numel() / seconds, counted / sharers(order.interface) / seconds))
-    elements, sent_bytes = (statistics.median(rate) for rate in zip(*rates[WARM_UP:], strict=True))
-    return Probed(elements, sent_bytes, order.rate)
+        rates.append(sent.numel() / (time.perf_counter() - start))
+    return Probed(statistics.median(rates[WARM_UP:]), order.rate)
 
 
 def main(path: str) -> None:
@@ -79,7 +70,7 @@ def main(path: str) -> None:
     with joined() as rank:
         probed = measure(order)
         if rank == 0:
-            Path(order.result).write_text(json.dumps(asdict(probed)) + "\n")
+            write_whole(Path(order.result), asdict(probed))
 
 
 if __name__ == "__main__":

@@ -100,10 +100,9 @@ class Run:
             record = self.step(data)
             after = read_counters(config.interface)
             record["sent_bytes"] = (after - before).sent_bytes / sharers(config.interface)
-            bits = 8 * record["sent_bytes"] / numel
-            if self.state is not None and self.state.last is not None:
-                bits = self.state.last.bits_per_parameter
-            record["bits_per_parameter"] = bits
+            bits = self.frame_bits()
+            if bits is None:
+                bits = record["bits_per_parameter"] = 8 * record["sent_bytes"] / numel
             before = after
             if step >= config.warmup_steps:
                 sent += record["sent_bytes"]
@@ -115,6 +114,11 @@ class Run:
             recorder.log(**record)
         recorder.close()
         return sent / (config.steps - config.warmup_steps)
+
+    def frame_bits(self) -> float | None:
+        """Of the last step; None where the method makes no frames."""
+        last = None if self.state is None else self.state.last
+        return None if last is None else last.bits_per_parameter
 
     @property
     def exchanges(self) -> bool:

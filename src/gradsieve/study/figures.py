@@ -6,8 +6,15 @@ from typing import Any
 import altair as alt
 
 from gradsieve.recording.histogram import Histogram
-from gradsieve.report.distribution import KINDS, bars, marks, shape_of, with_whole
-from gradsieve.report.figures import PALETTE, Figure, Scale, colour, lines, sized
+from gradsieve.report.distribution import (
+    KINDS,
+    bars,
+    marks,
+    percent_in_words,
+    shape_of,
+    with_whole,
+)
+from gradsieve.report.figures import MARK, PALETTE, Figure, Scale, colour, lines, runs_of, sized
 from gradsieve.report.series import Row
 from gradsieve.report.source import Counted
 
@@ -54,7 +61,7 @@ def waiting_figure(rows: Sequence[Row]) -> Figure:
         .encode(
             x=alt.X(
                 "share:Q",
-                title="share of a step that is not computation, %",
+                title="share of a step that the exchange adds, %",
                 scale=alt.Scale(domain=[0, 100]),
             ),
             y=alt.Y("run:N", title=None, sort=names, axis=alt.Axis(labelLimit=190)),
@@ -63,12 +70,13 @@ def waiting_figure(rows: Sequence[Row]) -> Figure:
     )
     return Figure(
         name="waiting",
-        title="How much of a step is waiting",
+        title="What the exchange adds",
         caption=(
             "1 − (lock-step step) / (step), medians of the same run: lock-step exchanges one "
-            "4-byte number a step and nothing else."
+            "4-byte number a step and nothing else. The rest is waiting, and what selecting and "
+            "encoding take from the computation."
         ),
-        charts={"linear": sized(chart, "Share of a step that waits", 26 * len(rows) + 20)},
+        charts={"linear": sized(chart, "What the exchange adds", 26 * len(rows) + 20)},
         data={"waiting": rows},
     )
 
@@ -92,11 +100,11 @@ def grid_rows(counted: Sequence[Counted], kind: str) -> dict[str, list[Row]]:
 
 def beyond_words(shape: Row) -> str:
     one, two = shape["beyond"]
-    return f"{one:.3g} / {two:.3g} %"
+    return "– / –" if one is None or two is None else f"{one:.3g} / {two:.3g} %"
 
 
-def grid_chart(layers: Sequence[str]) -> Any:
-    """A histogram a layer (row) and step (column); needs the data "bars" and "marks"."""
+def grid_chart(layers: Sequence[str], title: str) -> Any:
+    """A histogram a layer (row) and step (column), of the data "cells"."""
     x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=3, format=".1~e"))
     bar = (
         alt.Chart()
@@ -117,7 +125,7 @@ def grid_chart(layers: Sequence[str]) -> Any:
     )
     words = (
         alt.Chart()
-        .mark_text(align="right", baseline="top", fontSize=9, color="#555")
+        .mark_text(align="right", baseline="top", fontSize=9, color=MARK)
         .encode(x=alt.value(GRID_SIZE), y=alt.value(1), text="beyond:N")
         .transform_aggregate(groupby=["beyond"])
     )
@@ -134,13 +142,14 @@ def grid_chart(layers: Sequence[str]) -> Any:
             column=alt.Column("step:O", title="after so many steps"),
         )
         .resolve_scale(x="independent", y="independent")
+        .properties(title=title)
     )
 
 
 GRID_KINDS = ("weight", "gradient", "accumulated")
 
 
-def grids(counted: Sequence[Counted]) -> dict[str, dict[str, Any]]:
+def grids(run: str, counted: Sequence[Counted]) -> dict[str, dict[str, Any]]:
     """Vega-Lite specifications with their data, by kind."""
     made = {}
     for kind in GRID_KINDS:
@@ -148,7 +157,8 @@ def grids(counted: Sequence[Counted]) -> dict[str, dict[str, Any]]:
         if rows["bars"]:
             layers = list(dict.fromkeys(row["layer"] for row in rows["bars"]))
             cells = [*rows["bars"], *rows["marks"]]
-            made[kind] = grid_chart(layers).to_dict() | {"datasets": {"cells": cells}}
+            title = f"{run}: {kind}; at the right, shares beyond ±1 σ / ±2 σ"
+            made[kind] = grid_chart(layers, title).to_dict() | {"datasets": {"cells": cells}}
     return made
 
 
@@ -168,7 +178,7 @@ def share_rows(counted: Sequence[Counted]) -> list[list[str]]:
                     kind,
                     str(one.step),
                     f"{model.deviation:.3g}",
-                    *(f"{100 * model.share_beyond(k):.1f} %" for k in (1, 2)),
+                    *(percent_in_words(model.share_beyond(k)) for k in (1, 2)),
                     *(between(layers, k) for k in (1, 2)),
                 ]
             )
@@ -176,8 +186,9 @@ def share_rows(counted: Sequence[Counted]) -> list[list[str]]:
 
 
 def between(layers: Sequence[Histogram], k: int) -> str:
-    shares = [100 * layer.share_beyond(k) for layer in layers]
-    return f"{min(shares):.1f} to {max(shares):.1f} %"
+    """The least and the most of the layers whose bins are fine enough to tell."""
+    shares = [share for layer in layers if (share := layer.share_beyond(k)) is not None]
+    return f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %" if shares else "–"
 
 
 SHARE_HEADINGS = (
@@ -209,8 +220,8 @@ def trend_figure(rows: Sequence[Row], title: str, name: str, words: str) -> Figu
         name=f"trend-{name}",
         title=f"Thresholds, {title}",
         caption=(
-            f"{words} Layers differ by powers of ten, and all move as the network learns: no fixed "
-            "threshold fits them."
+            f"{words} Where layers differ and move as the network learns, no fixed threshold fits "
+            "them all."
         ),
         charts=charts,
         data={name: rows},
@@ -218,32 +229,9 @@ def trend_figure(rows: Sequence[Row], title: str, name: str, words: str) -> Figu
     )
 
 
-def accuracy_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure:
-    chart = lines(
-        rows,
-        data="steps",
-        field="accuracy",
-        title="training accuracy",
-        scale="linear",
-        only=titles,
-        band=True,
-        domain=(0, 1),
-    )
-    return Figure(
-        name=name,
-        title="Accuracy in training",
-        caption=(
-            "On the batches just trained on, mean of the last 2 % of the steps; the band holds "
-            "all seeds."
-        ),
-        charts={"linear": chart},
-        data={"steps": rows},
-        controls=("step",),
-    )
-
-
 def test_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure:
     """`rows`: run, accuracy, a row a seed."""
+    among = runs_of(rows)
     base = alt.Chart(alt.NamedData(name="tests")).transform_filter(
         alt.FieldOneOfPredicate(field="run", oneOf=list(titles))
     )
@@ -254,25 +242,27 @@ def test_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure
         x=alt.X("min(accuracy):Q", title=accuracy, scale=scale),
         x2="max(accuracy):Q",
         y=y,
-        color=colour("run", "run", titles).legend(None),
+        color=colour("run", "run", titles, among).legend(None),
     )
     seeds = base.mark_tick(thickness=2, size=16).encode(
         x=alt.X("accuracy:Q", title=accuracy, scale=scale),
         y=y,
-        color=colour("run", "run", titles).legend(None),
+        color=colour("run", "run", titles, among).legend(None),
         tooltip=["run:N", alt.Tooltip("accuracy:Q", format=".4f")],
     )
     mean = base.mark_point(filled=True, size=70).encode(
         x=alt.X("mean(accuracy):Q", title=accuracy, scale=scale),
         y=y,
-        color=colour("run", "run", titles).legend(None),
+        color=colour("run", "run", titles, among).legend(None),
     )
     chart = sized(alt.layer(spread, seeds, mean), accuracy, 30 * len(titles) + 20)
     return Figure(
         name=name,
         title="Accuracy on the test images",
-        caption="A tick a seed, a point their mean. Differences smaller than the ticks' spread "
-        "mean nothing.",
+        caption=(
+            "A tick a seed, a point their mean. Differences smaller than the ticks' spread mean "
+            "nothing."
+        ),
         charts={"linear": chart},
         data={"tests": rows},
     )
@@ -287,9 +277,9 @@ def scale_figures(
             name="scale-threshold",
             title=f"Threshold of {layer} by scale",
             caption=(
-                "The mean of what is not sent lies below the threshold. With a scale of 2 or less "
-                "the next threshold is therefore lower, and so on, until all but exact zeros is "
-                "sent; above 2 it settles."
+                "Near zero what is not sent is spread evenly, so that its mean is half of the "
+                "threshold: with a scale of 2 or less the threshold is expected to fall without "
+                "end, above 2 to settle. A line ends where the threshold is 0."
             ),
             charts={
                 "log": lines(
@@ -309,7 +299,8 @@ def scale_figures(
             name="scale-density",
             title="Elements sent by scale",
             caption=(
-                "Of all parameters. Each scale above 2 sends a part of what the next lower sends."
+                "Of all parameters, in the same runs. Exact zeros are never sent, whatever the "
+                "threshold."
             ),
             charts={
                 "log": lines(

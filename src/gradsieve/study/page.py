@@ -1,22 +1,22 @@
 """The study's page: five parts, then every run to explore. Every number is from the records."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradsieve.charts import write_chart
 from gradsieve.recording.histogram import overall
-from gradsieve.report.distribution import drawn
-from gradsieve.report.figures import histogram_figure
+from gradsieve.report.distribution import drawn, percent_in_words
+from gradsieve.report.figures import Figure, histogram_figure, metric_figure
 from gradsieve.report.page import Section, Table
 from gradsieve.report.report import training_figures, write_page
-from gradsieve.report.series import Row, grouped, layer_rows, mean_of, metrics_of, step_rows
-from gradsieve.report.source import Run, read_source
+from gradsieve.report.series import METRIC, Row, grouped, layer_rows, mean_of, step_rows
+from gradsieve.report.source import Run, Source
 from gradsieve.report.summary import sentences, summary_table
-from gradsieve.runs.probe import Probed, read_probed
+from gradsieve.runs.probe import Probed
 from gradsieve.study.figures import (
     SHARE_HEADINGS,
-    accuracy_figure,
     bottleneck_figure,
     grids,
     rates,
@@ -50,13 +50,11 @@ FLOAT32_BITS = 32
 Groups = dict[str, list[Run]]
 
 
-def write_study(plan: Plan) -> Path:
+def write_study(plan: Plan, source: Source, probed: Probed) -> Path:
     """Returns the page's path; each figure lies beside it as PNG and SVG."""
-    groups = grouped(read_source(plan.out / "runs").runs)
-    probed = read_probed(plan.out / "probe" / "probe.json")
+    groups = grouped(source.runs)
     shapes = drawn(groups)
-    metrics = metrics_of(run for runs in groups.values() for run in runs)
-    rows = step_rows(groups, metrics)
+    rows = step_rows(groups, ["accuracy"])
     sections = [
         Section(paragraphs=sentences(groups), tables={"Summary": summary_table(groups)}),
         bottleneck(groups, probed),
@@ -80,7 +78,7 @@ def have(groups: Groups, settings: Sequence[Setting]) -> list[str]:
 
 
 def mean_result(runs: Sequence[Run], field: str) -> float:
-    return mean_of(run.result.get(field) for run in runs) or 0.0
+    return statistics.fmean(run.result[field] for run in runs)
 
 
 def bottleneck(groups: Groups, probed: Probed) -> Section:
@@ -134,7 +132,7 @@ def distributions(groups: Groups, shapes: Mapping[str, Any], steps: int) -> Sect
     return Section(
         title="2. Distributions",
         paragraphs=[
-            *gradients_in_words(groups[PLAIN.title][0]),
+            *gradients_in_words(groups),
             "The histograms below follow the choices at the top: run, layer, what is counted, and "
             "the sampled step. Those of every layer and step lie beside the page, as "
             "distribution-*.png.",
@@ -156,19 +154,20 @@ NORMAL_BEYOND = (31.7, 4.6)
 """% of a normal distribution beyond one and two standard deviations."""
 
 
-def gradients_in_words(run: Run) -> list[str]:
+def gradients_in_words(groups: Groups) -> list[str]:
+    """Of each rank, before they are pruned: what a threshold of deviations leaves."""
+    run = groups[SIGMA[1].title][0]
     if not run.counted:
         return []
     last = run.counted[-1]
     whole = overall(last.histograms["gradient"].values())
-    one, two = (100 * whole.share_beyond(k) for k in (1, 2))
     weights = [overall(c.histograms["weight"].values()) for c in (run.counted[0], last)]
-    narrow = "closer than" if one < NORMAL_BEYOND[0] else "no closer than"
+    one, two = (percent_in_words(whole.share_beyond(k)) for k in (1, 2))
     return [
-        f"After {last.step} steps {one:.1f} % of all gradients lie beyond ±1 σ and {two:.1f} % "
-        f"beyond ±2 σ, {narrow} a normal distribution's {NORMAL_BEYOND[0]} and "
-        f"{NORMAL_BEYOND[1]} %: a threshold of one or two deviations leaves so few to send. The "
-        f"deviation of all weights went from {weights[0].deviation:.4f} to "
+        f"After {last.step} steps of “{run.title}” {one} of all gradients lie beyond ±1 σ and "
+        f"{two} beyond ±2 σ (of a normal distribution {NORMAL_BEYOND[0]} % and "
+        f"{NORMAL_BEYOND[1]} %): what a threshold of one or two deviations would leave to send. "
+        f"The deviation of all weights went from {weights[0].deviation:.4f} to "
         f"{weights[1].deviation:.4f}."
     ]
 
@@ -184,15 +183,18 @@ def trends(groups: Groups) -> Section:
 
 
 def fall_in_words(rows: Sequence[Row]) -> str:
-    """How the threshold of the largest layer moved: means of the first and last tenth."""
+    """How the threshold of the largest layer moved, and how far layers lie apart at the end."""
     values = [row["threshold"] for row in rows if row["layer"] == LARGEST_LAYER]
     tenth = max(1, len(values) // 10)
     first, last = mean_of(values[:tenth]), mean_of(values[-tenth:])
-    if first is None or last is None:
+    ends = [row["threshold"] for row in rows if row["step"] == rows[-1]["step"]]
+    known = [threshold for threshold in ends if threshold]
+    if first is None or last is None or not known:
         return ""
     return (
         f"The threshold of {LARGEST_LAYER} went from {first:.2g}, on average over the first tenth "
-        f"of the steps, to {last:.2g} over the last."
+        f"of the steps, to {last:.2g} over the last; at the end the largest threshold is "
+        f"{max(known) / min(known):.0f} times the smallest."
     )
 
 
@@ -219,6 +221,10 @@ def accuracies(groups: Groups, rows: Sequence[Row]) -> Section:
         ],
         tables={"Rules": comparison(groups, titles)},
     )
+
+
+def accuracy_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure:
+    return metric_figure(rows, "accuracy", METRIC.format(0), only=titles, name=name)
 
 
 def adjusted(groups: Groups, rows: Sequence[Row]) -> Section:
@@ -252,28 +258,32 @@ def adjusted(groups: Groups, rows: Sequence[Row]) -> Section:
 
 
 def collapse_in_words(groups: Groups) -> list[str]:
-    """What scale 1 did, told from its records."""
+    """What scale 1, the rule as first proposed, did: told from its records."""
     runs = groups.get(UNSENT_MEAN[1].title)
-    if not runs:
-        return []
     told = [
-        (line["step"], line["thresholds"].get(LARGEST_LAYER), line["density"])
-        for line in runs[0].steps
+        (line["step"], line["thresholds"].get(LARGEST_LAYER) or 0.0, line["density"])
+        for line in (runs[0].steps if runs else [])
         if line.get("thresholds")
     ]
-    first, last = told[0], told[-1]
-    small = next((step for step, t, _ in told if first[1] and (t or 0) < 1e-3 * first[1]), None)
-    fell = (
-        f"was below a thousandth of its first value at step {small}"
-        if small is not None
-        else f"ended at {last[1]:.3g} after {first[1]:.3g}"
-    )
+    if not told:
+        return []
+    (_, first, _), (_, last, sent) = told[0], told[-1]
+    small = next((step for step, threshold, _ in told if threshold < COLLAPSED * first), None)
+    if small is None:
+        return [
+            f"With scale 1, the rule as first proposed, the threshold of {LARGEST_LAYER} went from "
+            f"{first:.3g} to {last:.3g}."
+        ]
     return [
-        f"Scale 1, the rule as first proposed, collapses: near zero what is not sent is spread "
-        f"evenly between 0 and the threshold, so that its mean, the next threshold, is half of it, "
-        f"and so on. The threshold of {LARGEST_LAYER} {fell}, and {100 * last[2]:.0f} % of all "
-        "elements were sent in the last step; the rest are exact zeros."
+        f"With scale 1, the rule as first proposed, the threshold collapses: that of "
+        f"{LARGEST_LAYER} was below a thousandth of its first value at step {small}, and "
+        f"{100 * sent:.0f} % of all elements were sent in the last step. Near zero what is not "
+        "sent is spread evenly between 0 and the threshold, so that its mean, the next threshold, "
+        "is half of it, and so on."
     ]
+
+
+COLLAPSED = 1e-3
 
 
 def comparison(groups: Groups, titles: Sequence[str]) -> Table:
@@ -282,7 +292,7 @@ def comparison(groups: Groups, titles: Sequence[str]) -> Table:
 
 def write_grids(run: Run, out: Path) -> None:
     """Histograms of every layer and sampled step, a file a kind."""
-    for kind, specification in grids(run.counted).items():
+    for kind, specification in grids(run.title, run.counted).items():
         name = f"distribution-{Path(run.path).parent.name.partition('-seed-')[0]}-{kind}"
         for ending in ("png", "svg"):
             write_chart(specification, out / f"{name}.{ending}")

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gradsieve.link import Link
-from gradsieve.runs.config import RunConfig, read_config
+from gradsieve.runs.config import CONFIG, RunConfig, read_config, read_result
 
 WORKLOAD = "mnist_cnn"
+RUNS = "runs"
 # Every parameter is pruned and values travel as they are, as in the original. After one dense step
 # Adam knows every element; else torch's square root takes fifteen times as long for its zeros.
 EXACT = "values=float32,min_numel=0,exchange=gather,start_step=1"
@@ -15,6 +16,7 @@ STABLE_SCALE = 4
 COUNTED_AFTER = (0, 50, 200, 550, 950)
 """Of ORIGINAL_STEPS steps, as the original counted distributions."""
 ORIGINAL_STEPS = 1000
+QUICK_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ class Plan:
                 method=setting.method,
                 ranks=self.ranks,
                 steps=self.steps,
-                directory=str(self.out / "runs" / f"{setting.name}-seed-{seed}"),
+                directory=str(self.out / RUNS / f"{setting.name}-seed-{seed}"),
                 interface=link.interface,
                 link=link.description,
                 learning_rate=self.learning_rate,
@@ -123,12 +125,27 @@ class Plan:
         ]
 
 
-def is_finished(config: RunConfig, result: Path) -> bool:
-    """Whether an earlier call has made the same run to its end."""
-    if not result.exists():
-        return False
+def is_finished(config: RunConfig) -> bool:
+    """Whether an earlier call has made this run to its end.
+
+    Raises:
+        ValueError: it has made another one there.
+    """
+    directory = Path(config.directory)
     try:
-        made = read_config(result.parent / "config.json")
+        read_result(directory)
+        made = read_config(directory / CONFIG)
     except (OSError, TypeError, ValueError):
         return False
-    return asdict(made) | {"directory": ""} == asdict(config) | {"directory": ""}
+    wanted, found = asdict(config), asdict(made)
+    differing = [
+        f"{name} {found[name]}, not {wanted[name]}"
+        for name in wanted
+        if name != "directory" and found[name] != wanted[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{directory} holds a finished run of other settings ({'; '.join(differing)}); give "
+            "--out another directory"
+        )
+    return True

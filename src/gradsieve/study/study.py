@@ -18,44 +18,48 @@ from rich.progress import (
 from gradsieve.console import log
 from gradsieve.link import Link, open_link
 from gradsieve.recording.tail import Tail
-from gradsieve.runs.config import RESULT, RunConfig
+from gradsieve.report.source import Source, read_source
+from gradsieve.runs.config import RunConfig
 from gradsieve.runs.launch import launch
-from gradsieve.runs.probe import probe_link
-from gradsieve.study.settings import Plan, is_finished
+from gradsieve.runs.probe import PROBED, probe_link, read_probed
+from gradsieve.study.page import write_study
+from gradsieve.study.settings import RUNS, Plan, is_finished
 
 PROBE = "probe"
 
 
-def run_study(plan: Plan, link: str | None, console: Console) -> Path:
-    """Runs that an earlier call has finished are not repeated; returns the page's path.
+def run_study(plan: Plan, link: str | None, console: Console) -> tuple[Path, Source]:
+    """Runs that an earlier call has finished are not repeated; returns the page and its runs.
 
     Raises:
         RunError: a rank of a run failed; what is finished stays.
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or the directory holds finished runs of other
+            settings.
         OSError: the directory cannot be written.
     """
-    # Needs what the demo's extra brings.
-    from gradsieve.study.page import write_study
-
     plan.out.mkdir(parents=True, exist_ok=True)
     with open_link(plan.ranks, link) as opened:
         console.print(f"MNIST network, 3.3 M parameters; {opened.description}")
         runs = plan.runs(opened)
-        missing = [run for run in runs if not is_finished(run, Path(run.directory) / RESULT)]
+        missing = [run for run in runs if not is_finished(run)]
         if len(missing) < len(runs):
             console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already.")
         with bar(console, missing, plan.steps) as progress:
-            if not (plan.out / PROBE / "probe.json").exists() or len(missing) == len(runs):
+            # Runs of one directory are of one link.
+            if len(missing) == len(runs) or not (plan.out / PROBE / PROBED).exists():
                 probe_link(opened, plan.ranks, plan.out / PROBE)
             for number, run in enumerate(missing):
                 progress.begin(number, run)
                 make(run, opened, progress)
-    return write_study(plan)
+    made = {Path(run.directory) for run in runs}
+    found = [run for run in read_source(plan.out / RUNS).runs if run.path.parent in made]
+    source = Source(plan.out, found, [])
+    return write_study(plan, source, read_probed(plan.out / PROBE)), source
 
 
 def make(run: RunConfig, link: Link, progress: "StudyProgress") -> None:
     directory = Path(run.directory)
-    # Of another setting, or cut short.
+    # What was cut short.
     shutil.rmtree(directory, ignore_errors=True)
     tail = Tail(directory)
     launch(run, link, lambda: progress.update(tail.newest()))

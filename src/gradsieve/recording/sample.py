@@ -1,0 +1,54 @@
+"""The histograms of a step, by what is counted and by parameter."""
+
+import json
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradsieve.recording.histogram import Histogram, sum_of
+
+Histograms = dict[str, dict[str, Histogram]]
+"""By what is counted ("weight", "gradient", "accumulated", "residual") and parameter."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """Of the ranks that have been heard."""
+
+    step: int
+    histograms: Histograms
+    missing: list[int]
+    """Ranks that have not."""
+
+    def add(self, rank: int, heard: Histograms) -> None:
+        """Weights are the same on all ranks, and counted on one."""
+        self.missing.remove(rank)
+        for what, by_name in self.histograms.items():
+            for name, mine in by_name.items():
+                if name in heard.get(what, {}):
+                    by_name[name] = sum_of([mine, heard[what][name]])
+
+
+def as_json(histograms: Histograms) -> dict[str, dict[str, Any]]:
+    return {
+        what: {name: found.as_json() for name, found in by_name.items()}
+        for what, by_name in histograms.items()
+    }
+
+
+def from_json(read: Mapping[str, Mapping[str, Any]]) -> Histograms:
+    """Raises AttributeError, KeyError, TypeError or ValueError where `read` is none."""
+    return {
+        what: {name: Histogram.from_json(found) for name, found in by_name.items()}
+        for what, by_name in read.items()
+    }
+
+
+def packed(histograms: Histograms) -> str:
+    return b64encode(zlib.compress(json.dumps(as_json(histograms)).encode(), 1)).decode()
+
+
+def unpacked(message: str) -> Histograms:
+    return from_json(json.loads(zlib.decompress(b64decode(message))))
