@@ -16,6 +16,7 @@ from gradsieve.cli import app
 from gradsieve.codec import encode
 from gradsieve.demo.methods import SHOWN
 from gradsieve.link import LinkError, ShapedLink
+from gradsieve.recording.files import read_steps
 
 COMMAND = [str(Path(sys.executable).with_name("gradsieve"))]
 
@@ -95,19 +96,19 @@ def test_demo_measures_what_travelled(demo):
     assert all(row["metric_name"] == "test accuracy" for row in rows.values())
 
 
-def test_demo_writes_records_plots_and_a_page(demo):
+def test_demo_writes_records_figures_and_a_page(demo):
     out, _ = demo
     for shown in SHOWN:
-        lines = (out / shown.name / "records.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == list(range(24))
-    sieved = json.loads((out / "sigma-2" / "records.jsonl").read_text().splitlines()[-1])
+        lines = read_steps(out / shown.name / "records.jsonl")
+        assert [line["step"] for line in lines] == list(range(24))
+        assert (out / shown.name / "histograms.jsonl").exists() == shown.exchanges
+    sieved = read_steps(out / "sigma-2" / "records.jsonl")[-1]
     assert set(sieved["thresholds"]) == {"conv2.weight", "dense1.weight", "dense2.weight"}
-    for plot in ("threshold", "density", "accuracy", "time"):
-        assert (out / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
-    page = (out / "index.html").read_text()
-    assert page.count("<svg") == 4
-    assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "https://" not in page
+    for figure in ("layer-threshold", "density", "training-accuracy", "time", "histogram"):
+        assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "index.html").read_text().partition("<script")[0]
+    assert "sieve, by itself" in page
+    assert "times the limit, plain DDP's" in page
 
 
 def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
@@ -352,3 +353,18 @@ def test_bench_exchange_shows_each_way_on_each_number_of_ranks(tmp_path):
     refused = answered("bench", "exchange", "--exchange", "pigeon")
     assert refused.exit_code == 1
     assert "pigeon" in refused.stderr
+
+
+def test_bench_recorder_measures_scalars_and_histograms(tmp_path):
+    rows = tmp_path / "rows.json"
+    few = ("--workload", "mnist_cnn", "--steps", 12, "--out", tmp_path / "out", "--json", rows)
+    ran = gradsieve("bench", "recorder", *few)
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(rows.read_text())
+    assert (row["parameters"], row["layers"]) == (3_274_634, 8)
+    assert 0 < row["scalars"] < row["histograms"] < 1
+    assert 0 < row["record_bytes"] < row["histogram_bytes"]
+    assert (tmp_path / "out" / "mnist_cnn" / "records" / "histograms.jsonl").exists()
+    unknown = answered("bench", "recorder", "--workload", "resnet")
+    assert unknown.exit_code == 1
+    assert "choose from mnist_cnn" in unknown.stderr

@@ -37,7 +37,7 @@ const set = (id, value) => {
   control.dispatchEvent(new Event("change"));
 };
 const outcome = {};
-const LOSS = "training-metric0-loss";
+const LOSS = "training-loss";
 const changes = async (what, act, ...names) => {
   const before = names.map(drawn);
   act();
@@ -160,17 +160,17 @@ def test_every_figure_is_a_file_too(page):
 def test_metrics_may_have_any_name(tmp_path):
     records = RecordFile(tmp_path / RECORDS, {})
     for step in range(5):
-        numbers = {"val/loss": 1.0, "a.b c": 2.0, "run": 3.0, "density": 0.5, "über'": 4.0}
+        numbers = {"val/loss": 1.0, "val.loss": 2.0, "run": 3.0, "density": 0.5, "über'": 4.0}
         records.write({"step": step, **numbers})
     records.close()
     outcome = CliRunner().invoke(app, ["report", str(tmp_path)], catch_exceptions=False)
     assert outcome.exit_code == 0
     names = {path.stem for path in (tmp_path / "report").glob("training-*.png")}
     assert names == {
-        "training-metric0-val-loss",
-        "training-metric1-a-b-c",
-        "training-metric2-run",
-        "training-metric3-ber",
+        "training-val-loss",
+        "training-val-loss-metric1",
+        "training-run",
+        "training-ber",
     }
 
 

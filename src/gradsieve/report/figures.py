@@ -152,12 +152,7 @@ def slug(words: str) -> str:
 
 
 def metric_figure(
-    rows: Sequence[Row],
-    metric: str,
-    column: str,
-    *,
-    only: Sequence[str] = (),
-    name: str | None = None,
+    rows: Sequence[Row], metric: str, column: str, *, name: str, only: Sequence[str] = ()
 ) -> Figure:
     """A number that training has logged, which stands in a column of the rows."""
     values = [row[column] for row in rows if row.get(column) is not None]
@@ -166,7 +161,7 @@ def metric_figure(
     options: dict[str, Any] = {"rows": rows, "data": "steps", "field": column, "band": True}
     options |= {"title": metric, "only": only}
     return Figure(
-        name=name or f"training-{column}-{slug(metric)}",
+        name=name,
         title=f"Training {metric}" if metric in ("accuracy", "loss") else metric,
         caption=(
             "As the training loop has logged it; each point is the mean of the last 2 % of the "

@@ -19,6 +19,7 @@ from gradsieve.report.figures import (
     metric_figure,
     overview_figure,
     ratio_figure,
+    slug,
     time_figure,
 )
 from gradsieve.report.page import Section, Table, page_of
@@ -87,7 +88,11 @@ def training_figures(groups: Mapping[str, Sequence[Run]]) -> list[Figure]:
     figures = []
     if strip:
         figures.append(overview_figure(rows, *next(iter(strip.items()))))
-    figures += [metric_figure(rows, name, column) for column, name in metrics.items()]
+    names = figure_names(metrics)
+    figures += [
+        metric_figure(rows, metric, column, name=names[column])
+        for column, metric in metrics.items()
+    ]
     stages = stage_rows(groups)
     if stages:
         figures.append(time_figure(stages))
@@ -99,6 +104,15 @@ def training_figures(groups: Mapping[str, Sequence[Run]]) -> list[Figure]:
         if any(row[field] is not None for row in layers)
     ]
     return figures
+
+
+def figure_names(metrics: Mapping[str, str]) -> dict[str, str]:
+    """By column: what is left of a metric's name in a file's, made one of its own."""
+    names: dict[str, str] = {}
+    for column, metric in metrics.items():
+        name = f"training-{slug(metric)}"
+        names[column] = f"{name}-{column}" if name in names.values() else name
+    return names
 
 
 def table_of_rows(rows: Sequence[Line]) -> Table:
