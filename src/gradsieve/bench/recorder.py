@@ -28,7 +28,7 @@ class RecorderOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderRow:
-    """Medians over steps, of the slower rank, in seconds."""
+    """Of the slower rank, in seconds: of the step by the clock, else of the processor."""
 
     workload: str
     parameters: int
@@ -78,14 +78,17 @@ def recorder_table(rows: Sequence[RecorderRow]) -> Table:
             "layers",
             "step, ms",
             "scalars, ms",
-            "of the step",
+            "share",
             "histograms, ms",
-            "kB a record",
-            "kB of histograms",
+            "record, kB",
+            "sample, kB",
         ),
         title=f"Recording, {RANKS} ranks on loopback, {usable_cores()} cores",
         words=("workload",),
-        caption="JSON lines, and TensorBoard's events where it is installed; the slower rank",
+        caption=(
+            "processor time of the slower rank; share: of the step; JSON lines, and TensorBoard's "
+            "events where it is installed; on disk, a step and a step with histograms"
+        ),
     )
     for row in rows:
         table.add_row(

@@ -36,7 +36,7 @@ class ExchangeWorker:
         self._jobs: Jobs = queue.SimpleQueue()
         self._pending: list[Future[None]] = []
         self._errors: list[BaseException] = []
-        self._started = False
+        self._thread: threading.Thread | None = None
 
     def submit_local(self, run: Callable[[], None]) -> None:
         """Submit a job that waits for no rank of another node, when no exchange is under way.
@@ -47,10 +47,16 @@ class ExchangeWorker:
         self._last_local = self._pending[-1]
 
     def finish_at_exit(self) -> None:
-        """Wait for what computes, but not for ranks that may be gone."""
+        """Wait for what computes, but not for ranks that may be gone; then end the thread.
+
+        Python does not survive a thread that wakes up while it ends.
+        """
         if self._last_local is not None:
             wait([self._last_local], LOCAL_SECONDS)
         wait(self._pending, OTHER_SECONDS)
+        if self._thread is not None and self.is_idle:
+            self._jobs.put(None)
+            self._thread.join(OTHER_SECONDS)
 
     @property
     def is_idle(self) -> bool:
@@ -71,14 +77,13 @@ class ExchangeWorker:
             raise errors[0]
 
     def _start(self) -> None:
-        if self._started:
+        if self._thread is not None:
             return
-        self._started = True
         # A daemon: a collective that waits for a dead peer must not keep the process alive.
-        thread = threading.Thread(
+        self._thread = threading.Thread(
             target=work, args=(self._jobs,), name="gradsieve-exchange", daemon=True
         )
-        thread.start()
+        self._thread.start()
         weakref.finalize(self, self._jobs.put, None)
 
 

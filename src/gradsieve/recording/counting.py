@@ -13,9 +13,9 @@ from gradsieve.recording.histogram import (
     Histogram,
 )
 
-RUN = 256
+RUN = 1024
 """Neighbouring elements that a sample takes together."""
-ALWAYS_COUNTED = 16 * RUN
+ALWAYS_COUNTED = 8 * RUN
 """Elements of a tensor that are looked at in any case."""
 STRIDE = 7919
 """A prime: runs are taken from all places of a stretch in turn."""
@@ -32,30 +32,25 @@ def histogram_of(tensor: Tensor, every: int = 1) -> Histogram:
     Args:
         every: look at one run of neighbours in so many.
     """
+    return counted(sampled(tensor, every), tensor.numel())
+
+
+def sampled(tensor: Tensor, every: int) -> Tensor:
+    """A part of a tensor, or all of it: flat, float32. The same places of every tensor as large."""
     flat = tensor.detach().reshape(-1)
-    return counted(sampled(flat, every).float(), flat.numel())
-
-
-def histogram_of_sum(first: Tensor, second: Tensor, every: int = 1) -> Histogram:
-    """Count the sum of two tensors, as many elements each, without adding what is not looked at."""
-    one, other = first.detach().reshape(-1), second.detach().reshape(-1)
-    return counted(sampled(one, every).float() + sampled(other, every).float(), one.numel())
-
-
-def sampled(flat: Tensor, every: int) -> Tensor:
     numel = flat.numel()
     every = min(every, max(1, numel // ALWAYS_COUNTED))
     if every == 1:
-        return flat
+        return flat.float()
     runs = numel // (RUN * every)
     # Another run of each stretch: else a matrix whose rows are as long would show the same columns.
     rows = torch.arange(runs, device=flat.device)
     blocks = flat[: runs * RUN * every].view(runs, every, RUN)
-    return blocks[rows, rows * STRIDE % every].reshape(-1)
+    return blocks[rows, rows * STRIDE % every].reshape(-1).float()
 
 
 def counted(sample: Tensor, elements: int) -> Histogram:
-    """Of a contiguous flat float32 tensor."""
+    """Count what `sampled` gives, of a tensor of so many elements."""
     if sample.device.type != "cpu":
         return count_on_device(sample, elements)
     counts = np.zeros(BINS, np.int64)

@@ -59,8 +59,8 @@ class RecordFile:
                 self._is_torn = before.read(1) != b"\n"
 
     def _append(self, line: Mapping[str, object]) -> None:
-        text = json.dumps(finite(dict(line)), separators=(",", ":")) + "\n"
-        data = (("\n" if self._is_torn else "") + text).encode()
+        text = ("\n" if self._is_torn else "") + as_text(line) + "\n"
+        data = text.encode()
         if self._file is not None and self._file.write(data) != len(data):
             raise OSError(ENOSPC, "No space left on device")
         self._is_torn = False
@@ -86,6 +86,14 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def as_text(line: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(dict(line), separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        # Looking at each number first would take longer than writing them.
+        return json.dumps(finite(dict(line)), separators=(",", ":"))
 
 
 def finite(value: object) -> object:

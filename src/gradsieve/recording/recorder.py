@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.parameters import ParameterState
-from gradsieve.recording.counting import histogram_of, histogram_of_sum
+from gradsieve.recording.counting import counted, histogram_of, sampled
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
+from gradsieve.recording.histogram import Histogram
 from gradsieve.recording.mailbox import Mailbox
 from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
@@ -71,7 +72,7 @@ class Recorder:
         out: str | Path,
         *,
         histograms_every: int | Callable[[int], bool] = 50,
-        sample: int | None = 2**20,
+        sample: int | None = 2**18,
         tensorboard: bool | None = None,
         first_step: int = 0,
         about: Mapping[str, object] | None = None,
@@ -130,10 +131,11 @@ class Recorder:
             return
         # A state that was not bound knows no parameters in its first step.
         for parameter, gradient in zip(parameters, gradients, strict=False):
-            self._count("gradient", parameter.name, gradient)
+            sample, numel = sampled(gradient, self._every), gradient.numel()
+            self._keep("gradient", parameter.name, counted(sample, numel))
             if accumulates_in_place(parameter, self._state):
-                found = histogram_of_sum(gradient, parameter.flat_residual(), self._every)
-                self._counted.setdefault("accumulated", {})[parameter.name] = found
+                accumulated = sample + sampled(parameter.flat_residual(), self._every)
+                self._keep("accumulated", parameter.name, counted(accumulated, numel))
             if self._mailbox.is_first:
                 numbered = self._numbered.get(parameter.name)
                 self._count(
@@ -229,15 +231,18 @@ class Recorder:
 
     def _count(self, what: str, name: str, tensor: Tensor | None) -> None:
         if tensor is not None:
-            self._counted.setdefault(what, {})[name] = histogram_of(tensor, self._every)
+            self._keep(what, name, histogram_of(tensor, self._every))
+
+    def _keep(self, what: str, name: str, histogram: Histogram) -> None:
+        self._counted.setdefault(what, {})[name] = histogram
 
     def _share(self, step: int) -> None:
-        counted, self._counted = self._counted, {}
+        mine, self._counted = self._counted, {}
         if self._mailbox.is_first:
             self._write_sample()
-            self._sample = Sample(step, counted, self._mailbox.ranks[1:])
+            self._sample = Sample(step, mine, self._mailbox.ranks[1:])
         else:
-            self._mailbox.send(str(step), packed(counted))
+            self._mailbox.send(str(step), packed(mine))
 
     def _collect(self) -> None:
         """Hear some of the ranks that have sent their histograms."""

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from gradsieve.recording.files import tell_not_written
-from gradsieve.recording.histogram import Histogram, edges
+from gradsieve.recording.histogram import MANTISSA_BITS, Histogram, edges
+
+OCTAVE = 2**MANTISSA_BITS
 
 
 class TensorBoard:
@@ -28,7 +30,7 @@ class TensorBoard:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event, self._summary = event_pb2, summary_pb2
         self._open = EventFileWriter
         self._directory = directory
         self._writer: Any = None
@@ -38,7 +40,7 @@ class TensorBoard:
         self._add(
             step,
             [
-                self._summary.Value(tag=tag, simple_value=number)
+                self._summary.Summary.Value(tag=tag, simple_value=number)
                 for tag, number in numbers.items()
                 if math.isfinite(number)
             ],
@@ -47,7 +49,10 @@ class TensorBoard:
     def histograms(self, step: int, found: Mapping[str, Histogram]) -> None:
         self._add(
             step,
-            [self._summary.Value(tag=tag, histo=as_proto(one)) for tag, one in found.items()],
+            [
+                self._summary.Summary.Value(tag=tag, histo=as_proto(self._summary, one))
+                for tag, one in found.items()
+            ],
         )
 
     def _add(self, step: int, values: list[Any]) -> None:
@@ -56,8 +61,9 @@ class TensorBoard:
         try:
             if self._writer is None:
                 self._writer = self._open(str(self._directory))
-            summary = self._summary(value=values)
-            self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
+            summary = self._summary.Summary(value=values)
+            event = self._event.Event(wall_time=time.time(), step=step, summary=summary)
+            self._writer.add_event(event)
         # With TensorFlow installed the package writes through it, and raises what that raises.
         except Exception as error:
             self._fail(error)
@@ -92,16 +98,20 @@ def tensorboard_or_none(directory: Path, wanted: bool | None) -> TensorBoard | N
         ) from error
 
 
-def as_proto(histogram: Histogram) -> Any:
-    """Of the bins between the first and the last that is not empty."""
-    from tensorboard.compat.proto.summary_pb2 import HistogramProto
-
-    filled = np.flatnonzero(histogram.counts)
+def as_proto(summary: Any, histogram: Histogram) -> Any:
+    """Octave by octave, from the first to the last that is not empty: its page shows 30 bins."""
+    half = histogram.counts.size // 2
+    octaves = [
+        part.reshape(-1, OCTAVE).sum(axis=1)
+        for part in (histogram.counts[:half], histogram.counts[half + 1 :])
+    ]
+    counts = np.concatenate([octaves[0], histogram.counts[half : half + 1], octaves[1]])
+    limits = np.concatenate([edges()[: half + 1 : OCTAVE], edges()[half + 1 :: OCTAVE]])
+    filled = np.flatnonzero(counts)
     if not filled.size:
-        return HistogramProto()
+        return summary.HistogramProto()
     first, last = int(filled[0]), int(filled[-1])
-    limits = edges()
-    return HistogramProto(
+    return summary.HistogramProto(
         min=limits[first],
         max=limits[last + 1],
         num=histogram.counted,
@@ -109,5 +119,5 @@ def as_proto(histogram: Histogram) -> Any:
         sum_squares=histogram.square_sum,
         # An empty bin in front tells where the first begins.
         bucket_limit=limits[first : last + 2].tolist(),
-        bucket=[0, *histogram.counts[first : last + 1].tolist()],
+        bucket=[0, *counts[first : last + 1].tolist()],
     )
