@@ -95,12 +95,16 @@ def lines(
     by: str = "run",
     by_title: str = "run",
     only: Sequence[str] = (),
+    among: Sequence[str] = (),
     band: bool = False,
     domain: Sequence[float] | None = None,
 ) -> Any:
-    """One line a word of `by`, of those in `only` if any; with `band` the extremes of seeds."""
-    among = list(dict.fromkeys(row[by] for row in rows))
-    words = list(only or among)
+    """One line a word of `by`, of those in `only` if any; with `band` the extremes of seeds.
+
+    Colours are those of `among`, the words of all figures that are to agree.
+    """
+    found = list(dict.fromkeys(row[by] for row in rows))
+    among, words = list(among or found), list(only or found)
     base = alt.Chart(alt.NamedData(name=data))
     if only:
         base = base.transform_filter(alt.FieldOneOfPredicate(field=by, oneOf=words))

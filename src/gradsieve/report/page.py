@@ -89,13 +89,16 @@ def json_in_html(content: object) -> str:
     return text.replace("<", "\\u003c")
 
 
-def named_data(figures: Sequence[Figure]) -> dict[str, list[Any]]:
-    return {
-        name: list(rows)
-        for figure in figures
-        for name, rows in figure.data.items()
-        if name not in FILLED_BY_SCRIPT
-    }
+def named_data(figures: Sequence[Figure]) -> dict[str, Sequence[Any]]:
+    """Raises ValueError where two figures call different rows by one name."""
+    data: dict[str, Sequence[Any]] = {}
+    for figure in figures:
+        for name, rows in figure.data.items():
+            if name in FILLED_BY_SCRIPT:
+                continue
+            if data.setdefault(name, rows) is not rows:
+                raise ValueError(f"figure {figure.name} has other rows that are called {name}")
+    return data
 
 
 def extent(data: Mapping[str, Sequence[Any]]) -> list[int]:

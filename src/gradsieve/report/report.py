@@ -1,6 +1,7 @@
 """From a directory to a page and its figures as files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from gradsieve.report.figures import (
     time_figure,
 )
 from gradsieve.report.page import Section, Table, page_of
-from gradsieve.report.series import METRIC, grouped, layer_rows, metrics_of, step_rows
+from gradsieve.report.series import METRIC, Row, grouped, layer_rows, metrics_of, step_rows
 from gradsieve.report.source import Rows, Run, Source
 from gradsieve.report.summary import sentences, stage_rows, summary_table
 
@@ -48,7 +49,7 @@ def write_report(source: Source, out: Path, title: str | None = None) -> Path:
     sections = [summary]
     if groups:
         histogram = [histogram_figure(shapes)] if shapes else []
-        sections.append(Section(figures=[*training_figures(groups), *histogram]))
+        sections.append(Section(figures=[*training_figures(groups, steps_of(groups)), *histogram]))
     sections += [benchmark(rows) for rows in source.tables]
     return write_page(title or source.directory.resolve().name, sections, shapes, out)
 
@@ -78,12 +79,29 @@ def benchmark(rows: Rows) -> Section:
     )
 
 
-def training_figures(groups: Mapping[str, Sequence[Run]]) -> list[Figure]:
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What all figures over the steps are drawn from."""
+
+    metrics: dict[str, str]
+    """What training has logged, by the column of the rows."""
+    rows: list[Row]
+
+    def column(self, metric: str) -> str:
+        return next(column for column, name in self.metrics.items() if name == metric)
+
+
+def steps_of(groups: Mapping[str, Sequence[Run]]) -> Steps:
+    names = metrics_of(run for runs in groups.values() for run in runs)
+    columns = {METRIC.format(n): name for n, name in enumerate(names)}
+    return Steps(columns, step_rows(groups, names))
+
+
+def training_figures(groups: Mapping[str, Sequence[Run]], steps: Steps) -> list[Figure]:
     runs = [run for group in groups.values() for run in group]
-    metrics = {METRIC.format(n): name for n, name in enumerate(metrics_of(runs))}
-    rows, layers = step_rows(groups, [*metrics.values()]), layer_rows(groups)
+    rows, layers = steps.rows, layer_rows(groups)
     has = {name for row in rows for name, value in row.items() if value is not None}
-    metrics = {column: name for column, name in metrics.items() if column in has}
+    metrics = {column: name for column, name in steps.metrics.items() if column in has}
     strip = metrics | {field: DRAWN_LINES[field][1] for field in DRAWN_LINES if field in has}
     figures = []
     if strip:

@@ -37,15 +37,17 @@ def summary_rows(source: Source) -> list[dict[str, Any]]:
     ]
 
 
+def mean_in_words(runs: Sequence[Run], value: Callable[[Run], float | None], form: str) -> str:
+    """Over seeds; empty where none has a value."""
+    mean = mean_over(runs, value)
+    return "" if mean is None else f"{mean:{form}}"
+
+
 def spread(runs: Sequence[Run], value: Callable[[Run], float | None], form: str) -> str:
     """Mean over seeds, and the extremes where there are several; empty where none has a value."""
     known = [number for number in map(value, runs) if number is not None]
-    if not known:
-        return ""
-    mean = f"{statistics.fmean(known):{form}}"
-    if len(known) == 1:
-        return mean
-    return f"{mean} ({min(known):{form}} to {max(known):{form}})"
+    mean = mean_in_words(runs, value, form)
+    return mean if len(known) < 2 else f"{mean} ({min(known):{form}} to {max(known):{form}})"
 
 
 def result(field: str, factor: float = 1.0) -> Callable[[Run], float | None]:
@@ -88,13 +90,13 @@ def last_of(name: str) -> Callable[[Run], float | None]:
 CELLS: Sequence[tuple[str, Callable[[Sequence[Run]], str]]] = (
     ("seeds", lambda runs: str(len(runs)) if len(runs) > 1 else ""),
     ("steps", lambda runs: f"{len(runs[0].steps):,}"),
-    ("step, ms", lambda runs: spread(runs, result("step_seconds", 1000), ".1f")),
-    ("× the limit", lambda runs: spread(runs, result("ratio"), ".2f")),
-    ("MB a step", lambda runs: spread(runs, result("bytes_per_step", 1e-6), ".3f")),
-    ("bits a parameter", lambda runs: spread(runs, bits, ".3g")),
-    ("sent, %", lambda runs: spread(runs, density, ".3g")),
-    ("exposed, ms", lambda runs: spread(runs, exposed, ".1f")),
-    ("loss at the end", lambda runs: spread(runs, last_of("loss"), ".3f")),
+    ("step, ms", lambda runs: mean_in_words(runs, result("step_seconds", 1000), ".1f")),
+    ("× the limit", lambda runs: mean_in_words(runs, result("ratio"), ".2f")),
+    ("MB a step", lambda runs: mean_in_words(runs, result("bytes_per_step", 1e-6), ".3f")),
+    ("bits a parameter", lambda runs: mean_in_words(runs, bits, ".3g")),
+    ("sent, %", lambda runs: mean_in_words(runs, density, ".3g")),
+    ("exposed, ms", lambda runs: mean_in_words(runs, exposed, ".1f")),
+    ("loss at the end", lambda runs: mean_in_words(runs, last_of("loss"), ".3f")),
     ("test", lambda runs: spread(runs, result("metric"), ".4f")),
 )
 

@@ -272,14 +272,17 @@ def scale_figures(
     layers: Sequence[Row], steps: Sequence[Row], titles: Sequence[str], layer: str
 ) -> list[Figure]:
     """Threshold of the largest layer, and density of the model, by scale."""
+    among = runs_of(steps)
     return [
         Figure(
             name="scale-threshold",
             title=f"Threshold of {layer} by scale",
             caption=(
                 "Near zero what is not sent is spread evenly, so that its mean is half of the "
-                "threshold: with a scale of 2 or less the threshold is expected to fall without "
-                "end, above 2 to settle. A line ends where the threshold is 0."
+                "threshold: with a scale of 2 or less the threshold falls without end. Elements "
+                "that are exactly zero lower the mean further, so that a scale above 2 may "
+                "fall as well, and come back when little but zeros was left. A line ends where the "
+                "threshold is 0."
             ),
             charts={
                 "log": lines(
@@ -290,6 +293,7 @@ def scale_figures(
                     scale="log",
                     by_title="rule",
                     only=titles,
+                    among=among,
                 )
             },
             data={"scales": layers},
@@ -311,6 +315,7 @@ def scale_figures(
                     scale="log",
                     by_title="rule",
                     only=titles,
+                    among=among,
                 )
             },
             data={"steps": steps},

@@ -10,8 +10,8 @@ from gradsieve.recording.histogram import overall
 from gradsieve.report.distribution import drawn, percent_in_words
 from gradsieve.report.figures import Figure, histogram_figure, metric_figure
 from gradsieve.report.page import Section, Table
-from gradsieve.report.report import training_figures, write_page
-from gradsieve.report.series import METRIC, Row, grouped, layer_rows, mean_of, step_rows
+from gradsieve.report.report import Steps, steps_of, training_figures, write_page
+from gradsieve.report.series import Row, grouped, layer_rows, mean_of
 from gradsieve.report.source import Run, Source
 from gradsieve.report.summary import sentences, summary_table
 from gradsieve.runs.probe import Probed
@@ -54,18 +54,18 @@ def write_study(plan: Plan, source: Source, probed: Probed) -> Path:
     """Returns the page's path; each figure lies beside it as PNG and SVG."""
     groups = grouped(source.runs)
     shapes = drawn(groups)
-    rows = step_rows(groups, ["accuracy"])
+    steps, tested = steps_of(groups), tests(groups)
     sections = [
         Section(paragraphs=sentences(groups), tables={"Summary": summary_table(groups)}),
         bottleneck(groups, probed),
         distributions(groups, shapes, plan.steps),
         trends(groups),
-        accuracies(groups, rows),
-        adjusted(groups, rows),
+        accuracies(groups, steps, tested),
+        adjusted(groups, steps, tested),
         Section(
             title="Explore every run",
             paragraphs=["All figures below follow the choices at the top of the page."],
-            figures=training_figures(groups),
+            figures=training_figures(groups, steps),
         ),
     ]
     for title in have(groups, DISTRIBUTED):
@@ -207,7 +207,7 @@ def tests(groups: Groups) -> list[Row]:
     ]
 
 
-def accuracies(groups: Groups, rows: Sequence[Row]) -> Section:
+def accuracies(groups: Groups, steps: Steps, tested: Sequence[Row]) -> Section:
     titles = have(groups, [PLAIN, *SIGMA.values(), *DROPPING.values()])
     return Section(
         title="4. Accuracy: dropping and accumulating",
@@ -216,18 +216,19 @@ def accuracies(groups: Groups, rows: Sequence[Row]) -> Section:
             "exactly, so that the threshold alone differs."
         ],
         figures=[
-            accuracy_figure(rows, titles, "rule-accuracy"),
-            test_figure(tests(groups), titles, "rule-test"),
+            accuracy_figure(steps, titles, "rule-accuracy"),
+            test_figure(tested, titles, "rule-test"),
         ],
         tables={"Rules": comparison(groups, titles)},
     )
 
 
-def accuracy_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure:
-    return metric_figure(rows, "accuracy", METRIC.format(0), only=titles, name=name)
+def accuracy_figure(steps: Steps, titles: Sequence[str], name: str) -> Figure:
+    column = steps.column("accuracy")
+    return metric_figure(steps.rows, "accuracy", column, only=titles, name=name)
 
 
-def adjusted(groups: Groups, rows: Sequence[Row]) -> Section:
+def adjusted(groups: Groups, steps: Steps, tested: Sequence[Row]) -> Section:
     titles = have(groups, [UNSENT_MEAN[scale] for scale in SCALES])
     layers = [
         row
@@ -246,9 +247,9 @@ def adjusted(groups: Groups, rows: Sequence[Row]) -> Section:
             *collapse_in_words(groups),
         ],
         figures=[
-            *scale_figures(layers, rows, titles, LARGEST_LAYER),
-            accuracy_figure(rows, beside, "adjusted-accuracy"),
-            test_figure(tests(groups), beside, "adjusted-test"),
+            *scale_figures(layers, steps.rows, titles, LARGEST_LAYER),
+            accuracy_figure(steps, beside, "adjusted-accuracy"),
+            test_figure(tested, beside, "adjusted-test"),
         ],
         tables={
             "Scales": comparison(groups, titles),

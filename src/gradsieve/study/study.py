@@ -1,8 +1,7 @@
 """Make every run that is missing, then write the page."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,12 +9,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 
-from gradsieve.console import log
+from gradsieve.console import log, working
 from gradsieve.link import Link, open_link
 from gradsieve.recording.tail import Tail
 from gradsieve.report.source import Source, read_source
@@ -44,25 +42,26 @@ def run_study(plan: Plan, link: str | None, console: Console) -> tuple[Path, Sou
         missing = [run for run in runs if not is_finished(run)]
         if len(missing) < len(runs):
             console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already.")
-        with bar(console, missing, plan.steps) as progress:
-            # Runs of one directory are of one link.
-            if len(missing) == len(runs) or not (plan.out / PROBE / PROBED).exists():
+        # Runs of one directory are of one link.
+        if len(missing) == len(runs) or not (plan.out / PROBE / PROBED).exists():
+            with working("probing the link ..."):
                 probe_link(opened, plan.ranks, plan.out / PROBE)
-            for number, run in enumerate(missing):
-                progress.begin(number, run)
-                make(run, opened, progress)
+        if missing:
+            make_all(missing, opened, StudyProgress(console, len(missing), plan.steps))
     made = {Path(run.directory) for run in runs}
     found = [run for run in read_source(plan.out / RUNS).runs if run.path.parent in made]
     source = Source(plan.out, found, [])
     return write_study(plan, source, read_probed(plan.out / PROBE)), source
 
 
-def make(run: RunConfig, link: Link, progress: "StudyProgress") -> None:
-    directory = Path(run.directory)
-    # What was cut short.
-    shutil.rmtree(directory, ignore_errors=True)
-    tail = Tail(directory)
-    launch(run, link, lambda: progress.update(tail.newest()))
+def make_all(runs: list[RunConfig], link: Link, progress: "StudyProgress") -> None:
+    with progress.bar:
+        for number, run in enumerate(runs):
+            progress.begin(number, run)
+            directory = Path(run.directory)
+            # What was cut short.
+            shutil.rmtree(directory, ignore_errors=True)
+            launch(run, link, partial(progress.follow, Tail(directory)))
 
 
 class StudyProgress:
@@ -79,10 +78,7 @@ class StudyProgress:
             console=console,
             speed_estimate_period=600,
         )
-        self._task = TaskID(0)
-
-    def start(self) -> None:
-        self._task = self.bar.add_task("probing the link", total=self._runs * self._steps)
+        self._task = self.bar.add_task("", total=runs * steps)
 
     def begin(self, number: int, run: RunConfig) -> None:
         self._before = number * self._steps
@@ -93,14 +89,7 @@ class StudyProgress:
             log(f"{words}, seed {run.seed}{hope} ...")
         self.bar.update(self._task, completed=self._before, description=words)
 
-    def update(self, record: dict[str, int] | None) -> None:
+    def follow(self, tail: Tail) -> None:
+        record = tail.newest()
         if record is not None:
             self.bar.update(self._task, completed=self._before + record["step"] + 1)
-
-
-@contextmanager
-def bar(console: Console, missing: list[RunConfig], steps: int) -> Iterator[StudyProgress]:
-    progress = StudyProgress(console, len(missing), steps)
-    with progress.bar:
-        progress.start()
-        yield progress
