@@ -10,7 +10,8 @@ from typing import Any
 import vl_convert
 
 from gradsieve.report.distribution import KINDS, WHOLE_MODEL
-from gradsieve.report.figures import ALL_LAYERS, Figure
+from gradsieve.report.figure import Figure
+from gradsieve.report.figures import ALL_LAYERS
 from gradsieve.report.series import columns
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]

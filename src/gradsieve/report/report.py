@@ -8,21 +8,19 @@ from typing import Any
 from gradsieve.charts import write_chart
 from gradsieve.recording.files import Line
 from gradsieve.report.distribution import drawn
+from gradsieve.report.figure import STATIC_WIDTH, Figure, slug
 from gradsieve.report.figures import (
     DRAWN_LINES,
     LAYER_LINES,
     LAYERS_AT_ONCE,
-    STATIC_WIDTH,
-    Figure,
-    histogram_figure,
     layer_figure,
     line_figure,
     metric_figure,
     overview_figure,
     ratio_figure,
-    slug,
     time_figure,
 )
+from gradsieve.report.histogram_figure import histogram_figure
 from gradsieve.report.page import Section, Table, page_of
 from gradsieve.report.series import METRIC, Row, grouped, layer_rows, metrics_of, step_rows
 from gradsieve.report.source import Rows, Run, Source

@@ -8,20 +8,20 @@ from typing import Any
 from gradsieve.charts import write_chart
 from gradsieve.recording.histogram import overall
 from gradsieve.report.distribution import drawn, percent_in_words
-from gradsieve.report.figures import Figure, histogram_figure, metric_figure
+from gradsieve.report.figure import Figure
+from gradsieve.report.figures import metric_figure
+from gradsieve.report.histogram_figure import histogram_figure
 from gradsieve.report.page import Section, Table
 from gradsieve.report.report import Steps, steps_of, training_figures, write_page
 from gradsieve.report.series import Row, grouped, layer_rows, mean_of
 from gradsieve.report.source import Run, Source
 from gradsieve.report.summary import sentences, summary_table
 from gradsieve.runs.probe import Probed
+from gradsieve.study.distributions import SHARE_HEADINGS, grids, share_rows
 from gradsieve.study.figures import (
-    SHARE_HEADINGS,
     bottleneck_figure,
-    grids,
     rates,
     scale_figures,
-    share_rows,
     test_figure,
     trend_figure,
     waiting_figure,
