@@ -37,5 +37,5 @@ fuzz: install
 		$(BIN)/pytest --quiet tests/codec/test_mutations.py
 
 clean:
-	rm -rf $(VENV) demo/ study/ build/ dist/ .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo/ study/ study-quick/ build/ dist/ .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

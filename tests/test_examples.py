@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradsieve.choice import FIRST_RUN
-from gradsieve.recording.files import read_lines, read_steps
+from gradsieve.recording.files import read_steps
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
@@ -65,9 +65,11 @@ def test_the_diff_is_five_lines_and_the_script_trains_with_it(patched, tmp_path)
     assert not records[FIRST_RUN]["plain"]
     for record in records:
         assert record["density"] == 1 if record["plain"] else 0 < record["density"] < 1
-    (_, counted) = read_lines(tmp_path / "run" / "histograms.jsonl")
-    assert counted["ranks"] == 2
-    assert counted["histograms"]["weight"].keys() == counted["histograms"]["gradient"].keys()
+    samples = read_steps(tmp_path / "run" / "histograms.jsonl")
+    assert [sample["step"] for sample in samples] == [0, 10, 20, 30, 40]
+    assert {sample["ranks"] for sample in samples} == {2}
+    counted = samples[0]["histograms"]
+    assert counted["weight"].keys() == counted["gradient"].keys()
 
 
 def test_the_readme_shows_the_lines_of_the_diff():

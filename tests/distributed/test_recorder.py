@@ -232,12 +232,15 @@ def refused(out):
     for name in ("step", "density"):
         with pytest.raises(ValueError, match=f"log: {name} would replace"):
             recorder.log(**{name: 1})
+    for value in ("much", None, torch.ones(2)):
+        with pytest.raises(TypeError, match="log: loss must be a number"):
+            recorder.log(loss=value)
     recorder.close()
     assert not Path(out).exists()
 
 
 def test_numbers_out_of_range_are_refused(tmp_path):
-    run_ranks(1, refused, str(tmp_path / "none"))
+    run_ranks(2, refused, str(tmp_path / "none"))
 
 
 def seen_on_a_rotated_model(out):

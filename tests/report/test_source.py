@@ -68,8 +68,8 @@ def test_what_is_no_directory(tmp_path):
 def test_a_directory_without_records(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     assert "no records in" in refusal(tmp_path)
-    (tmp_path / RECORDS).write_text("")
-    assert "no records in" in refusal(tmp_path)
+    (tmp_path / RECORDS).write_bytes(b"\x80\xff garbage")
+    assert "records.jsonl holds no record of a step" in refusal(tmp_path)
 
 
 def test_records_of_a_newer_version(tmp_path):

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from numbers import Real
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -164,15 +165,21 @@ class Recorder:
         cleared: that is what a step is.
 
         Raises:
+            TypeError: a value is no number.
             ValueError: a number of that name is the record's own.
         """
         own = OWN_FIELDS if self._state is not None else {"step"}
         if taken := sorted(own & metrics.keys()):
             raise ValueError(f"log: {', '.join(taken)} would replace what the record says itself")
+        for name, value in metrics.items():
+            require_number(name, value)
         if self._state is None:
             self._end_plain_step()
         if self._mailbox.is_first:
-            numbers = {name: float(value) for name, value in metrics.items()}
+            numbers = {
+                name: float(value.detach() if isinstance(value, Tensor) else value)
+                for name, value in metrics.items()
+            }
             self._pending |= numbers
             if self._board is not None:
                 self._board.scalars(self._pending.get("step", self._step), numbers)
@@ -278,6 +285,13 @@ class Recorder:
 
 
 OWN_FIELDS = frozenset(field.name for field in fields(StepRecord))
+
+
+def require_number(name: str, value: object) -> None:
+    """On every rank, also where it is not written; a device is not asked for the number."""
+    is_one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, Real)
+    if not is_one:
+        raise TypeError(f"log: {name} must be a number, got {value!r}")
 
 
 def close_if_alive(recorder: "weakref.ref[Recorder]") -> None:

@@ -12,7 +12,8 @@ from gradsieve.report.source import Counted, Run
 WHOLE_MODEL = "whole model"
 REACH = 4.0
 """Standard deviations on either side that the even bins cover."""
-EVEN_BINS = 64
+EVEN_BINS = 65
+"""Odd: the mean, and with it most zeros, lies within one and not between two."""
 OCTAVE = 8
 """Bins that are drawn as one over magnitudes."""
 KINDS = ("gradient", "accumulated", "residual", "weight")

@@ -51,7 +51,9 @@ def colour(field: str, title: str, words: Sequence[str], among: Sequence[str]) -
     """The same one for a word in every figure that draws some of `among`."""
     colours = [PALETTE[among.index(word) % len(PALETTE)] for word in words]
     scale = alt.Scale(domain=list(words), range=colours)
-    return alt.Color(f"{field}:N", title=title, sort=list(words), scale=scale)
+    # Else a legend shows the pale bands behind the lines.
+    legend = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2)
+    return alt.Color(f"{field}:N", title=title, sort=list(words), scale=scale, legend=legend)
 
 
 def dashes(field: str, title: str, words: Sequence[str], among: Sequence[str]) -> dict[str, Any]:

@@ -70,7 +70,10 @@ def overview_figure(rows: Sequence[Row], field: str, title: str) -> Figure:
     return Figure(
         name="overview",
         title="Steps",
-        caption=f"{title} of every run. Drag over it to choose the steps that the figures show.",
+        caption=(
+            f"{title[0].upper()}{title[1:]} of every run. Drag over it to choose the steps that "
+            "the figures show."
+        ),
         charts={"linear": sized(chart, f"{title} over all steps", 70)},
         data={"steps": rows},
     )
@@ -124,8 +127,8 @@ LAYER_LINES = {
         "Thresholds",
         "threshold, in units of the gradient",
         "What an accumulated gradient has to exceed to be sent, for each pruned parameter of the "
-        "chosen run. Thresholds that differ by powers of ten between layers are usual: gradients "
-        "do.",
+        "chosen run's first seed; lines cross dense steps, which have none. Thresholds that differ "
+        "by powers of ten between layers are usual: gradients do.",
     ),
     "density": (
         "Density of each layer",
@@ -175,7 +178,7 @@ def time_figure(rows: Sequence[Row]) -> Figure:
         alt.Chart(alt.NamedData(name="stages"))
         .mark_bar()
         .encode(
-            x=alt.X("milliseconds:Q", title="median step, ms"),
+            x=alt.X("milliseconds:Q", title="median step, ms", axis=alt.Axis(tickCount=8)),
             y=alt.Y("run:N", title=None, sort=runs, axis=alt.Axis(labelLimit=160)),
             color=alt.Color(
                 "stage:N",
@@ -210,7 +213,7 @@ def ratio_figure(rows: Sequence[Row], table: str) -> Figure:
         .encode(
             x=alt.X("ratio:Q", title="times the lock-step step (log scale)").scale(type="log"),
             y=alt.Y("where:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
-            color=colour("method", "method", methods, methods),
+            color=colour("method", "method", methods, methods).legend(symbolType="circle"),
             shape=alt.Shape(
                 "method:N", title="method", sort=methods, scale=alt.Scale(domain=methods)
             ),

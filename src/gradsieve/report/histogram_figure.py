@@ -22,9 +22,9 @@ def histogram_figure(shapes: Mapping[str, Any]) -> Figure:
         title="Distributions",
         caption=(
             "How the values are distributed, of all ranks together (beside plain DDP gradients are "
-            "their averages), with standard deviations marked. On the linear axis see how much of "
-            "a gradient lies near zero: that part is not sent. On the log axis see over how many "
-            "powers of two it spreads."
+            "their averages) in the first seed, with standard deviations marked. On the linear "
+            "axis see how much of a gradient lies near zero: that part is not sent. On the log "
+            "axis, which has no place for zeros, see over how many powers of two it spreads."
         ),
         charts={"linear": histogram_chart("linear"), "log": histogram_chart("log")},
         data={

@@ -128,6 +128,11 @@ def read_source(directory: Path) -> Source:
     runs = [run for run in found_runs(directory) if run.steps]
     runs.sort(key=lambda run: run.heading.get("started") or 0)
     tables = list(found_tables(directory))
+    broken = [path for path in sorted(directory.rglob(RECORDS)) if path.is_file()]
+    if not runs and not tables and broken:
+        raise RecordsError(
+            f"{broken[0]} holds no record of a step: it is damaged, or was cut short"
+        )
     if not runs and not tables:
         raise RecordsError(
             f"no records in {directory}: expected {RECORDS}, lines of gs.JsonLines (*.jsonl) or "

@@ -9,12 +9,18 @@ from gradsieve.report.source import Run, Source
 
 PLAIN = "ddp"
 FLOAT32_BITS = 32
+WORTH_TELLING = 1.5
 
 
 def summary_table(groups: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells; columns that no run fills are left out."""
     columns = [(heading, [cell(runs) for runs in groups.values()]) for heading, cell in CELLS]
-    kept = [(heading, cells) for heading, cells in columns if any(cells)]
+    several = any(len(runs) > 1 for runs in groups.values())
+    kept = [
+        (heading, cells)
+        for heading, cells in columns
+        if any(cells) and (several or heading != "seeds")
+    ]
     headings = ["run", *(heading for heading, _ in kept)]
     return headings, [
         [title, *(cells[place] or "–" for _, cells in kept)] for place, title in enumerate(groups)
@@ -88,15 +94,15 @@ def last_of(name: str) -> Callable[[Run], float | None]:
 
 
 CELLS: Sequence[tuple[str, Callable[[Sequence[Run]], str]]] = (
-    ("seeds", lambda runs: str(len(runs)) if len(runs) > 1 else ""),
+    ("seeds", lambda runs: str(len(runs))),
     ("steps", lambda runs: f"{len(runs[0].steps):,}"),
     ("step, ms", lambda runs: mean_in_words(runs, result("step_seconds", 1000), ".1f")),
     ("× the limit", lambda runs: mean_in_words(runs, result("ratio"), ".2f")),
     ("MB a step", lambda runs: mean_in_words(runs, result("bytes_per_step", 1e-6), ".3f")),
-    ("bits a parameter", lambda runs: mean_in_words(runs, bits, ".3g")),
-    ("sent, %", lambda runs: mean_in_words(runs, density, ".3g")),
+    ("bits a parameter", lambda runs: mean_in_words(runs, bits, "#.3g")),
+    ("sent, %", lambda runs: mean_in_words(runs, density, "#.3g")),
     ("exposed, ms", lambda runs: mean_in_words(runs, exposed, ".1f")),
-    ("loss at the end", lambda runs: mean_in_words(runs, last_of("loss"), ".3f")),
+    ("last loss", lambda runs: mean_in_words(runs, last_of("loss"), ".3f")),
     ("test", lambda runs: spread(runs, result("metric"), ".4f")),
 )
 
@@ -151,10 +157,10 @@ def sending_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
         return ""
     least = min(known, key=lambda title: known[title])
     name = f"“{least}” sends least" if len(known) > 1 else f"“{least}” sends"
-    sentence = (
-        f"{name}: {known[least]:.3g} bits a parameter and step, "
-        f"{FLOAT32_BITS / known[least]:,.0f} times fewer than float32"
-    )
+    sentence = f"{name}: {known[least]:.3g} bits a parameter and step"
+    fewer = FLOAT32_BITS / known[least]
+    if fewer > WORTH_TELLING:
+        sentence += f", {fewer:,.0f} times fewer than float32"
     step, plain = mean_over(groups[least], result("ratio")), plain_of(groups)
     dense = None if plain is None else mean_over(plain, result("ratio"))
     if step is not None and dense is not None:
@@ -199,13 +205,21 @@ def loss_in_words(title: str, runs: Sequence[Run]) -> str:
 
 
 def stage_rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
-    """Median milliseconds of a step by stage; of runs beside which the limit was measured."""
-    return [
-        {"run": title, "stage": stage, "order": order, "milliseconds": 1000 * seconds}
-        for title, runs in groups.items()
-        if runs[0].result.get("limit_seconds")
-        for order, (stage, seconds) in enumerate(stage_seconds(runs[0]).items())
-    ]
+    """Milliseconds of a median step by stage, means of the seeds beside which the limit was
+    measured."""
+    rows = []
+    for title, runs in groups.items():
+        seeds = [stage_seconds(run) for run in runs if run.result.get("limit_seconds")]
+        rows += [
+            {
+                "run": title,
+                "stage": stage,
+                "order": order,
+                "milliseconds": 1000 * statistics.fmean(seed[stage] for seed in seeds),
+            }
+            for order, stage in enumerate(seeds[0] if seeds else ())
+        ]
+    return rows
 
 
 def stage_seconds(run: Run) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """A rank of a run whose steps are timed, as torchrun has started it."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,18 @@ TIMEOUT = timedelta(seconds=120)
 
 @contextmanager
 def joined() -> Iterator[int]:
-    """Be a rank of the default group (Gloo), on cores of its own; gives its number."""
+    """Be a rank of the default group (Gloo), on cores of its own; gives its number.
+
+    The block must leave no DDP model behind.
+    """
     pin_to_a_core(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     dist.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield dist.get_rank()
     finally:
+        # Where a model outlives its group, torch may abort the process ("terminate called without
+        # an active exception") if the group is destroyed soon after the last backward pass.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -171,12 +171,15 @@ class Run:
         return Judged(*shares.tolist()).mean
 
 
+def trained(config: RunConfig) -> RunResult:
+    run = Run(config)
+    return run.result(run.train())
+
+
 def main(path: str) -> None:
     config = read_config(Path(path))
     with joined() as rank:
-        run = Run(config)
-        bytes_per_step = run.train()
-        result = run.result(bytes_per_step)
+        result = trained(config)
         if rank == 0:
             result.save(Path(config.directory))
 
