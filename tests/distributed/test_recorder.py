@@ -13,7 +13,7 @@ from models import build, train
 from ranks import run_ranks
 
 import gradsieve as gs
-from gradsieve.recording.files import HISTOGRAMS, RECORDS, read_heading, read_lines, read_steps
+from gradsieve.recording.files import HISTOGRAMS, RECORDS, read_lines, read_run, read_steps
 from gradsieve.recording.histogram import Histogram
 
 SETTINGS = {"values": "float32", "min_numel": 100, "exchange": "gather"}
@@ -54,7 +54,7 @@ def record(out, steps=5):
 
 def test_records_metrics_and_histograms_of_all_ranks(tmp_path):
     (seen, mine), (_, theirs) = run_ranks(2, record, str(tmp_path))
-    heading = read_heading(tmp_path / RECORDS)
+    heading, _ = read_run(tmp_path / RECORDS)
     assert heading["ranks"] == 2
     assert heading["about"] == {"title": "mine"}
     assert heading["parameters"]["one.weight"] == 800

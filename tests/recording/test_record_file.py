@@ -9,8 +9,8 @@ import gradsieve as gs
 from gradsieve.recording.files import (
     RecordFile,
     RecordsError,
-    read_heading,
     read_lines,
+    read_run,
     read_steps,
 )
 
@@ -29,7 +29,7 @@ def test_a_heading_then_a_line_a_record(tmp_path):
     assert heading["ranks"] == 2
     assert heading["format"] == 1
     assert records == [{"step": 0, "loss": 1.5}, {"step": 1, "loss": None}]
-    assert read_heading(path)["ranks"] == 2
+    assert read_run(path)[0]["ranks"] == 2
 
 
 def test_a_torn_last_line_is_skipped_and_ended_by_the_next_run(tmp_path):
@@ -104,7 +104,7 @@ def test_a_heading_that_could_not_be_written_is_written_later(tmp_path):
     file._file = path.open("ab", buffering=0)
     file.write({"step": 1})
     file.close()
-    assert read_heading(path)["ranks"] == 2
+    assert read_run(path)[0]["ranks"] == 2
     assert [line["step"] for line in read_steps(path)] == [1]
 
 

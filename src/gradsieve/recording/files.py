@@ -150,33 +150,32 @@ def is_heading(line: Line) -> bool:
 
 
 def read_steps(path: Path) -> list[Line]:
-    """The records of the newest run in a file, in the order of their steps.
+    """The records of the newest run in a file, in the order of their steps."""
+    return read_run(path)[1]
+
+
+def read_run(path: Path) -> tuple[Line, list[Line]]:
+    """All headings of a file in one, and its newest run's records in the order of their steps.
 
     A heading begins a run, or what follows of one that goes on: of steps that were made before, it
     takes over those ahead of its own first one.
     """
+    heading: Line = {}
     by_step: dict[int, Line] = {}
     begins = False
     for line in read_lines(path):
-        begins |= is_heading(line)
+        if is_heading(line):
+            heading |= line
+            begins = True
         if not is_step(line):
             continue
         if begins:
             by_step = {step: kept for step, kept in by_step.items() if step < line["step"]}
             begins = False
         by_step[line["step"]] = line
-    return [by_step[step] for step in sorted(by_step)]
+    return heading, [by_step[step] for step in sorted(by_step)]
 
 
 def is_step(line: Line) -> bool:
     step = line.get("step")
     return isinstance(step, int) and not isinstance(step, bool)
-
-
-def read_heading(path: Path) -> Line:
-    """All headings of a file in one: a run that goes on writes another."""
-    heading: Line = {}
-    for line in read_lines(path):
-        if is_heading(line):
-            heading |= line
-    return heading

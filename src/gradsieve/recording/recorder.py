@@ -115,6 +115,8 @@ class Recorder:
             self._records = RecordFile(directory / RECORDS, heading)
             self._histograms = RecordFile(directory / HISTOGRAMS, heading)
             self._board = tensorboard_or_none(directory, tensorboard)
+        # Compiles what else would be compiled within a step.
+        histogram_of(torch.zeros(1))
         if state is None:
             self._count_weights(self._step)
         else:

@@ -12,7 +12,7 @@ from gradsieve.recording.files import (
     RECORDS,
     Line,
     RecordsError,
-    read_heading,
+    read_run,
     read_steps,
 )
 from gradsieve.recording.sample import Histograms, from_json
@@ -56,12 +56,16 @@ class Run:
     """Empty where it did not end."""
 
     @cached_property
-    def heading(self) -> Line:
-        return read_heading(self.path)
+    def written(self) -> tuple[Line, list[Line]]:
+        return read_run(self.path)
 
-    @cached_property
+    @property
+    def heading(self) -> Line:
+        return self.written[0]
+
+    @property
     def steps(self) -> list[Line]:
-        return read_steps(self.path)
+        return self.written[1]
 
     @cached_property
     def counted(self) -> list[Counted]:
