@@ -17,6 +17,7 @@ from gradsieve.recording.histogram import Histogram
 from gradsieve.report.source import read_source
 from gradsieve.runs import methods
 from gradsieve.runs.launch import RunError
+from gradsieve.runs.order import FOUND
 from gradsieve.runs.probe import Probed
 from gradsieve.study import study
 from gradsieve.study.original import original_table
@@ -54,7 +55,7 @@ def made(monkeypatch):
     def probe(link, ranks, directory):
         directory.mkdir(parents=True, exist_ok=True)
         probed = Probed(29e6, 10**9)
-        (directory / "probe.json").write_text(json.dumps(asdict(probed)))
+        (directory / FOUND).write_text(json.dumps(asdict(probed)))
 
     monkeypatch.setattr(study, "launch", launch)
     monkeypatch.setattr(study, "probe_link", probe)

@@ -1,8 +1,7 @@
 """The exchange of one bucket alone, with no computation beside it, on more and more ranks."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -10,7 +9,7 @@ from rich.table import Table
 from gradsieve.cores import usable_cores
 from gradsieve.link import open_link
 from gradsieve.pieces import Way
-from gradsieve.runs.launch import run_ranks
+from gradsieve.runs.order import ask_ranks
 from gradsieve.tables import table_of
 
 REPEATS, WARM_UP = 5, 2
@@ -26,7 +25,6 @@ class ExchangeOrder:
     density: float
     interface: str
     link: str
-    result: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,6 @@ def bench_exchange(
             for exchange in exchanges:
                 begin(f"{link or 'loopback'}, {count} ranks: {exchange} ...")
                 directory = out / f"{link or 'loopback'}-{exchange}-{count}"
-                directory.mkdir(parents=True, exist_ok=True)
                 order = ExchangeOrder(
                     exchange=exchange,
                     ranks=count,
@@ -78,12 +75,9 @@ def bench_exchange(
                     density=density,
                     interface=opened.interface,
                     link=opened.description,
-                    result=str(directory / "row.json"),
                 )
-                path = directory / "order.json"
-                path.write_text(json.dumps(asdict(order)))
-                run_ranks("gradsieve.bench.exchange_rank", path, count, opened)
-                rows.append(ExchangeRow(**json.loads(Path(order.result).read_text())))
+                module = "gradsieve.bench.exchange_rank"
+                rows.append(ExchangeRow(**ask_ranks(module, order, directory, count, opened)))
     return rows
 
 

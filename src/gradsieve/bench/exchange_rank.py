@@ -1,11 +1,8 @@
 """A rank of `gradsieve bench exchange`: ``torchrun -m gradsieve.bench.exchange_rank ORDER``."""
 
-import json
 import statistics
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,7 +11,8 @@ from torch import nn
 from gradsieve.bench.exchange import REPEATS, WARM_UP, ExchangeOrder, ExchangeRow
 from gradsieve.delivery import deliver
 from gradsieve.link import read_counters
-from gradsieve.runs.rank import joined, sharers
+from gradsieve.runs.order import answer_order
+from gradsieve.runs.rank import sharers
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
 from gradsieve.thresholds import Density
@@ -55,13 +53,5 @@ def exchange_again_and_again(order: ExchangeOrder) -> ExchangeRow:
     )
 
 
-def main(path: str) -> None:
-    order = ExchangeOrder(**json.loads(Path(path).read_text()))
-    with joined() as rank:
-        row = exchange_again_and_again(order)
-        if rank == 0:
-            Path(order.result).write_text(json.dumps(asdict(row)) + "\n")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    answer_order(sys.argv[1], lambda order: exchange_again_and_again(ExchangeOrder(**order)))

@@ -1,6 +1,5 @@
 """What recording takes of a training step."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ class RecorderOrder:
     workload: str
     steps: int
     records: str
-    result: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +46,17 @@ class RecorderRow:
 def bench_recorder(workloads: Sequence[str], steps: int, out: Path) -> list[RecorderRow]:
     """Raises RunError where a rank failed, ValueError where there is no such workload."""
     from gradsieve.link import open_link
-    from gradsieve.runs.launch import run_ranks
+    from gradsieve.runs.order import ask_ranks
     from gradsieve.workloads.workload import require_workload
 
     rows = []
     for workload in workloads:
         require_workload(workload)
         directory = out / workload
-        directory.mkdir(parents=True, exist_ok=True)
-        order = RecorderOrder(
-            workload=workload,
-            steps=steps,
-            records=str(directory / "records"),
-            result=str(directory / "row.json"),
-        )
-        path = directory / "order.json"
-        path.write_text(json.dumps(asdict(order)))
+        order = RecorderOrder(workload=workload, steps=steps, records=str(directory / "records"))
         with open_link(RANKS, None) as loopback:
-            run_ranks("gradsieve.bench.recorder_rank", path, RANKS, loopback)
-        rows.append(RecorderRow(**json.loads(Path(order.result).read_text())))
+            module = "gradsieve.bench.recorder_rank"
+            rows.append(RecorderRow(**ask_ranks(module, order, directory, RANKS, loopback)))
     return rows
 
 

@@ -1,12 +1,10 @@
 """A rank of `gradsieve bench recorder`: ``torchrun -m gradsieve.bench.recorder_rank ORDER``."""
 
-import json
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +17,7 @@ from gradsieve.exchange import FrameExchange, numbers_of_all
 from gradsieve.hook import attach
 from gradsieve.recording import Recorder
 from gradsieve.recording.files import HISTOGRAMS, RECORDS
-from gradsieve.runs.rank import joined
+from gradsieve.runs.order import answer_order
 from gradsieve.thresholds import Sigma
 from gradsieve.workloads.workload import cross_entropy, load_workload
 
@@ -53,6 +51,9 @@ class Stopwatch:
 
 
 def measure(order: RecorderOrder) -> RecorderRow:
+    if dist.get_rank() == 0:
+        shutil.rmtree(order.records, ignore_errors=True)
+    dist.barrier()
     workload = load_workload(order.workload)
     torch.manual_seed(0)
     model = DistributedDataParallel(workload.make_model(), gradient_as_bucket_view=True)
@@ -109,16 +110,5 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def main(path: str) -> None:
-    order = RecorderOrder(**json.loads(Path(path).read_text()))
-    with joined() as rank:
-        if rank == 0:
-            shutil.rmtree(order.records, ignore_errors=True)
-        dist.barrier()
-        row = measure(order)
-        if rank == 0:
-            Path(order.result).write_text(json.dumps(asdict(row)) + "\n")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    answer_order(sys.argv[1], lambda order: measure(RecorderOrder(**order)))

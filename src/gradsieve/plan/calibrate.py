@@ -4,7 +4,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -17,9 +16,9 @@ from gradsieve.codec import decode_frame, encode_frame, pruned_section
 from gradsieve.exchange import FrameExchange, group_of_its_own
 from gradsieve.overhead import coding_overhead
 from gradsieve.pieces import plan_for
-from gradsieve.plan.machine import Machine, Measured, read_order
+from gradsieve.plan.machine import Machine, Measured, Order
 from gradsieve.plan.training import Training, buckets_of
-from gradsieve.runs.rank import joined
+from gradsieve.runs.order import answer_order
 from gradsieve.sieve import Workspace, select
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Fixed
@@ -167,14 +166,10 @@ def measure_machine() -> Machine:
     )
 
 
-def main(path: str) -> None:
-    with joined() as rank:
-        order = read_order(Path(path))
-        machine = measure_machine()
-        trainings = {name: train_alone(name) for name in order.workloads}
-        if rank == 0:
-            Measured(machine, trainings).save(Path(order.result))
+def measured(order: Order) -> Measured:
+    machine = measure_machine()
+    return Measured(machine, {name: train_alone(name) for name in order.workloads})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    answer_order(sys.argv[1], lambda order: measured(Order(**order)))

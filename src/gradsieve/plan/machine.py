@@ -1,13 +1,13 @@
 """What the exchange's work takes on this machine: measured by two ranks over loopback."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gradsieve.link import open_link
 from gradsieve.plan.training import BucketSize, Training
-from gradsieve.runs.launch import run_ranks
+from gradsieve.runs.order import ask_ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the ranks are to measure, and where they write it."""
+    """What the ranks are to measure, beside the machine."""
 
     workloads: list[str]
-    result: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +42,6 @@ class Measured:
     machine: Machine
     trainings: dict[str, Training]
     """Of each workload that was ordered."""
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def measure(workloads: Sequence[str], directory: Path) -> Measured:
@@ -57,27 +53,15 @@ def measure(workloads: Sequence[str], directory: Path) -> Measured:
     Raises:
         RunError: a rank failed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    path, result = directory / "order.json", directory / "measured.json"
-    path.write_text(json.dumps(asdict(Order([*workloads], str(result)))))
     with open_link(2, None) as loopback:
-        run_ranks("gradsieve.plan.calibrate", path, 2, loopback)
-    return read_measured(result)
-
-
-def read_order(path: Path) -> Order:
-    return Order(**json.loads(path.read_text()))
-
-
-def read_measured(path: Path) -> Measured:
-    written = json.loads(path.read_text())
+        order = Order([*workloads])
+        found = ask_ranks("gradsieve.plan.calibrate", order, directory, 2, loopback)
     return Measured(
-        Machine(**written["machine"]),
-        {name: training_of(fields) for name, fields in written["trainings"].items()},
+        Machine(**found["machine"]),
+        {name: training_of(fields) for name, fields in found["trainings"].items()},
     )
 
 
-def training_of(fields: dict[str, object]) -> Training:
-    buckets = fields.pop("buckets")
-    assert isinstance(buckets, list)
-    return Training(**fields, buckets=tuple(BucketSize(**b) for b in buckets))  # type: ignore[arg-type]
+def training_of(fields: dict[str, Any]) -> Training:
+    buckets = tuple(BucketSize(**bucket) for bucket in fields["buckets"])
+    return Training(**fields | {"buckets": buckets})

@@ -3,21 +3,17 @@
 All ranks send at the same time, as in an exchange of gradients.
 """
 
-import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from gradsieve.link import Link
-from gradsieve.runs.config import write_whole
-from gradsieve.runs.launch import run_ranks
-from gradsieve.runs.rank import joined
+from gradsieve.runs.order import answer_order, ask_ranks, read_found
 
-PROBED = "probe.json"
 ELEMENTS = 2**21
 """float32 that each rank sends in a try."""
 TRIES, WARM_UP = 12, 3
@@ -36,19 +32,15 @@ class Probed:
 @dataclass(frozen=True, slots=True)
 class Order:
     rate: int | None
-    result: str
 
 
 def probe_link(link: Link, ranks: int, directory: Path) -> None:
     """Leaves what `read_probed` reads. Raises RunError where a rank failed."""
-    directory.mkdir(parents=True, exist_ok=True)
-    order = directory / "order.json"
-    order.write_text(json.dumps(asdict(Order(link.rate, str(directory / PROBED)))))
-    run_ranks("gradsieve.runs.probe", order, ranks, link)
+    ask_ranks("gradsieve.runs.probe", Order(link.rate), directory, ranks, link)
 
 
 def read_probed(directory: Path) -> Probed:
-    return Probed(**json.loads((directory / PROBED).read_text()))
+    return Probed(**read_found(directory))
 
 
 def measure(order: Order) -> Probed:
@@ -71,13 +63,5 @@ def measure(order: Order) -> Probed:
     return Probed(max(rates[WARM_UP:]), order.rate)
 
 
-def main(path: str) -> None:
-    order = Order(**json.loads(Path(path).read_text()))
-    with joined() as rank:
-        probed = measure(order)
-        if rank == 0:
-            write_whole(Path(order.result), asdict(probed))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    answer_order(sys.argv[1], lambda order: measure(Order(**order)))

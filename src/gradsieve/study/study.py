@@ -19,7 +19,8 @@ from gradsieve.recording.tail import Tail
 from gradsieve.report.source import Source, read_source
 from gradsieve.runs.config import RunConfig
 from gradsieve.runs.launch import launch
-from gradsieve.runs.probe import PROBED, probe_link, read_probed
+from gradsieve.runs.order import FOUND
+from gradsieve.runs.probe import probe_link, read_probed
 from gradsieve.study.page import write_study
 from gradsieve.study.settings import RUNS, Plan, is_finished
 
@@ -43,7 +44,7 @@ def run_study(plan: Plan, link: str | None, console: Console) -> tuple[Path, Sou
         if len(missing) < len(runs):
             console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already.")
         # Runs of one directory are of one link.
-        if len(missing) == len(runs) or not (plan.out / PROBE / PROBED).exists():
+        if len(missing) == len(runs) or not (plan.out / PROBE / FOUND).exists():
             with working("probing the link ..."):
                 probe_link(opened, plan.ranks, plan.out / PROBE)
         if missing:
