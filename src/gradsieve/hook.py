@@ -4,17 +4,11 @@
 import torch
 from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
-    allreduce_hook,
-    fp16_compress_hook,
-)
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.codec import Values
-from gradsieve.delivery import deliver
-from gradsieve.devices import Handover
+from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
-from gradsieve.parameters import ParameterState
 from gradsieve.route import Exchange
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
@@ -87,53 +81,9 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
 
     For tools that register a state and a hook themselves; others call `attach`.
     """
-    parameters = state.begin(bucket)
-    for observer in state.observers:
-        observer.see_gradients(state.step, parameters, bucket.gradients())
-    if state.plain or state.route.is_dense:
-        return send_all(state, bucket, parameters)
-    state.tally.buckets += 1
-    plan, gradients, buffer = state.plan(parameters), bucket.gradients(), bucket.buffer()
-    future, asked = future_on(buffer.device), Handover(buffer.device)
-
-    def job() -> None:
-        with asked.taken_over():
-            future.set_result(deliver(state, plan, gradients, buffer))
-
-    state.worker.submit(job)
+    if bucket.index() == 0:
+        state.begin_step(bucket)
+    future = dispatch(state, bucket)
     if bucket.is_last():
         state.end_step()
     return future
-
-
-def send_all(
-    state: SieveState, bucket: GradBucket, parameters: list[ParameterState]
-) -> torch.futures.Future[Tensor]:
-    """All-reduce the bucket; in a dense exchange with what the residuals hold."""
-    tally, buffer = state.tally, bucket.buffer()
-    half = state.route.way == "dense-fp16" and not state.plain
-    tally.plain = True
-    tally.elements += buffer.numel()
-    tally.sent_elements += buffer.numel()
-    tally.frame_bytes += buffer.numel() * (2 if half else buffer.element_size())
-    if not state.plain:
-        give_residuals(state, bucket, parameters)
-    future = (fp16_compress_hook if half else allreduce_hook)(state.members.group, bucket)
-    if not state.plain:
-        state.unfinished.append(future)
-    if bucket.is_last():
-        state.end_step()
-    return future
-
-
-def give_residuals(state: SieveState, bucket: GradBucket, parameters: list[ParameterState]) -> None:
-    for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
-        flat = gradient.view(-1)
-        if not parameter.is_empty and not state.holds(flat):
-            parameter.give_residuals(flat, state.members.group.size())
-            state.tally.gives_residuals = True
-
-
-def future_on(device: torch.device) -> torch.futures.Future[Tensor]:
-    """A future whose readers wait for the device's work as well."""
-    return torch.futures.Future(devices=None if device.type == "cpu" else [device])

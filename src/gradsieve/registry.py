@@ -58,6 +58,15 @@ class Registry:
         Raises:
             SieveError: they are another model's, or numbered already.
         """
+        named = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and name not in ignored
+        ]
+        self.bind_named(model, named)
+
+    def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
+        """As `bind`, of parameters that stand for those of the model."""
         if self._model is model:
             return
         if self._model is not None:
@@ -65,11 +74,6 @@ class Registry:
         if self._by_id or self._shown:
             raise SieveError("bind the state before the first training step, not after it")
         self._model = model
-        named = [
-            (name, parameter)
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name not in ignored
-        ]
         self._keep(named)
 
     def meet(self, parameters: list[Tensor], *, last: bool) -> list[ParameterState]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.bucket import Bucket
 from gradsieve.errors import SieveError
 from gradsieve.sieve import DTYPES
 
@@ -24,7 +24,7 @@ def require_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be 0 or more, got {count}")
 
 
-def require_bucket(bucket: GradBucket) -> None:
+def require_bucket(bucket: Bucket) -> None:
     buffer = bucket.buffer()
     if buffer.layout is not torch.strided:
         raise SieveError(

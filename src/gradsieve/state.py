@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.accounts import NO_ACCOUNT
 from gradsieve.agreement import Description, require_agreement
+from gradsieve.bucket import Bucket
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
@@ -148,6 +148,11 @@ class SieveState:
         self._may_be_unused = model.find_unused_parameters or model.static_graph
         self.members.use_unless_given(model.process_group)
 
+    def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
+        """As `bind`, of parameters that stand for those of the model; all of them are used."""
+        self.registry.bind_named(model, named)
+        self._may_be_unused = False
+
     @property
     def residuals(self) -> Mapping[str, Tensor]:
         """Parameter name → a copy of its residual (float32, the parameter's shape)."""
@@ -179,25 +184,29 @@ class SieveState:
         """This step is a plain all-reduce: before `start_step`, or while names are unknown."""
         return self.step < self.steering.start_step or self.registry.nameless
 
-    def begin(self, bucket: GradBucket) -> list[ParameterState]:
+    def begin_step(self, first: Bucket) -> None:
+        """
+        Args:
+            first: the step's bucket of index 0.
+
+        Raises:
+            SieveError: on every rank, where the ranks differ.
+        """
+        self._settle()
+        self.workspace.clear()
+        if not self.members.have_met:
+            self._compare_ranks(first.parameters())
+        self.route.begin_step(self.members, self.registry)
+        self.tally = Tally(computing_threads(first.buffer().device))
+
+    def meet(self, bucket: Bucket) -> list[ParameterState]:
         """What the state keeps for the bucket's parameters, in the bucket's order.
 
         Raises:
-            SieveError: on every rank, where the ranks differ (at the first bucket) or the bucket
-                cannot be handled.
+            SieveError: on every rank, where the bucket cannot be handled.
         """
-        first = bucket.index() == 0
-        if first:
-            self._settle()
-            self.workspace.clear()
-        parameters = bucket.parameters()
-        if not self.members.have_met:
-            self._compare_ranks(parameters)
-        if first:
-            self.route.begin_step(self.members, self.registry)
-            self.tally = Tally(computing_threads(bucket.buffer().device))
         require_bucket(bucket)
-        return self.registry.meet(parameters, last=bucket.is_last())
+        return self.registry.meet(bucket.parameters(), last=bucket.is_last())
 
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
         mine = Description(

@@ -1,0 +1,73 @@
+"""A bucket goes on its way: to the communication thread, or whole to an all-reduce."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+    allreduce_hook,
+    fp16_compress_hook,
+)
+
+from gradsieve.bucket import Bucket
+from gradsieve.delivery import deliver
+from gradsieve.devices import Handover
+from gradsieve.parameters import ParameterState
+from gradsieve.state import SieveState
+
+
+def dispatch(state: SieveState, bucket: Bucket) -> torch.futures.Future[Tensor]:
+    """Exchange a bucket between `SieveState.begin_step` and `end_step`, which waits for it.
+
+    Returns:
+        The bucket's buffer, when it holds the average of the ranks' survivors.
+    """
+    parameters = state.meet(bucket)
+    for observer in state.observers:
+        observer.see_gradients(state.step, parameters, bucket.gradients())
+    if state.plain or state.route.is_dense:
+        return send_all(state, bucket, parameters)
+    state.tally.buckets += 1
+    plan, gradients, buffer = state.plan(parameters), bucket.gradients(), bucket.buffer()
+    future, asked = future_on(buffer.device), Handover(buffer.device)
+
+    def job() -> None:
+        with asked.taken_over():
+            future.set_result(deliver(state, plan, gradients, buffer))
+
+    state.worker.submit(job)
+    return future
+
+
+def send_all(
+    state: SieveState, bucket: Bucket, parameters: list[ParameterState]
+) -> torch.futures.Future[Tensor]:
+    """All-reduce the bucket; in a dense exchange with what the residuals hold."""
+    tally, buffer = state.tally, bucket.buffer()
+    half = state.route.way == "dense-fp16" and not state.plain
+    tally.plain = True
+    tally.elements += buffer.numel()
+    tally.sent_elements += buffer.numel()
+    tally.frame_bytes += buffer.numel() * (2 if half else buffer.element_size())
+    if not state.plain:
+        give_residuals(state, bucket, parameters)
+    reduce = fp16_compress_hook if half else allreduce_hook
+    # All that they ask of a bucket is its buffer.
+    future = reduce(state.members.group, cast(GradBucket, bucket))
+    if not state.plain:
+        state.unfinished.append(future)
+    return future
+
+
+def give_residuals(state: SieveState, bucket: Bucket, parameters: list[ParameterState]) -> None:
+    for parameter, gradient in zip(parameters, bucket.gradients(), strict=True):
+        flat = gradient.view(-1)
+        if not parameter.is_empty and not state.holds(flat):
+            parameter.give_residuals(flat, state.members.group.size())
+            state.tally.gives_residuals = True
+
+
+def future_on(device: torch.device) -> torch.futures.Future[Tensor]:
+    """A future whose readers wait for the device's work as well."""
+    return torch.futures.Future(devices=None if device.type == "cpu" else [device])
