@@ -105,6 +105,13 @@ def test_bytes_a_step():
     assert all(47_500 < account.frame_bytes < 52_500 for account in link.last())
 
 
+def test_bits_a_second():
+    link = Link(BudgetSteering(Budget(bits_per_second=4e6)), 12.5e6)
+    link.run(40)
+    for account in link.last():
+        assert 3.8e6 < 8 * account.frame_bytes / account.step < 4.2e6
+
+
 def test_seconds_a_step():
     link = Link(BudgetSteering(Budget(seconds_per_step=0.02)), 2.5e6)
     link.run(30)
@@ -170,6 +177,8 @@ def test_a_rank_that_is_early_does_not_make_the_exchange_look_dear():
         {"limit": "most"},
         {"limit": "auto", "bytes_per_step": 5},
         {"bytes_per_step": 0},
+        {"bits_per_second": -1},
+        {"bits_per_second": 1e6, "bytes_per_step": 5},
         {"seconds_per_step": float("inf")},
     ],
 )

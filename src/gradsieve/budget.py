@@ -45,6 +45,7 @@ class Budget:
         limit: "auto": as many bytes as the backward pass hides, and as cost 5 % of the computation
             beyond that.
         bytes_per_step: instead: of frames, a rank and step.
+        bits_per_second: instead: of frames, a rank; on average over steps, whatever they take.
         seconds_per_step: instead: that the exchange may add to a step.
 
     Raises:
@@ -53,18 +54,24 @@ class Budget:
 
     limit: Literal["auto"] | None = None
     bytes_per_step: float | None = None
+    bits_per_second: float | None = None
     seconds_per_step: float | None = None
     measured: ClassVar[Measured] = "balanced"
 
     def __post_init__(self) -> None:
-        given = (self.limit, self.bytes_per_step, self.seconds_per_step)
+        numbers = {
+            "bytes_per_step": self.bytes_per_step,
+            "bits_per_second": self.bits_per_second,
+            "seconds_per_step": self.seconds_per_step,
+        }
+        given = (self.limit, *numbers.values())
         if sum(value is not None for value in given) != 1 or self.limit not in (None, "auto"):
             raise ValueError(
-                'write one of Budget("auto"), Budget(bytes_per_step=...) and '
-                f"Budget(seconds_per_step=...), got {self}"
+                'write one of Budget("auto"), Budget(bytes_per_step=...), '
+                "Budget(bits_per_second=...) and Budget(seconds_per_step=...), got "
+                f"{self}"
             )
-        for name in ("bytes_per_step", "seconds_per_step"):
-            value = getattr(self, name)
+        for name, value in numbers.items():
             if value is not None:
                 require(0 < value < math.inf, "Budget", name, "positive and finite", value)
 
@@ -117,7 +124,8 @@ class BudgetSteering:
         fitting = statistics.fmean(self.unscaled) / statistics.median(self.affordable)
         least = LEAST_FACTOR if self.scale > 1 else LEAST_FACTOR_BELOW_ONE
         factor = max(least, min(LARGEST_FACTOR, (fitting / self.scale) ** APPROACH))
-        largest = 1 / SMALLEST_SCALE if self.budget.bytes_per_step else LARGEST_SCALE
+        limits_bytes = self.budget.bytes_per_step or self.budget.bits_per_second
+        largest = 1 / SMALLEST_SCALE if limits_bytes else LARGEST_SCALE
         self.scale = max(SMALLEST_SCALE, min(largest, self.scale * factor))
 
     def wanted_share(self, account: Account, buckets: int) -> float:
@@ -129,6 +137,9 @@ class BudgetSteering:
         """
         if self.budget.bytes_per_step is not None:
             return self.budget.bytes_per_step / account.frame_bytes
+        if self.budget.bits_per_second is not None:
+            seconds = statistics.fmean(self.steps)
+            return self.budget.bits_per_second * seconds / (8 * account.frame_bytes)
         # Between two steps there may have been an evaluation.
         computation = statistics.median(self.computations)
         latency = min(self.meets)

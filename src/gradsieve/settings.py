@@ -12,6 +12,7 @@ from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
 POLICIES: Mapping[str, Callable[[str], Threshold]] = {
     "balanced-sigma": lambda k: Sigma(float(k), of="balanced"),
     "budget": lambda limit: Budget(limit),  # type: ignore[arg-type]
+    "budget-bits-per-second": lambda number: Budget(bits_per_second=float(number)),
     "budget-bytes": lambda number: Budget(bytes_per_step=float(number)),
     "budget-seconds": lambda number: Budget(seconds_per_step=float(number)),
     "density": lambda target: Density(float(target)),
