@@ -5,6 +5,7 @@ from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, enco
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
+from gradsieve.outer import OuterRecord, OuterSync
 from gradsieve.recording import JsonLines, Recorder
 from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
@@ -22,6 +23,8 @@ __all__ = [
     "Magnitudes",
     "Measured",
     "Moments",
+    "OuterRecord",
+    "OuterSync",
     "Recorder",
     "SectionReport",
     "SieveError",

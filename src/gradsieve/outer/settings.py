@@ -1,0 +1,63 @@
+"""Local steps in one line of text: "every=10,delay=2,POLICY=NUMBER,OPTION=VALUE"."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch.optim import SGD
+
+from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
+from gradsieve.settings import read_settings
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    every: int | tuple[int, ...] = 10
+    """Steps, or "10-100": the least and the most."""
+    delay: int = 0
+    fragments: int = 1
+    lr: float = LEARNING_RATE
+    """Of the outer optimizer, SGD."""
+    momentum: float = MOMENTUM
+    """Nesterov's; 0: none."""
+    start_step: int = 0
+    """Synchronous steps before, with all gradients."""
+    sieve: Mapping[str, Any] = field(default_factory=dict)
+    """The other arguments of `OuterSync`."""
+
+    @property
+    def optimizer(self) -> OuterOptimizer:
+        return partial(SGD, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
+
+
+def one_or_two(text: str) -> int | tuple[int, ...]:
+    least, dash, most = text.partition("-")
+    return (int(least), int(most)) if dash else int(least)
+
+
+OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "every": one_or_two,
+    "delay": int,
+    "fragments": int,
+    "lr": float,
+    "momentum": float,
+    "start_step": int,
+}
+
+
+def read_local_settings(text: str) -> LocalSettings:
+    """What is no setting of local steps is one of the sieve, as `read_settings` takes it.
+
+    Raises:
+        ValueError: it is written otherwise, or a number is out of range.
+    """
+    own: dict[str, Any] = {}
+    others = []
+    for part in text.split(",") if text else []:
+        name, equals, value = part.partition("=")
+        if equals and name in OPTIONS:
+            own[name] = OPTIONS[name](value)
+        else:
+            others.append(part)
+    return LocalSettings(**own, sieve=read_settings(",".join(others)))

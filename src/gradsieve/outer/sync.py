@@ -1,0 +1,350 @@
+"""Local steps with an outer optimizer: every rank trains apart, and now and then they meet."""
+
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gradsieve.agreement import Description, require_agreement
+from gradsieve.codec import Values
+from gradsieve.dispatch import dispatch
+from gradsieve.errors import SieveError
+from gradsieve.outer.arrivals import Arrivals
+from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
+from gradsieve.outer.record import OuterRecord
+from gradsieve.outer.schedule import Schedule
+from gradsieve.outer.weights import Flight, OuterOptimizer, OuterWeights, nesterov
+from gradsieve.route import Exchange
+from gradsieve.state import SieveState
+from gradsieve.thresholds import Threshold
+
+STATE_VERSION = 1
+
+
+class OuterSync:
+    """Exchanges through the sieve what ranks have learned in some steps of their own (DiLoCo).
+
+    Every rank trains its own copy of the model with its own optimizer. At every `every`-th call of
+    `step` what its weights have moved since the last exchange, the pseudo-gradient, goes the way of
+    a gradient: pruned, coded, averaged over the ranks. An outer optimizer, the same on all ranks,
+    makes one step with the average, and all go on from its weights.
+
+    Make one on every rank, after the process group; parameters and buffers are then rank 0's on
+    all ranks. A checkpoint is loaded afterwards: first the model, then this.
+
+    Args:
+        model: a plain module; or a DDP model whose ranks are those of one node, which then trains
+            as one among several nodes.
+        every: inner steps from one exchange to the next; (least, most) with a `Budget`: as many
+            between them as its thresholds ask for.
+        delay: inner steps that go on while an exchange is under way; what they have added to the
+            weights stays, and is a part of the next pseudo-gradient.
+        fragments: parts of the model, of about the same size, that take turns within `every` steps:
+            each exchange is smaller by as much.
+        optimizer: makes the outer optimizer from the outer weights (float32); as a default SGD with
+            a learning rate of 0.7 and Nesterov momentum of 0.9.
+        offload: "cpu": outer weights, momentum and residuals stay on the host.
+        threshold, values, exchange, node_size, rotation, error_feedback, min_numel: as in
+            `SieveState`.
+        process_group: the ranks that exchange; the default group if None.
+
+    Raises:
+        TypeError: `model` is no module.
+        ValueError: a number is out of range, or there is nothing to train.
+        SieveError: on every rank, where they differ; a DDP model's ranks are those that exchange.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        every: int | Sequence[int] = 10,
+        delay: int = 0,
+        fragments: int = 1,
+        optimizer: OuterOptimizer = nesterov,
+        offload: Literal["cpu"] | None = None,
+        threshold: Threshold | None = None,
+        values: Values = "levels",
+        exchange: Exchange | None = None,
+        node_size: int | None = None,
+        rotation: int = 0,
+        error_feedback: bool = True,
+        min_numel: int = 2048,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"OuterSync takes a torch.nn.Module, got {type(model).__name__}")
+        if offload not in (None, "cpu"):
+            raise ValueError(f'offload must be "cpu" or None, got {offload!r}')
+        self._schedule = Schedule(every, fragments, delay)
+        self.state = SieveState(
+            threshold,
+            values=values,
+            exchange=exchange,
+            node_size=node_size,
+            rotation=rotation,
+            error_feedback=error_feedback,
+            min_numel=min_numel,
+            process_group=process_group,
+        )
+        self._follows_budget = self._schedule.shortest < self._schedule.longest
+        if self._follows_budget and self.state.steering.budget is None:
+            raise ValueError(
+                f"every={every!r} follows a Budget, and the threshold is "
+                f"{self.state.steering.policy}; give one number"
+            )
+        group = self.state.members.group
+        if isinstance(model, DistributedDataParallel):
+            require_node_of(group, model)
+            model = model.module
+        self._model = model
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        device = None if offload is None else torch.device(offload)
+        self._weights = OuterWeights(named, optimizer, fragments, device)
+        self._buffers = averaged_buffers(model)
+        require_agreement(self._description(named), group)
+        share([*model.parameters(), *self._buffers], group)
+        self._weights.take_over()
+        self.state.bind_named(model, self._weights.named)
+        # For the user to read and set.
+        self.last: OuterRecord | None = None
+        self.on_step: Callable[[OuterRecord], None] | None = None
+        # Internal.
+        self._arrivals = Arrivals(group)
+        self._flight: Flight | None = None
+        self._buffer_average: BufferAverage | None = None
+        self._averages: list[Tensor] = []
+        """Of buffers."""
+        self._has_arrived = False
+        self._seconds = 0.0
+        """Of training, taken by the exchange that is under way."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The outer one; its learning rate may be set between steps, on all ranks alike."""
+        return self._weights.optimizer
+
+    @property
+    def every(self) -> int:
+        """Inner steps from one exchange of a parameter to the next."""
+        return self._schedule.every
+
+    @property
+    def inner_steps(self) -> int:
+        """Calls of `step` so far."""
+        return self._schedule.step
+
+    def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
+        schedule, optimizer = self._schedule, self.optimizer
+        return Description(
+            settings=(
+                f"every={[schedule.shortest, schedule.longest]}",
+                f"delay={schedule.delay}",
+                f"fragments={schedule.fragments}",
+                f"optimizer={type(optimizer).__name__} {optimizer.defaults}",
+            ),
+            parameters=(
+                *(f"{name} {list(p.shape)} {p.dtype}" for name, p in named),
+                *(f"buffer {list(b.shape)} {b.dtype}" for b in self._buffers),
+            ),
+        )
+
+    # A step.
+
+    def step(self) -> None:
+        """Call it after each step of the inner optimizer, on all ranks as often.
+
+        Raises:
+            ExchangeError: a rank has died or stalled; nothing that was to be sent is lost.
+            SieveError: on every rank, where the weights of one are not finite.
+        """
+        self._schedule.advance(self._begin, self._end)
+        if self._follows_budget:
+            self._schedule.follow(self.state.steering.scale)
+
+    def finish(self) -> None:
+        """Exchange what was learned since the last time: all ranks have the same weights then.
+
+        Call it on all ranks before the model is judged or saved for good; a new phase begins.
+        Raises as `step`.
+        """
+        self._schedule.finish(self._begin, self._end)
+
+    def _begin(self, fragment: int, delay: int) -> None:
+        start = time.perf_counter()
+        state = self.state
+        flight = self._weights.begin(fragment, goes_on=delay > 0)
+        self._has_arrived, self._averages = False, []
+        state.begin_step(flight.buckets[0])
+        if self._buffers and fragment == self._schedule.fragments - 1:
+            self._buffer_average = BufferAverage(self._buffers, state.members.group)
+        state.worker.submit(self._arrivals.come())
+        for bucket in flight.buckets:
+            dispatch(state, bucket)
+        self._flight = flight
+        self._seconds = time.perf_counter() - start
+
+    def _arrive(self, flight: Flight) -> None:
+        """Wait for the exchange that is under way."""
+        if self._has_arrived:
+            return
+        start = time.perf_counter()
+        try:
+            self.state.end_step()
+            if self._buffer_average is not None:
+                self._averages = self._buffer_average.wait()
+            self._require_finite(flight)
+        except BaseException:
+            self._flight = None
+            raise
+        finally:
+            self._buffer_average = None
+        self._has_arrived = True
+        self._seconds += time.perf_counter() - start
+
+    def _end(self) -> None:
+        flight = self._flight
+        if flight is None:
+            return
+        self._arrive(flight)
+        start = time.perf_counter()
+        self._weights.end(flight)
+        assign(self._buffers, self._averages)
+        self._flight, self._averages = None, []
+        self._seconds += time.perf_counter() - start
+        self._record(flight.fragment)
+
+    def _record(self, fragment: int) -> None:
+        exchange = self.state.last
+        if exchange is None:
+            return
+        elements = self._weights.numel * max(1, self._schedule.since)
+        self.last = OuterRecord(
+            step=self._schedule.began,
+            every=self._schedule.every,
+            fragment=fragment,
+            exchange=exchange,
+            bits_per_parameter=8 * exchange.frame_bytes / elements,
+            slowest_rank=self._arrivals.slowest_rank,
+            waited_seconds=self._arrivals.waited_seconds,
+            exposed_seconds=self._seconds + self.state.tally.stolen_seconds,
+        )
+        if self.on_step is not None:
+            self.on_step(self.last)
+
+    def _require_finite(self, flight: Flight) -> None:
+        if all(bool(bucket.flat.isfinite().all()) for bucket in flight.buckets):
+            return
+        mine = all(bool(parameter.isfinite().all()) for parameter in self._weights.inner)
+        raise SieveError(
+            f"the weights of {'another' if mine else 'this'} rank were not finite when inner step "
+            f"{self._schedule.began} ended; no rank has taken them over. Go back to a checkpoint, "
+            "with a lower learning rate of the inner optimizer or with its gradients clipped."
+        )
+
+    # Checkpoints.
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank must save beside its model and its optimizer to go on exactly.
+
+        Every rank saves its own; loads under ``weights_only=True``. Waits for an exchange that is
+        under way, which is merged when it would have been.
+        """
+        flight = self._flight
+        if flight is not None:
+            self._arrive(flight)
+        return {
+            "version": STATE_VERSION,
+            "schedule": self._schedule.save(),
+            "weights": {name: w.detach().clone() for name, w in self._weights.named},
+            "optimizer": self.optimizer.state_dict(),
+            "sieve": self.state.state_dict(),
+            "flight": None if flight is None else self._saved(flight),
+            "digest": digest(self._weights.inner),
+        }
+
+    def _saved(self, flight: Flight) -> dict[str, object]:
+        return {
+            "fragment": flight.fragment,
+            "averages": [bucket.flat.clone() for bucket in flight.buckets],
+            "departed": [weights.clone() for weights in flight.departed],
+            "buffers": [average.clone() for average in self._averages],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` saved on the same rank, after the model's own weights.
+
+        Raises:
+            ValueError: it is no such state, or one of another model; the model's weights are not
+                those that were saved with it.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"expected a state of OuterSync of version {STATE_VERSION}, found version "
+                f"{state.get('version')!r}"
+            )
+        saved, mine = state["weights"], dict(self._weights.named)
+        if {n: list(w.shape) for n, w in saved.items()} != {
+            n: list(w.shape) for n, w in mine.items()
+        }:
+            raise ValueError("the saved state is of another model: its parameters are others")
+        if state["digest"] != digest(self._weights.inner):
+            raise ValueError(
+                "the model's weights are not those that were saved with this state, on this rank: "
+                "make OuterSync first, then load the model, then this state"
+            )
+        self.state.load_state_dict(state["sieve"])
+        with torch.no_grad():
+            for name, weights in mine.items():
+                weights.copy_(saved[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load(state["schedule"])
+        self._flight = None
+        if state["flight"] is not None:
+            self._load_flight(state["flight"])
+
+    def _load_flight(self, saved: Mapping[str, Any]) -> None:
+        flight = self._weights.begin(saved["fragment"], goes_on=True)
+        for bucket, average in zip(flight.buckets, saved["averages"], strict=True):
+            bucket.flat.copy_(average)
+        for weights, departed in zip(flight.departed, saved["departed"], strict=True):
+            weights.copy_(departed)
+        self._flight, self._has_arrived = flight, True
+        self._averages, self._seconds = saved["buffers"], 0.0
+
+
+def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> None:
+    inside = dist.get_process_group_ranks(model.process_group)
+    if inside == dist.get_process_group_ranks(group):
+        raise SieveError(
+            f"the DDP model averages gradients over ranks {inside} in every step already; give "
+            "OuterSync the module itself, or make DDP with the group of one node's ranks"
+        )
+
+
+def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
+    """Replace them by the first rank's."""
+    first = dist.get_process_group_ranks(group)[0]
+    with torch.no_grad():
+        sent = [(tensor, tensor.detach().contiguous()) for tensor in tensors]
+        works = [dist.broadcast(copy, first, group, async_op=True) for _, copy in sent]
+        for work in works:
+            if work is not None:
+                work.wait()
+        for tensor, copy in sent:
+            if copy.data_ptr() != tensor.data_ptr():
+                tensor.copy_(copy)
+
+
+def digest(tensors: Iterable[Tensor]) -> int:
+    """Of their bytes."""
+    found = 0
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1).cpu().contiguous()
+        found = zlib.crc32(flat.view(torch.uint8).numpy().data, found)
+    return found

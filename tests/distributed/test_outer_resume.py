@@ -1,0 +1,127 @@
+"""Local steps: stop, load, go on, in the middle of a phase and of an exchange."""
+
+import io
+
+import pytest
+import torch
+from models import batch, same_on_all_ranks, smaller_pieces, weights
+from ranks import run_ranks
+from torch import nn
+
+import gradsieve as gs
+
+STEPS = 17
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(20, 40)
+        self.norm = nn.BatchNorm1d(40)
+        self.two = nn.Linear(40, 5)
+
+    def forward(self, x):
+        return self.two(self.norm(self.one(x)).relu())
+
+
+def start(**options):
+    torch.manual_seed(0)
+    net = Net()
+    outer = gs.OuterSync(net, every=5, min_numel=100, **options)
+    return net, outer, torch.optim.Adam(net.parameters(), lr=0.01)
+
+
+def train(net, outer, optimizer, first, last):
+    for step in range(first, last):
+        optimizer.zero_grad()
+        net(batch(step)).square().mean().backward()
+        optimizer.step()
+        outer.step()
+
+
+def through_a_file(*things):
+    file = io.BytesIO()
+    torch.save([thing.state_dict() for thing in things], file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def everything(net, outer):
+    return torch.cat(
+        [
+            weights(net),
+            net.norm.running_mean,
+            *(w.detach().flatten() for _, w in outer._weights.named),
+            *(r.flatten() for r in outer.state.residuals.values()),
+            *(r.flatten() for r in outer.state.owned_residuals.values()),
+        ]
+    )
+
+
+def resume(saved_after, **options):
+    net, outer, optimizer = start(**options)
+    train(net, outer, optimizer, 0, STEPS)
+    expected = everything(net, outer)
+
+    net, outer, optimizer = start(**options)
+    train(net, outer, optimizer, 0, saved_after)
+    saved = through_a_file(net, optimizer, outer)
+    # Saving changes nothing.
+    train(net, outer, optimizer, saved_after, STEPS)
+    assert torch.equal(everything(net, outer), expected)
+
+    net, outer, optimizer = start(**options)
+    net.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    outer.load_state_dict(saved[2])
+    assert outer.inner_steps == saved_after
+    train(net, outer, optimizer, saved_after, STEPS)
+    assert torch.equal(everything(net, outer), expected), options
+    outer.finish()
+    assert same_on_all_ranks(net)
+
+
+def every_way_to_resume():
+    smaller_pieces()
+    sigma = gs.Sigma(1.0)
+    for options in (
+        {"threshold": sigma, "exchange": "gather"},
+        {"threshold": gs.UnsentMean(4.0), "exchange": "gather", "delay": 3},
+        {"threshold": sigma, "exchange": "two-shot", "delay": 2},
+        {
+            "threshold": gs.Sigma(1.0, of="balanced"),
+            "exchange": "gather",
+            "fragments": 2,
+            "delay": 2,
+        },
+        {"exchange": "dense", "delay": 3},
+    ):
+        # In a phase; where an exchange is under way; between its ends and the next.
+        for saved_after in (7, 11, 14):
+            resume(saved_after, **options)
+
+
+def test_resume_is_exact():
+    run_ranks(2, every_way_to_resume)
+
+
+def refusals():
+    net, outer, optimizer = start(threshold=gs.Sigma(1.0), exchange="gather")
+    train(net, outer, optimizer, 0, 3)
+    saved = through_a_file(net, outer)
+    fresh, other, _ = start(threshold=gs.Sigma(1.0), exchange="gather")
+    with pytest.raises(ValueError, match="make OuterSync first, then load the model"):
+        other.load_state_dict(saved[1])
+    assert other.inner_steps == 0
+    fresh.load_state_dict(saved[0])
+    other.load_state_dict(saved[1])
+    for broken, words in (({"version": 7}, "version 7"), ({}, "version None")):
+        with pytest.raises(ValueError, match=words):
+            other.load_state_dict(broken)
+    third = gs.OuterSync(nn.Linear(3, 4), threshold=gs.Sigma(1.0), exchange="gather")
+    with pytest.raises(ValueError, match="another model"):
+        third.load_state_dict(saved[1])
+
+
+def test_what_cannot_be_loaded_is_refused():
+    run_ranks(2, refusals)
