@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from gradsieve.bench.rate.compressors import make_compressor
+from gradsieve.bench.rate.methods import make_compressor
 from gradsieve.bench.rate.play import Run, Setting, play
 from gradsieve.bench.rate.report import comparisons, draw, rate_tables, summarize
 from gradsieve.bench.rate.runs import RunFile
+from gradsieve.workloads.workload import load_workload
 
 SHAPES = [(64, 96), (128, 40), (100,)]
 NUMEL = sum(torch.Size(shape).numel() for shape in SHAPES)
@@ -190,3 +191,49 @@ def test_runs_of_other_numbers_of_ranks_are_not_compared():
         ["gpt-small", 2, 2],
         ["gpt-small", 2, 4],
     ]
+
+
+LOCAL = replace(SETTING, method="local:every=2,exchange=dense,lr=1,momentum=0", steps=5)
+
+
+def test_averaging_weights_in_every_step_of_sgd_is_synchronous_training(monkeypatch):
+    workload = load_workload("gpt-small")
+    by_sgd = replace(workload, make_optimizer=lambda m, lr: torch.optim.SGD(m.parameters(), lr))
+    monkeypatch.setattr("gradsieve.bench.rate.play.load_workload", lambda name: by_sgd)
+    every_step = replace(LOCAL, method="local:every=1,exchange=dense,lr=1,momentum=0", steps=3)
+    synchronous = play(replace(every_step, method="dense"))
+    assert play(every_step).quality == pytest.approx(synchronous.quality, rel=1e-4)
+
+
+def test_local_steps_send_once_in_a_while():
+    run = play(LOCAL)
+    # After the second and fourth step, and at the end.
+    assert run.bits_per_parameter == pytest.approx(32 * 3 / 5)
+    pruned = play(replace(LOCAL, method="local:every=2,density=0.01,fragments=2,delay=1"))
+    assert 0.01 < pruned.bits_per_parameter < 0.5
+    assert pruned.quality < 5.6
+
+
+def test_local_steps_may_begin_after_synchronous_ones():
+    synchronous = play(replace(LOCAL, method="dense", steps=2))
+    warm = play(replace(LOCAL, method="local:every=9,exchange=dense,start_step=2", steps=2))
+    assert warm.quality == synchronous.quality
+    assert warm.bits_per_parameter == 32
+    longer = play(replace(LOCAL, method="local:every=2,exchange=dense,start_step=1", steps=3))
+    assert longer.bits_per_parameter == pytest.approx(32 * 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("local", "a budget"),
+        ("local:every=0,sigma=1", "every must be 1 or more"),
+        ("local:every=x,sigma=1", "invalid literal"),
+        ("local:every=4,delay=5,sigma=1", "delay must be between 0 and 4"),
+        ("local:often=4,sigma=1", "write POLICY=NUMBER"),
+        ("local:sigma=1:sigma=2", "write one of"),
+    ],
+)
+def test_local_steps_that_are_written_otherwise_are_named(method, words):
+    with pytest.raises(ValueError, match=words):
+        play(replace(LOCAL, method=method))

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from gradsieve.bench.peers import eight_bit, prune
-from gradsieve.bench.rate.sieve import Sieve
 
 Gradients = Sequence[Sequence[Tensor]]
 """Of each rank, one a parameter."""
+Places = Sequence[int] | None
+"""Of the parameters among the model's; None: all of them."""
 
 
 class Compressor(Protocol):
@@ -24,7 +25,7 @@ class Rounded:
     def __init__(self, bits: int) -> None:
         self.bits = bits
 
-    def average(self, gradients: Gradients) -> tuple[list[Tensor], float]:
+    def average(self, gradients: Gradients, places: Places = None) -> tuple[list[Tensor], float]:
         averages = [
             torch.stack([self.rounded(gradient) for gradient in of_ranks]).mean(dim=0)
             for of_ranks in zip(*gradients, strict=True)
@@ -97,24 +98,3 @@ class PowerSGD:
             averages.append(near)
             bits += 32 * self.rank * sum(matrices[0].shape)
         return averages, bits
-
-
-METHODS = "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve[:POLICY=NUMBER,OPTION=VALUE...]"
-
-
-def make_compressor(method: str, parameters: Sequence[Tensor], ranks: int) -> Compressor:
-    """Raises ValueError where no method is written like this."""
-    name, *options = method.split(":")
-    try:
-        match name, options:
-            case (("dense" | "fp16" | "8-bit"), []):
-                return Rounded({"dense": 32, "fp16": 16, "8-bit": 8}[name])
-            case "powersgd", [rank]:
-                return PowerSGD(parameters, ranks, int(rank))
-            case "topk", [density]:
-                return TopK(parameters, ranks, float(density))
-            case "sieve", ([] | [_]):
-                return Sieve(parameters, ranks, "".join(options))
-    except ValueError as error:
-        raise ValueError(f"{method!r} is no method: {error}") from error
-    raise ValueError(f"{method!r} is no method; write one of {METHODS}")

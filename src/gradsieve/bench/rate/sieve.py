@@ -1,6 +1,7 @@
 """The ranks' sieves in one process, through the hook's own select, encode and decode."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,9 @@ from torch import Tensor, nn
 from gradsieve.averaging import Contribution, average_into
 from gradsieve.budget import Budget
 from gradsieve.codec import Frame, decode_frame, encode_frame
-from gradsieve.pieces import plan_for
+from gradsieve.pieces import Plan, plan_for
 from gradsieve.second_shot import add_and_prune
 from gradsieve.selection import encode_frames, sieve_gradients
-from gradsieve.settings import read_settings
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
 
@@ -20,14 +20,15 @@ class Sieve:
     """`SieveState` on each rank.
 
     Args:
-        settings: of the state, as `read_settings` takes them.
+        arguments: of the state.
 
     Raises:
-        ValueError: they are written otherwise, or a number is out of range.
+        ValueError: a number is out of range, or they ask for a link.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], ranks: int, settings: str) -> None:
-        arguments = read_settings(settings)
+    def __init__(
+        self, parameters: Sequence[Tensor], ranks: int, arguments: Mapping[str, Any]
+    ) -> None:
         follows_link = isinstance(arguments.get("threshold", Budget("auto")), Budget)
         if follows_link or arguments.get("exchange", "gather") not in ("gather", "two-shot"):
             raise ValueError(
@@ -42,14 +43,27 @@ class Sieve:
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
                 parameter.rotation = of_ranks[0].rotation
-        way = self.states[0].route.frame_way
-        self.plans = [plan_for(way, kept, rank, ranks) for rank, kept in enumerate(self.kept)]
+        self.plans: dict[tuple[int, ...], list[Plan]] = {}
+        """Of each rank, for the parameters that are exchanged together."""
 
-    def average(self, gradients: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], float]:
+    def plans_of(self, places: Sequence[int]) -> list[Plan]:
+        key = tuple(places)
+        if key not in self.plans:
+            way = self.states[0].route.frame_way
+            self.plans[key] = [
+                plan_for(way, [kept[place] for place in places], rank, len(self.states))
+                for rank, kept in enumerate(self.kept)
+            ]
+        return self.plans[key]
+
+    def average(
+        self, gradients: Sequence[Sequence[Tensor]], places: Sequence[int] | None = None
+    ) -> tuple[list[Tensor], float]:
         """Uses the gradients up: selecting leaves zeros where there is no rotation."""
-        ranks, plan = len(self.states), self.plans[0]
+        plans = self.plans_of(range(len(self.kept[0])) if places is None else places)
+        ranks, plan = len(self.states), plans[0]
         made = []
-        for state, own_plan, own in zip(self.states, self.plans, gradients, strict=True):
+        for state, own_plan, own in zip(self.states, plans, gradients, strict=True):
             state.workspace.clear()
             state.tally = Tally()
             made.append(encode_frames(state, own_plan, sieve_gradients(state, own_plan, own)))
@@ -61,7 +75,7 @@ class Sieve:
         if plan.way == "gather":
             added = [Contribution(frame, plan.parts[0], 1.0 / ranks) for frame in arrived[0]]
         else:
-            sums = [self.sum_of(rank, frames) for rank, frames in enumerate(arrived)]
+            sums = [self.sum_of(plans[rank], rank, frames) for rank, frames in enumerate(arrived)]
             sent += sum(frame.numel() for frame in sums)
             added = [
                 Contribution(decode_frame(frame), part, 1.0)
@@ -69,7 +83,7 @@ class Sieve:
             ]
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))
-        average_into(buffer, added, [parameter.rotation for parameter in self.kept[0]])
+        average_into(buffer, added, [parameter.rotation for parameter in plan.parameters])
         self.turn()
         averages = [
             part.view_as(gradient)
@@ -77,11 +91,11 @@ class Sieve:
         ]
         return averages, 8 * sent / ranks
 
-    def sum_of(self, rank: int, frames: Sequence[Frame]) -> Tensor:
+    def sum_of(self, plan: Plan, rank: int, frames: Sequence[Frame]) -> Tensor:
         """The frame that the owner of a part makes of all ranks' frames."""
         state = self.states[rank]
         sections = add_and_prune(
-            self.plans[rank], rank, frames, state.values, error_feedback=state.error_feedback
+            plan, rank, frames, state.values, error_feedback=state.error_feedback
         )
         return encode_frame(sections)
 
