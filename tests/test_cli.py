@@ -129,6 +129,11 @@ def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
         (["bench", "select", "--numel", "7"], "4096"),
         (["bench", "nothing"], "nothing"),
         (["bench", "step", "--method", "powersgd:x"], "'powersgd:x' is no method; write one of"),
+        (["bench", "step", "--method", "local:every=11", "--steps", "20"], "phases of 11 steps"),
+        (
+            ["bench", "step", "--method", "local:every=3,start_step=9"],
+            "start_step is for bench rate",
+        ),
         (["bench", "rate", "--runs", "nowhere.jsonl"], "nowhere.jsonl holds no runs"),
         (["bench", "step", "--workload", "resnet"], "no workload 'resnet'"),
         (["bench", "step", "--link", "fast"], "not a rate"),
@@ -163,22 +168,25 @@ def test_bench_select_prints_and_writes_its_rows(tmp_path):
 
 
 def test_bench_step_trains_by_each_method_in_turn(tmp_path):
-    target, methods = tmp_path / "rows.json", ("ddp", "sieve:density=0.01,rotation=0")
+    local = "local:every=5,delay=1,density=0.01"
+    target, methods = tmp_path / "rows.json", ("ddp", "sieve:density=0.01,rotation=0", local)
     chosen = [argument for method in methods for argument in ("--method", method)]
     small = ("--workload", "gpt-small", "--steps", 20, "--rounds", 2)
     ran = gradsieve("bench", "step", *small, *chosen, "--out", tmp_path, "--json", target)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "held-out loss" in ran.stdout
-    dense, sieve = json.loads(target.read_text())
-    assert (dense["method"], sieve["method"]) == methods
-    for row in (dense, sieve):
+    dense, sieve, apart = json.loads(target.read_text())
+    assert (dense["method"], sieve["method"], apart["method"]) == methods
+    for row in (dense, sieve, apart):
         assert row["rounds"] == 2
         assert row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"]
         assert 2 < row["metric"] < 6
     # 1.04 million float32 gradients, once each way at two ranks.
     assert 4.1e6 < dense["bytes_per_step"] < 4.6e6
     assert sieve["bytes_per_step"] < dense["bytes_per_step"] / 20
-    assert len(list(tmp_path.glob("*/rank0.log"))) == 4
+    assert apart["bytes_per_step"] < sieve["bytes_per_step"]
+    assert apart["bits_per_parameter"] < sieve["bits_per_parameter"] / 2
+    assert len(list(tmp_path.glob("*/rank0.log"))) == 6
 
 
 def test_json_that_cannot_be_written_is_said(tmp_path):

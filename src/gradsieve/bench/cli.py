@@ -130,7 +130,8 @@ def bench_step_command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="ddp, fp16, powersgd:4, lock-step, sieve, sieve:density=0.01; repeat it.",
+            help="ddp, fp16, powersgd:4, lock-step, alone, sieve, sieve:density=0.01, "
+            "local:every=10,sigma=2; repeat it.",
             show_default="ddp, fp16, powersgd:1 and sieve",
         ),
     ] = None,
@@ -262,7 +263,8 @@ def bench_rate_command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01; repeat it.",
+            help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01, "
+            "local:every=10,sigma=2; repeat it.",
             show_default="none: only show the file",
         ),
     ] = None,

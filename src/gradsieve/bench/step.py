@@ -10,8 +10,9 @@ from rich.table import Table
 
 from gradsieve.cores import usable_cores
 from gradsieve.link import Link, open_link
-from gradsieve.runs.config import RunConfig, RunResult
+from gradsieve.runs.config import WARMUP_STEPS, RunConfig, RunResult
 from gradsieve.runs.launch import launch
+from gradsieve.runs.methods import require_phase
 from gradsieve.tables import table_of
 from gradsieve.workloads.workload import load_workload
 
@@ -48,6 +49,8 @@ def bench_step(
         ValueError: no such workload, or a number is out of range.
         RunError: a rank of a run failed.
     """
+    for method in methods:
+        require_phase(method, steps - WARMUP_STEPS)
     learning_rate = load_workload(workload).learning_rate
     results: list[RunResult] = []
     with open_link(ranks, link) as opened:

@@ -17,7 +17,7 @@ from gradsieve.recording.files import (
 )
 from gradsieve.recording.sample import Histograms, from_json
 from gradsieve.runs.config import CONFIG, RESULT
-from gradsieve.runs.methods import LOCK_STEP
+from gradsieve.runs.methods import trains_together
 
 RECORD_MARKS = frozenset({"step", "thresholds", "frame_bytes"})
 """Keys by which a line of a file with any name is known as a step's record."""
@@ -95,7 +95,7 @@ class Run:
     @property
     def trains_together(self) -> bool:
         """Ranks of a lock-step run have no common model."""
-        return self.config.get("method") != LOCK_STEP
+        return trains_together(str(self.config.get("method")))
 
     @property
     def parameters(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 RESULT = "result.json"
 CONFIG = "config.json"
+WARMUP_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class RunConfig:
     """The link in words."""
     learning_rate: float
     seed: int = 0
-    warmup_steps: int = 10
+    warmup_steps: int = WARMUP_STEPS
     """Steps at the start that medians and byte counts leave out."""
     title: str = ""
     """In words; runs of one title differ in their seeds."""
@@ -51,7 +52,8 @@ class RunResult:
     ranks: int
     method: str
     step_seconds: float
-    """Median over the steps after the warm-up, of rank 0."""
+    """Median over the steps after the warm-up, of rank 0; of local steps the median over phases, of
+    the mean of a phase's steps."""
     limit_seconds: float
     """Median of the lock-step steps that were made between them, in the same processes."""
     ratio: float

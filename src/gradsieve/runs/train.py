@@ -13,10 +13,20 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.link import read_counters
+from gradsieve.outer import OuterSync
 from gradsieve.recording import Recorder
 from gradsieve.runs.config import RunConfig, RunResult, read_config
-from gradsieve.runs.methods import LOCK_STEP, bucket_cap_mb, register
+from gradsieve.runs.methods import (
+    LOCK_STEP,
+    bucket_cap_mb,
+    is_local,
+    make_outer_sync,
+    phase_of,
+    register,
+    trains_together,
+)
 from gradsieve.runs.rank import joined, sharers
+from gradsieve.state import SieveState
 from gradsieve.workloads.workload import Judged, Workload, load_workload
 
 Batch = tuple[Tensor, Tensor]
@@ -67,17 +77,29 @@ class Run:
         torch.manual_seed(config.seed)
         self.limit = Replica(self.workload, config)
         self.trained = Replica(self.workload, config)
-        self.model = DistributedDataParallel(
-            self.trained.model,
-            bucket_cap_mb=bucket_cap_mb(config.method),
-            gradient_as_bucket_view=True,
-        )
-        self.state = register(config.method, self.model)
+        self.model: nn.Module = self.trained.model
+        self.outer: OuterSync | None = None
+        self.state: SieveState | None = None
+        if is_local(config.method):
+            self.outer = make_outer_sync(config.method, self.model)
+            self.state = self.outer.state
+        elif trains_together(config.method):
+            self.model = ddp = DistributedDataParallel(
+                self.model,
+                bucket_cap_mb=bucket_cap_mb(config.method),
+                gradient_as_bucket_view=True,
+            )
+            self.state = register(config.method, ddp)
         # Dropout must differ between ranks; the weights above must not.
         torch.manual_seed(config.seed + 1 + self.rank)
         self.seconds: list[float] = []
         self.limit_seconds: list[float] = []
         self.bits: list[float] = []
+        self.frame_bytes = 0
+        self.phase = phase_of(config.method)
+        self.measured_steps = (config.steps - config.warmup_steps) // self.phase * self.phase
+        """At the end of the run: whole phases of local steps."""
+        self.numel = sum(parameter.numel() for parameter in self.model.parameters())
 
     def train(self) -> float:
         """Train; returns bytes sent a step, by the interface's counter."""
@@ -94,17 +116,17 @@ class Run:
         )
         dist.barrier()
         before = read_counters(config.interface)
-        numel = sum(parameter.numel() for parameter in self.model.parameters())
         sent = 0.0
+        first = config.steps - self.measured_steps
         for step in range(config.steps):
             record = self.step(data)
             after = read_counters(config.interface)
             record["sent_bytes"] = (after - before).sent_bytes / sharers(config.interface)
             bits = self.frame_bits()
             if bits is None:
-                bits = record["bits_per_parameter"] = 8 * record["sent_bytes"] / numel
+                bits = record["bits_per_parameter"] = 8 * record["sent_bytes"] / self.numel
             before = after
-            if step >= config.warmup_steps:
+            if step >= first:
                 sent += record["sent_bytes"]
                 self.seconds.append(float(record["seconds"]))
                 self.bits.append(bits)
@@ -113,24 +135,26 @@ class Run:
                     before = read_counters(config.interface)
             recorder.log(**record)
         recorder.close()
-        return sent / (config.steps - config.warmup_steps)
+        if self.outer is not None:
+            self.outer.finish()
+        return sent / self.measured_steps
 
     def frame_bits(self) -> float | None:
-        """Of the last step; None where the method makes no frames."""
-        last = None if self.state is None else self.state.last
-        return None if last is None else last.bits_per_parameter
-
-    @property
-    def exchanges(self) -> bool:
-        return self.config.method != LOCK_STEP
+        """A parameter, since it was last asked for; None where the method makes no frames."""
+        if self.state is None:
+            return None
+        before, self.frame_bytes = self.frame_bytes, self.state.totals.frame_bytes
+        return 8 * (self.frame_bytes - before) / self.numel
 
     def step(self, data: Iterator[Batch]) -> dict[str, float]:
         batch = next(data)
         start = time.perf_counter()
-        if self.exchanges:
-            logits, loss = self.trained.step(self.model, batch)
-        else:
+        if self.config.method == LOCK_STEP:
             logits, loss = self.limit.lock_step(batch)
+        else:
+            logits, loss = self.trained.step(self.model, batch)
+        if self.outer is not None:
+            self.outer.step()
         seconds = time.perf_counter() - start
         return {
             "seconds": seconds,
@@ -144,7 +168,12 @@ class Run:
         return time.perf_counter() - start
 
     def result(self, bytes_per_step: float) -> RunResult:
-        step_seconds = statistics.median(self.seconds)
+        # The steps of a phase differ: one of them exchanges.
+        phases = [
+            statistics.fmean(self.seconds[start : start + self.phase])
+            for start in range(0, self.measured_steps, self.phase)
+        ]
+        step_seconds = statistics.median(phases)
         limit_seconds = statistics.median(self.limit_seconds)
         return RunResult(
             workload=self.workload.name,
@@ -162,10 +191,10 @@ class Run:
         )
 
     def metric(self) -> float | None:
-        """All ranks judge a share each; None in lock-step, whose ranks have no common model."""
-        if not self.exchanges:
+        """All ranks judge a share each; None where they have no common model."""
+        if not trains_together(self.config.method):
             return None
-        share = self.workload.metric(self.model.module, self.rank, self.ranks)
+        share = self.workload.metric(self.trained.model, self.rank, self.ranks)
         shares = torch.tensor(share, dtype=torch.float64)
         dist.all_reduce(shares)
         return Judged(*shares.tolist()).mean
