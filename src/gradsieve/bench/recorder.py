@@ -64,26 +64,27 @@ def recorder_table(rows: Sequence[RecorderRow]) -> Table:
     table = table_of(
         (
             "workload",
-            "parameters",
+            "million",
             "layers",
-            "step, ms",
-            "scalars, ms",
+            "step",
+            "scalars",
             "share",
-            "histograms, ms",
-            "record, kB",
-            "sample, kB",
+            "histograms",
+            "record",
+            "sample",
         ),
         title=f"Recording, {RANKS} ranks on loopback, {usable_cores()} cores",
         words=("workload",),
         caption=(
-            "processor time of the slower rank; share: of the step; JSON lines, and TensorBoard's "
-            "events where it is installed; on disk, a step and a step with histograms"
+            "million: parameters; milliseconds of the slower rank: of a step, and of processor time "
+            "for its scalars and its histograms; share: of scalars in the step; kilobytes on disk: "
+            "a step's record, a sample of histograms"
         ),
     )
     for row in rows:
         table.add_row(
             row.workload,
-            f"{row.parameters:,}",
+            f"{row.parameters / 1e6:.1f}",
             str(row.layers),
             f"{1000 * row.step:.1f}",
             f"{1000 * row.scalars:.2f}",
