@@ -1,5 +1,7 @@
 """Local steps on real ranks: the same weights after each exchange, and nothing lost."""
 
+import os
+import signal
 import time
 
 import pytest
@@ -306,6 +308,28 @@ def diverge(options):
 @pytest.mark.parametrize("way", ["gather", "dense"])
 def test_weights_that_are_not_finite_are_told_on_every_rank(way):
     run_ranks(2, diverge, exact(exchange=way))
+
+
+def die(delay):
+    net = build()
+    outer = gs.OuterSync(
+        net, every=4, delay=delay, threshold=gs.Sigma(1.0), exchange="gather", min_numel=100
+    )
+    optimizer = train(net, outer, 4 + delay)
+    before = {name: w.detach().clone() for name, w in outer._weights.named}
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(gs.ExchangeError, match="rank 1 has died"):
+        train(net, outer, 4, first=4 + delay, optimizer=optimizer)
+    assert all(torch.equal(w, before[name]) for name, w in outer._weights.named)
+    for call in (outer.step, outer.finish, outer.state_dict):
+        with pytest.raises(gs.SieveError, match="load the last checkpoint"):
+            call()
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_when_a_rank_dies_it_is_said_and_no_wrong_checkpoint_is_made(delay):
+    run_ranks(2, die, delay)
 
 
 def be_slow():

@@ -1,8 +1,7 @@
 """Local steps with an outer optimizer: every rank trains apart, and now and then they meet."""
 
 import time
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,9 @@ from gradsieve.errors import SieveError
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
+from gradsieve.outer.replicas import digest, require_node_of, share
 from gradsieve.outer.schedule import Schedule
+from gradsieve.outer.under_way import UnderWay, load_under_way
 from gradsieve.outer.weights import Flight, OuterOptimizer, OuterWeights, nesterov
 from gradsieve.route import Exchange
 from gradsieve.state import SieveState
@@ -102,7 +103,6 @@ class OuterSync:
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
             model = model.module
-        self._model = model
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         device = None if offload is None else torch.device(offload)
         self._weights = OuterWeights(named, optimizer, fragments, device)
@@ -116,13 +116,8 @@ class OuterSync:
         self.on_step: Callable[[OuterRecord], None] | None = None
         # Internal.
         self._arrivals = Arrivals(group)
-        self._flight: Flight | None = None
-        self._buffer_average: BufferAverage | None = None
-        self._averages: list[Tensor] = []
-        """Of buffers."""
-        self._has_arrived = False
-        self._seconds = 0.0
-        """Of training, taken by the exchange that is under way."""
+        self._under_way: UnderWay | None = None
+        self._has_failed = False
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -160,9 +155,11 @@ class OuterSync:
         """Call it after each step of the inner optimizer, on all ranks as often.
 
         Raises:
-            ExchangeError: a rank has died or stalled; nothing that was to be sent is lost.
-            SieveError: on every rank, where the weights of one are not finite.
+            ExchangeError: a rank has died or stalled.
+            SieveError: on every rank, where the weights of one are not finite; an exchange has
+                failed before.
         """
+        self._require_success()
         self._schedule.advance(self._begin, self._end)
         if self._follows_budget:
             self._schedule.follow(self.state.steering.scale)
@@ -173,53 +170,52 @@ class OuterSync:
         Call it on all ranks before the model is judged or saved for good; a new phase begins.
         Raises as `step`.
         """
+        self._require_success()
         self._schedule.finish(self._begin, self._end)
 
     def _begin(self, fragment: int, delay: int) -> None:
         start = time.perf_counter()
         state = self.state
-        flight = self._weights.begin(fragment, goes_on=delay > 0)
-        self._has_arrived, self._averages = False, []
-        state.begin_step(flight.buckets[0])
+        under_way = UnderWay(self._weights.begin(fragment, goes_on=delay > 0))
+        buckets = under_way.flight.buckets
+        state.begin_step(buckets[0])
         if self._buffers and fragment == self._schedule.fragments - 1:
-            self._buffer_average = BufferAverage(self._buffers, state.members.group)
+            under_way.buffer_average = BufferAverage(self._buffers, state.members.group)
         state.worker.submit(self._arrivals.come())
-        for bucket in flight.buckets:
+        for bucket in buckets:
             dispatch(state, bucket)
-        self._flight = flight
-        self._seconds = time.perf_counter() - start
+        under_way.seconds = time.perf_counter() - start
+        self._under_way = under_way
 
-    def _arrive(self, flight: Flight) -> None:
-        """Wait for the exchange that is under way."""
-        if self._has_arrived:
+    def _arrive(self, under_way: UnderWay) -> None:
+        """Wait for the averages."""
+        if under_way.has_arrived:
             return
         start = time.perf_counter()
         try:
             self.state.end_step()
-            if self._buffer_average is not None:
-                self._averages = self._buffer_average.wait()
-            self._require_finite(flight)
+            under_way.wait_for_buffers()
+            self._require_finite(under_way.flight)
         except BaseException:
-            self._flight = None
+            # What survivors came back to residuals lies in the weights as well.
+            self._has_failed = True
             raise
-        finally:
-            self._buffer_average = None
-        self._has_arrived = True
-        self._seconds += time.perf_counter() - start
+        under_way.has_arrived = True
+        under_way.seconds += time.perf_counter() - start
 
     def _end(self) -> None:
-        flight = self._flight
-        if flight is None:
+        under_way = self._under_way
+        if under_way is None:
             return
-        self._arrive(flight)
+        self._arrive(under_way)
         start = time.perf_counter()
-        self._weights.end(flight)
-        assign(self._buffers, self._averages)
-        self._flight, self._averages = None, []
-        self._seconds += time.perf_counter() - start
-        self._record(flight.fragment)
+        self._weights.end(under_way.flight)
+        assign(self._buffers, under_way.buffers)
+        self._under_way = None
+        under_way.seconds += time.perf_counter() - start
+        self._record(under_way)
 
-    def _record(self, fragment: int) -> None:
+    def _record(self, under_way: UnderWay) -> None:
         exchange = self.state.last
         if exchange is None:
             return
@@ -227,15 +223,22 @@ class OuterSync:
         self.last = OuterRecord(
             step=self._schedule.began,
             every=self._schedule.every,
-            fragment=fragment,
+            fragment=under_way.flight.fragment,
             exchange=exchange,
             bits_per_parameter=8 * exchange.frame_bytes / elements,
             slowest_rank=self._arrivals.slowest_rank,
             waited_seconds=self._arrivals.waited_seconds,
-            exposed_seconds=self._seconds + self.state.tally.stolen_seconds,
+            exposed_seconds=under_way.seconds + self.state.tally.stolen_seconds,
         )
         if self.on_step is not None:
             self.on_step(self.last)
+
+    def _require_success(self) -> None:
+        if self._has_failed:
+            raise SieveError(
+                "an exchange of local steps has failed, and weights and residuals no longer belong "
+                "together: load the last checkpoint"
+            )
 
     def _require_finite(self, flight: Flight) -> None:
         if all(bool(bucket.flat.isfinite().all()) for bucket in flight.buckets):
@@ -254,26 +257,22 @@ class OuterSync:
 
         Every rank saves its own; loads under ``weights_only=True``. Waits for an exchange that is
         under way, which is merged when it would have been.
+
+        Raises:
+            ExchangeError, SieveError: as `step`.
         """
-        flight = self._flight
-        if flight is not None:
-            self._arrive(flight)
+        self._require_success()
+        under_way = self._under_way
+        if under_way is not None:
+            self._arrive(under_way)
         return {
             "version": STATE_VERSION,
             "schedule": self._schedule.save(),
             "weights": {name: w.detach().clone() for name, w in self._weights.named},
             "optimizer": self.optimizer.state_dict(),
             "sieve": self.state.state_dict(),
-            "flight": None if flight is None else self._saved(flight),
+            "under_way": None if under_way is None else under_way.save(),
             "digest": digest(self._weights.inner),
-        }
-
-    def _saved(self, flight: Flight) -> dict[str, object]:
-        return {
-            "fragment": flight.fragment,
-            "averages": [bucket.flat.clone() for bucket in flight.buckets],
-            "departed": [weights.clone() for weights in flight.departed],
-            "buffers": [average.clone() for average in self._averages],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -288,8 +287,8 @@ class OuterSync:
                 f"expected a state of OuterSync of version {STATE_VERSION}, found version "
                 f"{state.get('version')!r}"
             )
-        saved, mine = state["weights"], dict(self._weights.named)
-        if {n: list(w.shape) for n, w in saved.items()} != {
+        saved_weights, mine = state["weights"], dict(self._weights.named)
+        if {n: list(w.shape) for n, w in saved_weights.items()} != {
             n: list(w.shape) for n, w in mine.items()
         }:
             raise ValueError("the saved state is of another model: its parameters are others")
@@ -301,50 +300,9 @@ class OuterSync:
         self.state.load_state_dict(state["sieve"])
         with torch.no_grad():
             for name, weights in mine.items():
-                weights.copy_(saved[name])
+                weights.copy_(saved_weights[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load(state["schedule"])
-        self._flight = None
-        if state["flight"] is not None:
-            self._load_flight(state["flight"])
-
-    def _load_flight(self, saved: Mapping[str, Any]) -> None:
-        flight = self._weights.begin(saved["fragment"], goes_on=True)
-        for bucket, average in zip(flight.buckets, saved["averages"], strict=True):
-            bucket.flat.copy_(average)
-        for weights, departed in zip(flight.departed, saved["departed"], strict=True):
-            weights.copy_(departed)
-        self._flight, self._has_arrived = flight, True
-        self._averages, self._seconds = saved["buffers"], 0.0
-
-
-def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> None:
-    inside = dist.get_process_group_ranks(model.process_group)
-    if inside == dist.get_process_group_ranks(group):
-        raise SieveError(
-            f"the DDP model averages gradients over ranks {inside} in every step already; give "
-            "OuterSync the module itself, or make DDP with the group of one node's ranks"
-        )
-
-
-def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
-    """Replace them by the first rank's."""
-    first = dist.get_process_group_ranks(group)[0]
-    with torch.no_grad():
-        sent = [(tensor, tensor.detach().contiguous()) for tensor in tensors]
-        works = [dist.broadcast(copy, first, group, async_op=True) for _, copy in sent]
-        for work in works:
-            if work is not None:
-                work.wait()
-        for tensor, copy in sent:
-            if copy.data_ptr() != tensor.data_ptr():
-                tensor.copy_(copy)
-
-
-def digest(tensors: Iterable[Tensor]) -> int:
-    """Of their bytes."""
-    found = 0
-    for tensor in tensors:
-        flat = tensor.detach().reshape(-1).cpu().contiguous()
-        found = zlib.crc32(flat.view(torch.uint8).numpy().data, found)
-    return found
+        self._has_failed = False
+        saved = state["under_way"]
+        self._under_way = None if saved is None else load_under_way(self._weights, saved)

@@ -1,0 +1,43 @@
+"""The ranks' copies of a model: made alike, and told apart."""
+
+import zlib
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gradsieve.errors import SieveError
+
+
+def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> None:
+    inside = dist.get_process_group_ranks(model.process_group)
+    if inside == dist.get_process_group_ranks(group):
+        raise SieveError(
+            f"the DDP model averages gradients over ranks {inside} in every step already; give "
+            "OuterSync the module itself, or make DDP with the group of one node's ranks"
+        )
+
+
+def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
+    """Replace them by the first rank's."""
+    first = dist.get_process_group_ranks(group)[0]
+    with torch.no_grad():
+        sent = [(tensor, tensor.detach().contiguous()) for tensor in tensors]
+        works = [dist.broadcast(copy, first, group, async_op=True) for _, copy in sent]
+        for work in works:
+            if work is not None:
+                work.wait()
+        for tensor, copy in sent:
+            if copy.data_ptr() != tensor.data_ptr():
+                tensor.copy_(copy)
+
+
+def digest(tensors: Iterable[Tensor]) -> int:
+    """Of their bytes."""
+    found = 0
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1).cpu().contiguous()
+        found = zlib.crc32(flat.view(torch.uint8).numpy().data, found)
+    return found
