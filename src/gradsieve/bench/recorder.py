@@ -76,7 +76,7 @@ def recorder_table(rows: Sequence[RecorderRow]) -> Table:
         title=f"Recording, {RANKS} ranks on loopback, {usable_cores()} cores",
         words=("workload",),
         caption=(
-            "million: parameters; milliseconds of the slower rank: of a step, and of processor time "
+            "million: parameters; milliseconds of the slower rank: of a step, and processor time "
             "for its scalars and its histograms; share: of scalars in the step; kilobytes on disk: "
             "a step's record, a sample of histograms"
         ),
