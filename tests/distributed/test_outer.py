@@ -163,7 +163,8 @@ def overlap():
     net = build()
     outer = gs.OuterSync(net, every=4, delay=2, optimizer=average, **exact())
     optimizer = train(net, outer, 4)
-    assert outer.last is None, "under way"
+    assert outer.last is None
+    assert outer.is_exchanging
     departed = mean_of_ranks(net)
     mine = weights(net)
     for step in (4, 5):

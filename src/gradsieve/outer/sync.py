@@ -130,6 +130,11 @@ class OuterSync:
         return self._schedule.every
 
     @property
+    def is_exchanging(self) -> bool:
+        """An exchange is under way."""
+        return self._under_way is not None
+
+    @property
     def inner_steps(self) -> int:
         """Calls of `step` so far."""
         return self._schedule.step

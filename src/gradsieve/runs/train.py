@@ -32,6 +32,8 @@ from gradsieve.workloads.workload import Judged, Workload, load_workload
 Batch = tuple[Tensor, Tensor]
 LIMIT_EVERY = 5
 """Steps between two lock-step steps: machines drift, so that the limit must be measured beside."""
+LIMITS_AT_THE_END = 4
+"""Such steps where there was no time for one before."""
 
 
 class Replica:
@@ -130,14 +132,21 @@ class Run:
                 sent += record["sent_bytes"]
                 self.seconds.append(float(record["seconds"]))
                 self.bits.append(bits)
-                if step % LIMIT_EVERY == 0:
+                # An exchange that is under way would have a share of the link.
+                if step % LIMIT_EVERY == 0 and not self.is_exchanging:
                     self.limit_seconds.append(self.time_limit(next(data)))
                     before = read_counters(config.interface)
             recorder.log(**record)
         recorder.close()
         if self.outer is not None:
             self.outer.finish()
+        if not self.limit_seconds:
+            self.limit_seconds = [self.time_limit(next(data)) for _ in range(LIMITS_AT_THE_END)]
         return sent / self.measured_steps
+
+    @property
+    def is_exchanging(self) -> bool:
+        return self.outer is not None and self.outer.is_exchanging
 
     def frame_bits(self) -> float | None:
         """A parameter, since it was last asked for; None where the method makes no frames."""
