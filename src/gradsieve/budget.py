@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from gradsieve.accounts import Account
 from gradsieve.sieve import Moments
-from gradsieve.thresholds import Measured, require
+from gradsieve.thresholds import Measured, Threshold, require
 
 WANTED_SHARE = 0.05
 """Of the computation: what the exchange may add to it."""
@@ -79,6 +79,11 @@ class Budget:
         return moments.std
 
 
+def limits_bytes(policy: Threshold) -> bool:
+    """Whether steps in which everything travels would break it."""
+    return isinstance(policy, Budget) and bool(policy.bytes_per_step or policy.bits_per_second)
+
+
 class BudgetSteering:
     """Follows a budget by the accounts of all ranks; on the same accounts it takes the same way."""
 
@@ -124,8 +129,7 @@ class BudgetSteering:
         fitting = statistics.fmean(self.unscaled) / statistics.median(self.affordable)
         least = LEAST_FACTOR if self.scale > 1 else LEAST_FACTOR_BELOW_ONE
         factor = max(least, min(LARGEST_FACTOR, (fitting / self.scale) ** APPROACH))
-        limits_bytes = self.budget.bytes_per_step or self.budget.bits_per_second
-        largest = 1 / SMALLEST_SCALE if limits_bytes else LARGEST_SCALE
+        largest = 1 / SMALLEST_SCALE if limits_bytes(self.budget) else LARGEST_SCALE
         self.scale = max(SMALLEST_SCALE, min(largest, self.scale * factor))
 
     def wanted_share(self, account: Account, buckets: int) -> float:

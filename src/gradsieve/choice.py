@@ -37,11 +37,19 @@ class Choice:
         ranks: of the group.
         gradient_bytes: of all gradients, as an all-reduce sends them.
         link, nodes: as measured.
+        may_be_dense: everything may travel, where that is quicker.
     """
 
     def __init__(
-        self, ranks: int, gradient_bytes: int, link: LinkCost, nodes: NodeCost | None = None
+        self,
+        ranks: int,
+        gradient_bytes: int,
+        link: LinkCost,
+        nodes: NodeCost | None = None,
+        *,
+        may_be_dense: bool = True,
     ) -> None:
+        self.may_be_dense = may_be_dense
         self.ranks, self.gradient_bytes = ranks, gradient_bytes
         self.link, self.nodes = link, nodes
         self.frame_way: Way = "gather" if nodes is None else "hierarchical"
@@ -49,7 +57,7 @@ class Choice:
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         """Seconds of the sieve's steps."""
         self.exposed: deque[float] = deque(maxlen=REMEMBERED)
-        self.run = self.dense_left = int(first)
+        self.run = self.dense_left = int(first) if may_be_dense else 0
         self.reason = FIRST_REASON if self.run else "nothing is measured yet"
         self.pause = self.countdown = FIRST_PAUSE
         self.is_looking = False
@@ -74,7 +82,9 @@ class Choice:
         if self.is_looking:
             self.is_looking = False
             self.judge(account, buckets)
-        elif self.expected_dense(account, buckets) < statistics.median(self.exposed):
+        elif self.may_be_dense and self.expected_dense(account, buckets) < statistics.median(
+            self.exposed
+        ):
             self.begin_run(FIRST_RUN, "an all-reduce may be hidden better than frames")
         else:
             self.choose_frames(account, buckets)

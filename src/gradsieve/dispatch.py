@@ -54,7 +54,7 @@ def send_all(
         give_residuals(state, bucket, parameters)
     reduce = fp16_compress_hook if half else allreduce_hook
     # All that they ask of a bucket is its buffer.
-    future = reduce(state.members.group, cast(GradBucket, bucket))
+    future = reduce(state.members.dense_group, cast(GradBucket, bucket))
     if not state.plain:
         state.unfinished.append(future)
     return future

@@ -33,6 +33,9 @@ class Members:
         self, group: dist.ProcessGroup | None, node_size: int | None, notes: Notes
     ) -> None:
         self._group, self._node_size, self._notes = group, node_size, notes
+        self.on_host = False
+        """What is added up densely lies in host memory, whatever the group was made for."""
+        self._dense: dist.ProcessGroup | None = None
         self._everyone: FrameExchange | None = None
         self._nodes: Nodes | None = None
 
@@ -42,6 +45,15 @@ class Members:
         if group is None:
             raise SieveError("call torch.distributed.init_process_group before training")
         return group
+
+    @property
+    def dense_group(self) -> dist.ProcessGroup:
+        """For all-reduces of everything; all ranks must ask for it for the first time together."""
+        if not self.on_host or "gloo" in dist.get_backend(self.group):
+            return self.group
+        if self._dense is None:
+            self._dense = group_of_its_own(self.group)
+        return self._dense
 
     def use_unless_given(self, group: dist.ProcessGroup) -> None:
         if self._group is None:
@@ -67,7 +79,7 @@ class Members:
         """
         if self._nodes is None:
             size = require_nodes([size for size, _ in self._stated_nodes()])
-            self._nodes = Nodes(self.group, size, self._notes, slowest_of)
+            self._nodes = Nodes(self.group, size, self._notes, slowest_of, on_host=self.on_host)
         return self._nodes
 
     def several_nodes(self) -> Nodes | None:

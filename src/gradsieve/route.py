@@ -19,8 +19,14 @@ MEASURE_EVERY = 500
 
 
 class Route:
-    def __init__(self, exchange: Exchange) -> None:
+    """
+    Args:
+        may_be_dense: of "auto": everything may travel, where that is quicker.
+    """
+
+    def __init__(self, exchange: Exchange, *, may_be_dense: bool = True) -> None:
         self.exchange: Exchange = exchange
+        self._may_be_dense = may_be_dense
         self.accounts = Accounts()
         self._choice: Choice | None = None
         self._measured_before = 0
@@ -51,13 +57,22 @@ class Route:
         """Everything travels in this step, what residuals hold as well."""
         return self.way in ("dense", "dense-fp16")
 
-    def begin_step(self, members: Members, registry: Registry) -> None:
-        """Measure the link, as soon as it is known what travels, and again from time to time."""
+    def begin_step(self, members: Members, registry: Registry, turns: int = 1) -> None:
+        """Measure the link, as soon as it is known what travels, and again from time to time.
+
+        Args:
+            turns: as in `SieveState.bind_named`.
+        """
         self._measured_before += 1
         if self.exchange == "auto" and registry.states:
             if self._choice is None:
-                gradient_bytes = sum(p.numel * p.element_size for p in registry)
-                self._choice = Choice(members.group.size(), gradient_bytes, *measure(members))
+                gradient_bytes = sum(p.numel * p.element_size for p in registry) // turns
+                self._choice = Choice(
+                    members.group.size(),
+                    gradient_bytes,
+                    *measure(members),
+                    may_be_dense=self._may_be_dense,
+                )
                 self._measured_before = 0
             elif self._measured_before >= MEASURE_EVERY:
                 self._choice.link, self._choice.nodes = measure(members)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.accounts import NO_ACCOUNT
 from gradsieve.agreement import Description, require_agreement
 from gradsieve.bucket import Bucket
+from gradsieve.budget import limits_bytes
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
@@ -125,10 +126,11 @@ class SieveState:
         self.unfinished: list[torch.futures.Future[Tensor]] = []
         """All-reduces that carry residuals."""
         self.worker = ExchangeWorker()
-        self.route = Route(exchange)
+        self.route = Route(exchange, may_be_dense=not limits_bytes(policy))
         self.members = Members(process_group, node_size, self.route.accounts.notes)
         self.plans = Plans(self.members, values)
         self._may_be_unused = True
+        self._turns = 1
         self._was_loaded = False
 
     # Names.
@@ -148,10 +150,18 @@ class SieveState:
         self._may_be_unused = model.find_unused_parameters or model.static_graph
         self.members.use_unless_given(model.process_group)
 
-    def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
-        """As `bind`, of parameters that stand for those of the model; all of them are used."""
+    def bind_named(
+        self, model: nn.Module, named: Sequence[tuple[str, Tensor]], turns: int = 1
+    ) -> None:
+        """As `bind`, of parameters that stand for those of the model; all of them are used.
+
+        Args:
+            turns: so many steps show all of them, each about as much.
+        """
+        self._turns = turns
         self.registry.bind_named(model, named)
         self._may_be_unused = False
+        self.members.on_host = all(parameter.is_cpu for _, parameter in named)
 
     @property
     def residuals(self) -> Mapping[str, Tensor]:
@@ -196,7 +206,7 @@ class SieveState:
         self.workspace.clear()
         if not self.members.have_met:
             self._compare_ranks(first.parameters())
-        self.route.begin_step(self.members, self.registry)
+        self.route.begin_step(self.members, self.registry, self._turns)
         self.tally = Tally(computing_threads(first.buffer().device))
 
     def meet(self, bucket: Bucket) -> list[ParameterState]:
@@ -208,17 +218,24 @@ class SieveState:
         require_bucket(bucket)
         return self.registry.meet(bucket.parameters(), last=bucket.is_last())
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Lines of what must be alike on all ranks."""
+        return (
+            f"threshold={self.steering.policy}",
+            f"values={self.values}",
+            f"exchange={self.exchange}",
+            f"rotation={self.rotation}",
+            f"error_feedback={self.error_feedback}",
+            f"min_numel={self.min_numel}",
+            f"start_step={self.steering.start_step}",
+            f"ramp_steps={self.steering.ramp_steps}",
+        )
+
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
         mine = Description(
             settings=(
-                f"threshold={self.steering.policy}",
-                f"values={self.values}",
-                f"exchange={self.exchange}",
-                f"rotation={self.rotation}",
-                f"error_feedback={self.error_feedback}",
-                f"min_numel={self.min_numel}",
-                f"start_step={self.steering.start_step}",
-                f"ramp_steps={self.steering.ramp_steps}",
+                *self.settings,
                 f"step={self.step}",
                 f"state loaded={self._was_loaded}",
             ),

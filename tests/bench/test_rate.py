@@ -230,7 +230,9 @@ def test_local_steps_may_begin_after_synchronous_ones():
         ("local:every=0,sigma=1", "every must be 1 or more"),
         ("local:every=x,sigma=1", "invalid literal"),
         ("local:every=4,delay=5,sigma=1", "delay must be between 0 and 4"),
-        ("local:often=4,sigma=1", "write POLICY=NUMBER"),
+        ("local:often=4,sigma=1", "write POLICY=NUMBER.* or one of every, delay"),
+        ("local:every=2-9,sigma=1", "every must be one number"),
+        ("local:sigma=1,ramp_steps=5", "no ramp_steps"),
         ("local:sigma=1:sigma=2", "write one of"),
     ],
 )

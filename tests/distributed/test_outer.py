@@ -1,5 +1,6 @@
 """Local steps on real ranks: the same weights after each exchange, and nothing lost."""
 
+import gc
 import os
 import signal
 import time
@@ -81,6 +82,8 @@ class Books:
         outer.state.observers.append(self)
         outer.on_step = self.check
         self.checked = 0
+        self.exact = self.state.values == "float32" or self.state.exchange == "dense"
+        self.halved = self.state.exchange == "dense-fp16"
         self.remember()
 
     def remember(self):
@@ -108,7 +111,12 @@ class Books:
                 total -= ranks * (owned[name] - self.owned[name])
             dist.all_reduce(total)
             moved = ranks * (self.before[name] - outer.detach())
-            torch.testing.assert_close(moved, total, atol=2e-2 * float(total.abs().max()), rtol=0)
+            # What travels whole is rounded to half precision, unless values are exact.
+            rounds = not self.exact and (self.halved or name not in after)
+            tolerance = 2e-2 if rounds else 1e-4
+            torch.testing.assert_close(
+                moved, total, atol=tolerance * float(total.abs().max()), rtol=0
+            )
             self.checked += 1
         self.gradients.clear()
         self.remember()
@@ -349,7 +357,7 @@ def test_the_record_says_who_was_slow_and_for_how_long_others_waited():
     assert [record.slowest_rank for record in records] == [1, 1, 1]
     assert records[0].waited_seconds > 0.4
     assert records[2].waited_seconds > 0.4
-    assert records[1].waited_seconds < 0.2
+    assert records[1].waited_seconds < records[0].waited_seconds / 2
     assert records[0].exposed_seconds > 0.4
 
 
@@ -388,6 +396,8 @@ def disagree():
         gs.SieveError, match=r"rank 0 has every=\[2, 2\], rank 1 has every=\[3, 3\]"
     ):
         gs.OuterSync(build(), every=2 + dist.get_rank())
+    with pytest.raises(gs.SieveError, match=r"different settings: .* has min_numel=5"):
+        gs.OuterSync(build(), min_numel=5 + dist.get_rank())
     with pytest.raises(gs.SieveError, match="different models"):
         gs.OuterSync(nn.Linear(20, 40 + dist.get_rank()))
 
@@ -409,6 +419,7 @@ def one_rank():
         ({"every": (2, 9), "threshold": gs.Sigma(1.0)}, ValueError, "follows a Budget"),
         ({"every": 0}, ValueError, "every must be 1 or more"),
         ({"model": nn.ReLU()}, ValueError, "no parameters"),
+        ({"model": build().double()}, gs.SieveError, "one.weight is torch.float64"),
         ({"fragments": 7}, ValueError, "7 fragments of a model of 6 parameters"),
     ):
         with pytest.raises(error, match=words):
@@ -419,29 +430,104 @@ def test_one_rank_alone_and_what_is_refused():
     run_ranks(1, one_rank)
 
 
-def memory():
+def memory(delay):
+    """Bytes a parameter between exchanges, and while one is under way."""
     net = build(lambda: nn.Linear(1000, 400))
     numel = sum(p.numel() for p in net.parameters())
-    outer = gs.OuterSync(net, every=2, threshold=gs.Sigma(2.0), exchange="gather", offload="cpu")
-    train_wide(net, outer, 4)
-    kept = [*outer._weights.outer, *(p.residual for p in outer.state.registry)]
-    for state in outer.optimizer.state.values():
-        kept += state.values()
-    kept = [tensor for tensor in kept if isinstance(tensor, torch.Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in kept) / numel
+    outer = gs.OuterSync(net, every=2, delay=delay, threshold=gs.Sigma(2.0), exchange="gather")
+    optimizer = train_wide(net, outer, 6 + delay)
+    theirs = {t.data_ptr() for p in net.parameters() for t in (p, p.grad) if t is not None}
+    between = size_of_tensors(theirs) / numel
+    train_wide(net, outer, 2 - delay, optimizer)
+    return between, size_of_tensors(theirs) / numel
 
 
-def train_wide(net, outer, steps):
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+def size_of_tensors(besides):
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor) and thing.numel() >= 1000 * 400:
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return sum(size for pointer, size in storages.items() if pointer not in besides)
+
+
+def train_wide(net, outer, steps, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(net.parameters(), lr=0.1)
     for step in range(steps):
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         net(batch(step, features=1000)).square().mean().backward()
         optimizer.step()
         outer.step()
+    return optimizer
 
 
-def test_memory_is_twelve_bytes_a_parameter():
-    assert run_ranks(2, memory) == [pytest.approx(12, rel=0.01)] * 2
+@pytest.mark.parametrize(("delay", "under_way"), [(0, 12), (1, 20)])
+def test_memory_is_twelve_bytes_a_parameter_and_more_under_way(delay, under_way):
+    for between, meanwhile in run_ranks(2, memory, delay):
+        assert between == pytest.approx(12, rel=0.01)
+        assert meanwhile == pytest.approx(under_way, rel=0.01)
+
+
+def leave_everything_to_it(delay):
+    net = build(lambda: nn.Linear(20, 4000))
+    outer = gs.OuterSync(net, every=2, delay=delay)
+    train(net, outer, 40)
+    outer.finish()
+    assert same_on_all_ranks(net)
+    assert outer.state.totals.steps == 20
+    assert outer.state.totals.exchanges["dense"] >= 5
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_everything_may_be_left_to_it(delay):
+    run_ranks(2, leave_everything_to_it, delay)
+
+
+def send_no_more_than_asked():
+    net = build(lambda: nn.Linear(20, 4000))
+    outer = gs.OuterSync(net, every=2, threshold=gs.Budget(bits_per_second=RATE))
+    train(net, outer, 40)
+    assert set(outer.state.totals.exchanges) <= {"gather", "two-shot"}
+
+
+def test_a_budget_in_bits_is_never_dense():
+    run_ranks(2, send_no_more_than_asked)
+
+
+def spoil_statistics():
+    net = Normed()
+    outer = gs.OuterSync(net, every=2, **exact())
+    if dist.get_rank() == 1:
+        net.norm.running_var.fill_(torch.nan)
+    net.norm.eval()
+    net.norm.track_running_stats = False
+    with pytest.raises(gs.SieveError, match="statistics that the model keeps"):
+        train(net, outer, 2)
+
+
+def test_statistics_that_are_not_finite_are_told_on_every_rank():
+    run_ranks(2, spoil_statistics)
+
+
+def begin_together():
+    model = DDP(build())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(4):
+        optimizer.zero_grad()
+        with model.no_sync():
+            model(batch(2 * step)).square().mean().backward()
+        model(batch(2 * step + 1)).square().mean().backward()
+        optimizer.step()
+    together = weights(model)
+    assert same_on_all_ranks(model)
+    outer = gs.OuterSync(model.module, every=3, offload="cpu", **exact())
+    assert torch.equal(weights(model), together)
+    train(model.module, outer, 6, first=8, optimizer=optimizer)
+    assert same_on_all_ranks(model)
+
+
+def test_local_steps_after_synchronous_ones_with_no_sync():
+    run_ranks(2, begin_together)
 
 
 def record_into(directory):

@@ -24,9 +24,9 @@ class Net(nn.Module):
         return self.two(self.norm(self.one(x)).relu())
 
 
-def start(**options):
+def start(*, dtype=torch.float32, **options):
     torch.manual_seed(0)
-    net = Net()
+    net = Net().to(dtype)
     outer = gs.OuterSync(net, every=5, min_numel=100, **options)
     return net, outer, torch.optim.Adam(net.parameters(), lr=0.01)
 
@@ -34,7 +34,7 @@ def start(**options):
 def train(net, outer, optimizer, first, last):
     for step in range(first, last):
         optimizer.zero_grad()
-        net(batch(step)).square().mean().backward()
+        net(batch(step).to(net.one.weight.dtype)).square().mean().backward()
         optimizer.step()
         outer.step()
 
@@ -95,6 +95,7 @@ def every_way_to_resume():
             "delay": 2,
         },
         {"exchange": "dense", "delay": 3},
+        {"threshold": sigma, "exchange": "gather", "dtype": torch.bfloat16, "delay": 1},
     ):
         # In a phase; where an exchange is under way; between its ends and the next.
         for saved_after in (7, 11, 14):
@@ -118,7 +119,13 @@ def refusals():
     for broken, words in (({"version": 7}, "version 7"), ({}, "version None")):
         with pytest.raises(ValueError, match=words):
             other.load_state_dict(broken)
-    third = gs.OuterSync(nn.Linear(3, 4), threshold=gs.Sigma(1.0), exchange="gather")
+    with pytest.raises(ValueError, match="lacks checksum, optimizer"):
+        other.load_state_dict({"version": 1, "weights": {}, "schedule": {}})
+    assert other.inner_steps == 3
+    later = gs.OuterSync(fresh, every=5, delay=1, threshold=gs.Sigma(1.0), exchange="gather")
+    with pytest.raises(ValueError, match=r"other phases .* \[5, 5, 1, 0\], .* \[5, 5, 1, 1\]"):
+        later.load_state_dict(saved[1])
+    third = gs.OuterSync(nn.Linear(3, 4), every=5, threshold=gs.Sigma(1.0), exchange="gather")
     with pytest.raises(ValueError, match="another model"):
         third.load_state_dict(saved[1])
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradsieve.outer import fragments
-from gradsieve.outer.fragments import buckets_of, dealt
+from gradsieve.outer.fragments import buckets_of, split_alike
 from gradsieve.outer.weights import OuterWeights
 
 
@@ -26,7 +26,7 @@ def named(*shapes, dtype=torch.float32):
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=30), st.data())
 def test_fragments_hold_every_parameter_once_and_are_alike_in_size(numels, data):
     count = data.draw(st.integers(1, len(numels)))
-    parts = dealt(numels, count)
+    parts = split_alike(numels, count)
     assert sorted(place for part in parts for place in part) == list(range(len(numels)))
     assert all(parts)
     sizes = [sum(numels[place] for place in part) for part in parts]
@@ -35,7 +35,7 @@ def test_fragments_hold_every_parameter_once_and_are_alike_in_size(numels, data)
 
 def test_more_fragments_than_parameters_are_refused():
     with pytest.raises(ValueError, match="3 fragments of a model of 2 parameters"):
-        dealt([1, 2], 3)
+        split_alike([1, 2], 3)
 
 
 def test_buckets_hold_so_much_and_no_more(monkeypatch):
@@ -125,6 +125,23 @@ def test_outer_weights_of_half_precision_are_float32(dtype):
     assert flight.buckets[0].flat.dtype is torch.float32
     weights.end(flight)
     assert torch.equal(inner[0][1].detach(), value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mean_below_the_rounding_of_half_precision_adds_up(dtype):
+    """Of four ranks one moves by its smallest step, the others stand still."""
+    inner = [("one", nn.Parameter(torch.full((4,), 1.5, dtype=dtype)))]
+    (_, parameter), weights = inner[0], OuterWeights(inner, plain_average)
+    step = torch.finfo(dtype).eps
+    for _ in range(40):
+        with torch.no_grad():
+            parameter.sub_(step)
+        flight = weights.begin(0, goes_on=False)
+        flight.buckets[0].flat.mul_(0.25)
+        weights.end(flight)
+    expected = torch.full((4,), 1.5 - 10 * step)
+    torch.testing.assert_close(weights.outer[0].detach(), expected, rtol=0, atol=step)
+    torch.testing.assert_close(parameter.detach().float(), expected, rtol=0, atol=step)
 
 
 def test_memory_formats_and_views_are_kept():

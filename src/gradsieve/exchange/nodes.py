@@ -58,11 +58,13 @@ class Nodes:
         size: int,
         notes: Notes,
         join: Callable[[Heard], list[float]],
+        *,
+        on_host: bool = False,
     ) -> None:
         rank, ranks = dist.get_rank(group), dist.get_world_size(group)
         self.size, self.place, self.count = size, rank % size, ranks // size
         mates = range(rank - self.place, rank - self.place + size)
-        self._dense = group_of_its_own(group, mates, on_host=False)
+        self._dense = group_of_its_own(group, mates, on_host=on_host)
         self.within = FrameExchange(group_of_its_own(group, mates))
         same_place = range(self.place, ranks, size)
         self.across = FrameExchange(group_of_its_own(group, same_place), notes)

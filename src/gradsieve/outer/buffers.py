@@ -1,11 +1,13 @@
 """Statistics that a model keeps beside its parameters: averaged, where they are numbers."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
 
 
@@ -30,11 +32,13 @@ class BufferAverage:
         self._group = group
         self._works: list[dist.Work] = []
         self.sums: list[Tensor] = []
-        """float32, flat, one a device."""
+        """Flat, one a device; a rank's own are divided before: a mask's numbers are large."""
         try:
             for device in {buffer.device: None for buffer in buffers}:
-                flat = [b.detach().reshape(-1).float() for b in buffers if b.device == device]
-                self.sums.append(torch.cat(flat))
+                own = [buffer for buffer in buffers if buffer.device == device]
+                dtype = torch.promote_types(common_dtype(own), torch.float32)
+                flat = torch.cat([buffer.detach().reshape(-1).to(dtype) for buffer in own])
+                self.sums.append(flat / group.size())
                 work = dist.all_reduce(self.sums[-1], group=group, async_op=True)
                 if work is not None:
                     self._works.append(work)
@@ -42,13 +46,27 @@ class BufferAverage:
             raise unreachable(group, error) from error
 
     def wait(self) -> list[Tensor]:
-        """The averages, float32, flat, one a device; raises as the constructor."""
+        """The averages, flat, one a device.
+
+        Raises:
+            ExchangeError: a rank has died or stalled.
+            SieveError: on every rank, where one is NaN.
+        """
         try:
             for work in self._works:
                 work.wait()
         except RuntimeError as error:
             raise unreachable(self._group, error) from error
-        return [total / self._group.size() for total in self.sums]
+        if any(bool(average.isnan().any()) for average in self.sums):
+            raise SieveError(
+                "statistics that the model keeps (a running mean or variance) are NaN on a rank; "
+                "no rank has taken them over. Go back to a checkpoint."
+            )
+        return self.sums
+
+
+def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class PseudoGradients:
         ]
 
 
-def dealt(numels: Sequence[int], fragments: int) -> list[list[int]]:
+def split_alike(numels: Sequence[int], fragments: int) -> list[list[int]]:
     """The places of the parameters in each fragment, ascending; fragments are alike in size.
 
     The largest parameter first, each to the fragment that has least so far: neighbours in the model

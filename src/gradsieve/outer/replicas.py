@@ -34,7 +34,7 @@ def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
                 tensor.copy_(copy)
 
 
-def digest(tensors: Iterable[Tensor]) -> int:
+def checksum(tensors: Iterable[Tensor]) -> int:
     """Of their bytes."""
     found = 0
     for tensor in tensors:

@@ -1,7 +1,7 @@
 """Which inner step begins an exchange, and which one ends it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
 
 Begin = Callable[[int, int], None]
@@ -105,14 +105,26 @@ class Schedule:
         self.place = self.every
 
     def save(self) -> dict[str, int | None]:
-        return {name: getattr(self, name) for name in SAVED}
+        return {name: getattr(self, name) for name in (*SETTINGS, *PLACE)}
 
-    def load(self, saved: dict[str, int | None]) -> None:
-        for name in SAVED:
+    def require_fit(self, saved: Mapping[str, int | None]) -> None:
+        """Raise ValueError where another schedule was saved."""
+        mine = {name: getattr(self, name) for name in SETTINGS}
+        theirs = {name: saved.get(name) for name in SETTINGS}
+        if theirs != mine:
+            raise ValueError(
+                "the saved local steps have other phases (shortest, longest, fragments, delay): "
+                f"{[*theirs.values()]}, these have {[*mine.values()]}"
+            )
+
+    def load(self, saved: Mapping[str, int | None]) -> None:
+        self.require_fit(saved)
+        for name in PLACE:
             setattr(self, name, saved[name])
 
 
-SAVED = ("every", "step", "place", "began", "since", "ends")
+SETTINGS = ("shortest", "longest", "fragments", "delay")
+PLACE = ("every", "step", "place", "began", "since", "ends")
 
 
 def bounds_of(every: int | Sequence[int]) -> tuple[int, int]:

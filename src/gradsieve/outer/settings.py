@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.optim import SGD
 
+from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
 from gradsieve.settings import read_settings
 
@@ -25,6 +26,11 @@ class LocalSettings:
     """Synchronous steps before, with all gradients."""
     sieve: Mapping[str, Any] = field(default_factory=dict)
     """The other arguments of `OuterSync`."""
+
+    def __post_init__(self) -> None:
+        Schedule(self.every, self.fragments, self.delay)
+        if "ramp_steps" in self.sieve:
+            raise ValueError("local steps have no ramp_steps; give start_step synchronous ones")
 
     @property
     def optimizer(self) -> OuterOptimizer:
@@ -60,4 +66,8 @@ def read_local_settings(text: str) -> LocalSettings:
             own[name] = OPTIONS[name](value)
         else:
             others.append(part)
-    return LocalSettings(**own, sieve=read_settings(",".join(others)))
+    try:
+        sieve = read_settings(",".join(others))
+    except ValueError as error:
+        raise ValueError(f"{error}; or one of {', '.join(OPTIONS)}") from error
+    return LocalSettings(**own, sieve=sieve)

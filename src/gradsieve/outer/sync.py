@@ -1,7 +1,8 @@
 """Local steps with an outer optimizer: every rank trains apart, and now and then they meet."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from gradsieve.errors import SieveError
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
-from gradsieve.outer.replicas import digest, require_node_of, share
+from gradsieve.outer.replicas import checksum, require_node_of, share
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import UnderWay, load_under_way
 from gradsieve.outer.weights import Flight, OuterOptimizer, OuterWeights, nesterov
@@ -25,6 +26,7 @@ from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
 
 STATE_VERSION = 1
+SAVED = frozenset({"schedule", "weights", "optimizer", "sieve", "under_way", "checksum"})
 
 
 class OuterSync:
@@ -110,7 +112,7 @@ class OuterSync:
         require_agreement(self._description(named), group)
         share([*model.parameters(), *self._buffers], group)
         self._weights.take_over()
-        self.state.bind_named(model, self._weights.named)
+        self.state.bind_named(model, self._weights.named, turns=fragments)
         # For the user to read and set.
         self.last: OuterRecord | None = None
         self.on_step: Callable[[OuterRecord], None] | None = None
@@ -147,6 +149,7 @@ class OuterSync:
                 f"delay={schedule.delay}",
                 f"fragments={schedule.fragments}",
                 f"optimizer={type(optimizer).__name__} {optimizer.defaults}",
+                *self.state.settings,
             ),
             parameters=(
                 *(f"{name} {list(p.shape)} {p.dtype}" for name, p in named),
@@ -165,7 +168,8 @@ class OuterSync:
                 failed before.
         """
         self._require_success()
-        self._schedule.advance(self._begin, self._end)
+        with self._failing():
+            self._schedule.advance(self._begin, self._end)
         if self._follows_budget:
             self._schedule.follow(self.state.steering.scale)
 
@@ -176,19 +180,29 @@ class OuterSync:
         Raises as `step`.
         """
         self._require_success()
-        self._schedule.finish(self._begin, self._end)
+        with self._failing():
+            self._schedule.finish(self._begin, self._end)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What survivors come back to residuals when an exchange fails lies in the weights too."""
+        try:
+            yield
+        except BaseException:
+            self._has_failed = True
+            raise
 
     def _begin(self, fragment: int, delay: int) -> None:
-        start = time.perf_counter()
-        state = self.state
-        under_way = UnderWay(self._weights.begin(fragment, goes_on=delay > 0))
+        start, meeting = time.perf_counter(), self._arrivals.come()
+        state, schedule = self.state, self._schedule
+        flight = self._weights.begin(fragment, goes_on=delay > 0)
+        under_way = UnderWay(flight, schedule.every, max(1, schedule.since))
         buckets = under_way.flight.buckets
         state.begin_step(buckets[0])
-        if self._buffers and fragment == self._schedule.fragments - 1:
+        if self._buffers and fragment == schedule.fragments - 1:
             under_way.buffer_average = BufferAverage(self._buffers, state.members.group)
-        state.worker.submit(self._arrivals.come())
-        for bucket in buckets:
-            dispatch(state, bucket)
+        state.worker.submit(meeting)
+        under_way.futures = [dispatch(state, bucket) for bucket in buckets]
         under_way.seconds = time.perf_counter() - start
         self._under_way = under_way
 
@@ -197,14 +211,9 @@ class OuterSync:
         if under_way.has_arrived:
             return
         start = time.perf_counter()
-        try:
-            self.state.end_step()
-            under_way.wait_for_buffers()
-            self._require_finite(under_way.flight)
-        except BaseException:
-            # What survivors came back to residuals lies in the weights as well.
-            self._has_failed = True
-            raise
+        self.state.end_step()
+        under_way.wait()
+        self._require_finite(under_way.flight)
         under_way.has_arrived = True
         under_way.seconds += time.perf_counter() - start
 
@@ -224,10 +233,10 @@ class OuterSync:
         exchange = self.state.last
         if exchange is None:
             return
-        elements = self._weights.numel * max(1, self._schedule.since)
+        elements = self._weights.numel * under_way.since
         self.last = OuterRecord(
             step=self._schedule.began,
-            every=self._schedule.every,
+            every=under_way.every,
             fragment=under_way.flight.fragment,
             exchange=exchange,
             bits_per_parameter=8 * exchange.frame_bytes / elements,
@@ -269,7 +278,8 @@ class OuterSync:
         self._require_success()
         under_way = self._under_way
         if under_way is not None:
-            self._arrive(under_way)
+            with self._failing():
+                self._arrive(under_way)
         return {
             "version": STATE_VERSION,
             "schedule": self._schedule.save(),
@@ -277,7 +287,7 @@ class OuterSync:
             "optimizer": self.optimizer.state_dict(),
             "sieve": self.state.state_dict(),
             "under_way": None if under_way is None else under_way.save(),
-            "digest": digest(self._weights.inner),
+            "checksum": checksum(self._weights.inner),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -292,12 +302,15 @@ class OuterSync:
                 f"expected a state of OuterSync of version {STATE_VERSION}, found version "
                 f"{state.get('version')!r}"
             )
+        if missing := sorted(SAVED - state.keys()):
+            raise ValueError(f"the saved state lacks {', '.join(missing)}")
+        self._schedule.require_fit(state["schedule"])
         saved_weights, mine = state["weights"], dict(self._weights.named)
         if {n: list(w.shape) for n, w in saved_weights.items()} != {
             n: list(w.shape) for n, w in mine.items()
         }:
             raise ValueError("the saved state is of another model: its parameters are others")
-        if state["digest"] != digest(self._weights.inner):
+        if state["checksum"] != checksum(self._weights.inner):
             raise ValueError(
                 "the model's weights are not those that were saved with this state, on this rank: "
                 "make OuterSync first, then load the model, then this state"
@@ -310,4 +323,6 @@ class OuterSync:
         self._schedule.load(state["schedule"])
         self._has_failed = False
         saved = state["under_way"]
-        self._under_way = None if saved is None else load_under_way(self._weights, saved)
+        self._under_way = (
+            None if saved is None else load_under_way(self._weights, self._buffers, saved)
+        )

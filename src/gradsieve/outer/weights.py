@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from gradsieve.outer.fragments import PseudoGradients, buckets_of, dealt
+from gradsieve.errors import SieveError
+from gradsieve.outer.fragments import PseudoGradients, buckets_of, split_alike
+from gradsieve.sieve import DTYPES
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 LEARNING_RATE, MOMENTUM = 0.7, 0.9
@@ -20,7 +22,7 @@ def nesterov(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """An exchange that is under way."""
+    """The tensors of an exchange, without the ranks: played ranks have such too."""
 
     fragment: int
     buckets: list[PseudoGradients]
@@ -39,6 +41,7 @@ class OuterWeights:
 
     Raises:
         ValueError: there is nothing to train, or less than there are to be fragments.
+        SieveError: a parameter is of a dtype that the sieve does not take.
     """
 
     def __init__(
@@ -50,11 +53,17 @@ class OuterWeights:
     ) -> None:
         if not inner:
             raise ValueError("the model has no parameters that are trained")
+        for name, parameter in inner:
+            if parameter.dtype not in DTYPES:
+                raise SieveError(
+                    f"parameter {name} is {parameter.dtype}; local steps take float32, float16 and "
+                    "bfloat16 (model.float() converts the parameters)"
+                )
         self.inner = [parameter for _, parameter in inner]
         self.outer = [copied(parameter, device) for parameter in self.inner]
         self.names = [name for name, _ in inner]
         self.optimizer = optimizer(self.outer)
-        self.parts = dealt([parameter.numel() for parameter in self.inner], fragments)
+        self.parts = split_alike([parameter.numel() for parameter in self.inner], fragments)
         self.numel = sum(parameter.numel() for parameter in self.inner)
 
     @property
@@ -83,7 +92,8 @@ class OuterWeights:
         outer = [parameter for bucket in buckets for parameter in bucket.outer]
         for gradient, weights, before in zip(moved, inner, outer, strict=True):
             gradient.copy_(weights)
-            torch.sub(before, gradient, out=gradient)
+            # Rounded as the weights were: what rounding took is no progress.
+            torch.sub(before.to(weights.dtype).float(), gradient, out=gradient)
         departed = [weights.detach().clone() for weights in inner] if goes_on else []
         return Flight(fragment, buckets, departed)
 

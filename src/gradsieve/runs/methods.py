@@ -7,6 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.hook import attach
 from gradsieve.outer import OuterSync
+from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.settings import LocalSettings, read_local_settings
 from gradsieve.settings import read_settings
 from gradsieve.state import SieveState
@@ -35,7 +36,10 @@ def require_method(method: str) -> None:
                 read_settings("".join(options))
                 return
             case "local", ([] | [_]):
-                if local_settings(method).start_step:
+                settings = local_settings(method)
+                if not isinstance(settings.every, int):
+                    raise ValueError("every must be one number: what varies is not measured")
+                if settings.start_step:
                     raise ValueError("start_step is for bench rate, which plays ranks")
                 return
     except ValueError as error:
@@ -55,8 +59,7 @@ def phase_of(method: str) -> int:
     """Steps from one exchange to the next."""
     if not is_local(method):
         return 1
-    every = local_settings(method).every
-    return every if isinstance(every, int) else every[0]
+    return Schedule(local_settings(method).every, 1, 0).every
 
 
 def require_phase(method: str, steps: int) -> None:

@@ -1,7 +1,9 @@
 """Local steps of many ranks in one process, through OuterSync's own schedule and weights."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from gradsieve.bench.rate.compressors import Rounded
@@ -31,6 +33,8 @@ class LocalSteps:
     """
 
     def __init__(self, replica: Replica, ranks: int, settings: LocalSettings) -> None:
+        if not isinstance(settings.every, int):
+            raise ValueError("every must be one number: what varies follows a link")
         self.settings = settings
         self.schedule = Schedule(settings.every, settings.fragments, settings.delay)
         parameters = list(replica.model.parameters())
@@ -48,7 +52,15 @@ class LocalSteps:
 
     @property
     def model(self) -> nn.Module:
-        return self.ranks[0].replica.model if self.ranks else self.together.model
+        """With the mean of the ranks' weights: between exchanges each has its own."""
+        if not self.ranks:
+            return self.together.model
+        mean = deepcopy(self.ranks[0].replica.model)
+        of_ranks = zip(*(rank.replica.model.parameters() for rank in self.ranks), strict=True)
+        with torch.no_grad():
+            for parameter, own in zip(mean.parameters(), of_ranks, strict=True):
+                parameter.copy_(torch.stack(own).mean(dim=0))
+        return mean
 
     def step(self, batches: Batches) -> tuple[float, float]:
         self.done += 1
