@@ -27,7 +27,8 @@ from gradsieve.runs.methods import (
 )
 from gradsieve.runs.rank import joined, sharers
 from gradsieve.state import SieveState
-from gradsieve.workloads.workload import Judged, Workload, load_workload
+from gradsieve.workloads.replica import Replica
+from gradsieve.workloads.workload import Judged, load_workload
 
 Batch = tuple[Tensor, Tensor]
 LIMIT_EVERY = 5
@@ -36,37 +37,32 @@ LIMITS_AT_THE_END = 4
 """Such steps where there was no time for one before."""
 
 
-class Replica:
-    """A model with its optimizer and schedule."""
+def train_step(
+    replica: Replica,
+    model: nn.Module,
+    batch: Batch,
+    meet: Callable[[], object] = lambda: None,
+) -> tuple[Tensor, Tensor]:
+    """Train `model`, which is the replica's or wraps it, on a batch; returns logits and loss.
 
-    def __init__(self, workload: Workload, config: RunConfig) -> None:
-        self.model = workload.make_model()
-        self.optimizer = workload.make_optimizer(self.model, config.learning_rate)
-        self.schedule = workload.make_schedule(self.optimizer, config.steps)
+    `meet` is called between the backward pass and the update.
+    """
+    inputs, targets = batch
+    replica.optimizer.zero_grad()
+    logits = model(inputs)
+    loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+    loss.backward()
+    meet()
+    replica.update()
+    return logits, loss
 
-    def step(
-        self, model: nn.Module, batch: Batch, meet: Callable[[], object] = lambda: None
-    ) -> tuple[Tensor, Tensor]:
-        """Train `model`, which wraps this one's, on a batch; returns logits and loss.
 
-        `meet` is called between the backward pass and the update.
-        """
-        inputs, targets = batch
-        self.optimizer.zero_grad()
-        logits = model(inputs)
-        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten())
-        loss.backward()
-        meet()
-        self.optimizer.step()
-        self.schedule.step()
-        return logits, loss
+def lock_step(replica: Replica, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The limit of synchronous training: nothing travels but one 4-byte all-reduce a step.
 
-    def lock_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The limit of synchronous training: nothing travels but one 4-byte all-reduce a step.
-
-        It trains this rank's model apart from the others'.
-        """
-        return self.step(self.model, batch, meet=lambda: dist.all_reduce(torch.zeros(1)))
+    It trains this rank's model apart from the others'.
+    """
+    return train_step(replica, replica.model, batch, meet=lambda: dist.all_reduce(torch.zeros(1)))
 
 
 class Run:
@@ -77,8 +73,10 @@ class Run:
         self.workload = load_workload(config.workload)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(config.seed)
-        self.limit = Replica(self.workload, config)
-        self.trained = Replica(self.workload, config)
+        self.limit, self.trained = (
+            Replica(self.workload, self.workload.make_model(), config.learning_rate, config.steps)
+            for _ in range(2)
+        )
         self.model: nn.Module = self.trained.model
         self.outer: OuterSync | None = None
         self.state: SieveState | None = None
@@ -159,9 +157,9 @@ class Run:
         batch = next(data)
         start = time.perf_counter()
         if self.config.method == LOCK_STEP:
-            logits, loss = self.limit.lock_step(batch)
+            logits, loss = lock_step(self.limit, batch)
         else:
-            logits, loss = self.trained.step(self.model, batch)
+            logits, loss = train_step(self.trained, self.model, batch)
         if self.outer is not None:
             self.outer.step()
         seconds = time.perf_counter() - start
@@ -173,7 +171,7 @@ class Run:
 
     def time_limit(self, batch: Batch) -> float:
         start = time.perf_counter()
-        self.limit.lock_step(batch)
+        lock_step(self.limit, batch)
         return time.perf_counter() - start
 
     def result(self, bytes_per_step: float) -> RunResult:

@@ -8,10 +8,11 @@ from torch import nn
 
 from gradsieve.bench.rate.compressors import Rounded
 from gradsieve.bench.rate.sieve import Sieve
-from gradsieve.bench.rate.training import Batches, Replica, Synchronous, backward
+from gradsieve.bench.rate.training import Batches, Synchronous, backward
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.settings import LocalSettings
 from gradsieve.outer.weights import Flight, OuterWeights
+from gradsieve.workloads.replica import Replica
 
 DENSE_BITS = {"dense": 32, "dense-fp16": 16}
 

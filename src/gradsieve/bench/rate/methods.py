@@ -7,9 +7,10 @@ from torch import Tensor
 from gradsieve.bench.rate.compressors import Compressor, PowerSGD, Rounded, TopK
 from gradsieve.bench.rate.local import LocalSteps
 from gradsieve.bench.rate.sieve import Sieve
-from gradsieve.bench.rate.training import Replica, Synchronous, Training
+from gradsieve.bench.rate.training import Synchronous, Training
 from gradsieve.outer.settings import read_local_settings
 from gradsieve.settings import read_settings
+from gradsieve.workloads.replica import Replica
 
 METHODS = (
     "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve[:POLICY=NUMBER,OPTION=VALUE...], "

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from gradsieve.bench.rate.methods import make_training
-from gradsieve.bench.rate.training import Replica
+from gradsieve.workloads.replica import Replica
 from gradsieve.workloads.workload import load_workload
 
 MEASURED_AT = (0.25, 0.5, 0.75, 1.0)

@@ -1,13 +1,13 @@
 """Steps of synchronous training, played rank by rank in one process."""
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from gradsieve.bench.rate.compressors import Compressor
-from gradsieve.workloads.workload import Workload, cross_entropy
+from gradsieve.workloads.replica import Replica
+from gradsieve.workloads.workload import cross_entropy
 
 Batches = Sequence[Iterator[tuple[Tensor, Tensor]]]
 """Of each rank."""
@@ -23,30 +23,6 @@ class Training(Protocol):
     @property
     def model(self) -> nn.Module:
         """To be judged: the first rank's."""
-
-
-class Replica:
-    """A model with its optimizer and schedule."""
-
-    def __init__(
-        self, workload: Workload, model: nn.Module, learning_rate: float, steps: int
-    ) -> None:
-        self.model = model
-        self.optimizer = workload.make_optimizer(model, learning_rate)
-        self.schedule = workload.make_schedule(self.optimizer, steps)
-        self._made_with = workload, learning_rate, steps
-
-    def copy(self) -> "Replica":
-        """Another one in the same state."""
-        workload, learning_rate, steps = self._made_with
-        other = Replica(workload, deepcopy(self.model), learning_rate, steps)
-        other.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
-        other.schedule.load_state_dict(self.schedule.state_dict())
-        return other
-
-    def update(self) -> None:
-        self.optimizer.step()
-        self.schedule.step()
 
 
 class Synchronous:
