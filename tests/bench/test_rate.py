@@ -219,6 +219,8 @@ def test_local_steps_may_begin_after_synchronous_ones():
     warm = play(replace(LOCAL, method="local:every=9,exchange=dense,start_step=2", steps=2))
     assert warm.quality == synchronous.quality
     assert warm.bits_per_parameter == 32
+    pruned = play(replace(LOCAL, method="local:density=0.1,start_step=2,start=sieve", steps=2))
+    assert pruned.bits_per_parameter < 2
     longer = play(replace(LOCAL, method="local:every=2,exchange=dense,start_step=1", steps=3))
     assert longer.bits_per_parameter == pytest.approx(32 * 2 / 3)
 

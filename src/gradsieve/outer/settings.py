@@ -9,6 +9,7 @@ from torch.optim import SGD
 
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
+from gradsieve.requirements import require_word
 from gradsieve.settings import read_settings
 
 
@@ -23,7 +24,9 @@ class LocalSettings:
     momentum: float = MOMENTUM
     """Nesterov's; 0: none."""
     start_step: int = 0
-    """Synchronous steps before, with all gradients."""
+    """Synchronous steps before."""
+    start: str = "dense"
+    """What they send: "dense", all gradients; "sieve", what the same sieve lets pass of them."""
     sieve: Mapping[str, Any] = field(default_factory=dict)
     """The other arguments of `OuterSync`."""
 
@@ -48,6 +51,7 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "fragments": int,
     "lr": float,
     "momentum": float,
+    "start": lambda word: require_word("start", word, ("dense", "sieve")),
     "start_step": int,
 }
 

@@ -43,7 +43,9 @@ class LocalSteps:
         self.compressor: Rounded | Sieve = (
             Rounded(bits) if bits else Sieve(parameters, ranks, settings.sieve)
         )
-        self.together = Synchronous(replica, Rounded(32))
+        through_sieve = settings.start == "sieve"
+        first = Sieve(parameters, ranks, settings.sieve) if through_sieve else Rounded(32)
+        self.together = Synchronous(replica, first)
         self.count = ranks
         self.ranks: list[LocalRank] = []
         """None as long as they train together."""
