@@ -184,6 +184,8 @@ def test_bench_step_trains_by_each_method_in_turn(tmp_path):
     # 1.04 million float32 gradients, once each way at two ranks.
     assert 4.1e6 < dense["bytes_per_step"] < 4.6e6
     assert sieve["bytes_per_step"] < dense["bytes_per_step"] / 20
+    assert apart["alone_seconds"] > 0
+    assert sieve["alone_seconds"] is None
     assert apart["bytes_per_step"] < sieve["bytes_per_step"]
     assert apart["bits_per_parameter"] < sieve["bits_per_parameter"] / 2
     assert len(list(tmp_path.glob("*/rank0.log"))) == 6

@@ -81,6 +81,8 @@ def directory_name(workload: str, link: Link, method: str, number: int) -> str:
 
 def median_of(rounds: Sequence[RunResult]) -> StepRow:
     ratios = [result.ratio for result in rounds]
+    alone = [result.alone_seconds for result in rounds if result.alone_seconds]
+    alone_seconds = statistics.median(alone) if alone else None
     medians = {
         field: statistics.median(getattr(result, field) for result in rounds)
         for field in (
@@ -92,7 +94,11 @@ def median_of(rounds: Sequence[RunResult]) -> StepRow:
         )
     }
     return StepRow(
-        **(asdict(rounds[0]) | medians),
+        **(
+            asdict(rounds[0])
+            | medians
+            | {"alone_seconds": statistics.median(alone) if alone else None}
+        ),
         rounds=len(rounds),
         lowest_ratio=min(ratios),
         highest_ratio=max(ratios),
@@ -105,21 +111,31 @@ def step_table(rows: Iterable[StepRow]) -> Table:
     first = rows[0]
     cores = usable_cores()
     title = f"{first.workload}, {first.steps} steps, {first.link}, {cores} cores"
-    headings = ("method", "step, ms", "× lock-step", "spread", "MB a step", "bits a parameter")
+    headings = ["method", "step, ms", "× lock-step", "spread", "MB a step", "bits a parameter"]
+    has_local = any(row.alone_seconds for row in rows)
+    if has_local:
+        headings.insert(3, "× alone")
     table = table_of(
         (*headings, first.metric_name),
         title=title,
-        caption=f"medians of {first.rounds} rounds; spread: of × lock-step"
-        if first.rounds > 1
-        else "one round",
+        caption="; ".join(
+            [
+                f"medians of {first.rounds} rounds; spread: of × lock-step"
+                if first.rounds > 1
+                else "one round",
+                *(["alone: local steps beside which nothing is exchanged"] if has_local else []),
+            ]
+        ),
         words=("method",),
     )
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for row in rows:
+        alone = f"{row.step_seconds / row.alone_seconds:.3f}" if row.alone_seconds else ""
         table.add_row(
             row.method.replace(",", ", "),
             f"{row.step_seconds * 1000:.1f}",
             f"{row.ratio:.3f}",
+            *([alone] if has_local else []),
             f"{row.lowest_ratio:.2f}–{row.highest_ratio:.2f}" if row.rounds > 1 else "",
             f"{row.bytes_per_step / 1e6:.3f}",
             f"{row.bits_per_parameter:.3f}",

@@ -67,6 +67,8 @@ class RunResult:
     """None where the method trains no common model."""
     metric_name: str
     steps: int
+    alone_seconds: float | None = None
+    """Median of the local steps beside which nothing was exchanged; None where there are none."""
 
     def save(self, directory: Path) -> None:
         write_whole(directory / RESULT, asdict(self))

@@ -94,6 +94,7 @@ class Run:
         torch.manual_seed(config.seed + 1 + self.rank)
         self.seconds: list[float] = []
         self.limit_seconds: list[float] = []
+        self.alone_seconds: list[float] = []
         self.bits: list[float] = []
         self.frame_bytes = 0
         self.phase = phase_of(config.method)
@@ -146,6 +147,11 @@ class Run:
     def is_exchanging(self) -> bool:
         return self.outer is not None and self.outer.is_exchanging
 
+    @property
+    def exchanges(self) -> int:
+        """Begun so far."""
+        return 0 if self.state is None else self.state.totals.steps + self.is_exchanging
+
     def frame_bits(self) -> float | None:
         """A parameter, since it was last asked for; None where the method makes no frames."""
         if self.state is None:
@@ -155,6 +161,7 @@ class Run:
 
     def step(self, data: Iterator[Batch]) -> dict[str, float]:
         batch = next(data)
+        was_exchanging, exchanges = self.is_exchanging, self.exchanges
         start = time.perf_counter()
         if self.config.method == LOCK_STEP:
             logits, loss = lock_step(self.limit, batch)
@@ -163,6 +170,8 @@ class Run:
         if self.outer is not None:
             self.outer.step()
         seconds = time.perf_counter() - start
+        if self.outer is not None and not was_exchanging and exchanges == self.exchanges:
+            self.alone_seconds.append(seconds)
         return {
             "seconds": seconds,
             "loss": loss.item(),
@@ -195,6 +204,7 @@ class Run:
             metric=self.metric(),
             metric_name=self.workload.metric_name,
             steps=self.config.steps,
+            alone_seconds=statistics.median(self.alone_seconds) if self.alone_seconds else None,
         )
 
     def metric(self) -> float | None:
