@@ -82,8 +82,7 @@ def directory_name(workload: str, link: Link, method: str, number: int) -> str:
 def median_of(rounds: Sequence[RunResult]) -> StepRow:
     ratios = [result.ratio for result in rounds]
     alone = [result.alone_seconds for result in rounds if result.alone_seconds]
-    alone_seconds = statistics.median(alone) if alone else None
-    medians = {
+    medians: dict[str, float | None] = {
         field: statistics.median(getattr(result, field) for result in rounds)
         for field in (
             "step_seconds",
@@ -93,12 +92,9 @@ def median_of(rounds: Sequence[RunResult]) -> StepRow:
             "bits_per_parameter",
         )
     }
+    medians["alone_seconds"] = statistics.median(alone) if alone else None
     return StepRow(
-        **(
-            asdict(rounds[0])
-            | medians
-            | {"alone_seconds": statistics.median(alone) if alone else None}
-        ),
+        **(asdict(rounds[0]) | medians),
         rounds=len(rounds),
         lowest_ratio=min(ratios),
         highest_ratio=max(ratios),
@@ -111,34 +107,42 @@ def step_table(rows: Iterable[StepRow]) -> Table:
     first = rows[0]
     cores = usable_cores()
     title = f"{first.workload}, {first.steps} steps, {first.link}, {cores} cores"
-    headings = ["method", "step, ms", "× lock-step", "spread", "MB a step", "bits a parameter"]
-    has_local = any(row.alone_seconds for row in rows)
-    if has_local:
-        headings.insert(3, "× alone")
+    columns = columns_for(rows)
     table = table_of(
-        (*headings, first.metric_name),
+        ("method", *columns),
         title=title,
         caption="; ".join(
-            [
-                f"medians of {first.rounds} rounds; spread: of × lock-step"
-                if first.rounds > 1
-                else "one round",
-                *(["alone: local steps beside which nothing is exchanged"] if has_local else []),
-            ]
+            [rounds_in_words(first.rounds), *([ALONE] if "× alone" in columns else [])]
         ),
         words=("method",),
     )
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for row in rows:
-        alone = f"{row.step_seconds / row.alone_seconds:.3f}" if row.alone_seconds else ""
-        table.add_row(
-            row.method.replace(",", ", "),
-            f"{row.step_seconds * 1000:.1f}",
-            f"{row.ratio:.3f}",
-            *([alone] if has_local else []),
-            f"{row.lowest_ratio:.2f}–{row.highest_ratio:.2f}" if row.rounds > 1 else "",
-            f"{row.bytes_per_step / 1e6:.3f}",
-            f"{row.bits_per_parameter:.3f}",
-            "–" if row.metric is None else f"{row.metric:.4f}",
-        )
+        table.add_row(row.method.replace(",", ", "), *(cell(row) for cell in columns.values()))
     return table
+
+
+ALONE = "alone: local steps beside which nothing is exchanged"
+
+
+def rounds_in_words(rounds: int) -> str:
+    return f"medians of {rounds} rounds; spread: of × lock-step" if rounds > 1 else "one round"
+
+
+def columns_for(rows: Sequence[StepRow]) -> dict[str, Callable[[StepRow], str]]:
+    """Headings, and what stands in a row."""
+    columns: dict[str, Callable[[StepRow], str]] = {
+        "step, ms": lambda row: f"{row.step_seconds * 1000:.1f}",
+        "× lock-step": lambda row: f"{row.ratio:.3f}",
+    }
+    if rows[0].rounds > 1:
+        columns["spread"] = lambda row: f"{row.lowest_ratio:.2f}–{row.highest_ratio:.2f}"
+    if any(row.alone_seconds for row in rows):
+        columns["× alone"] = lambda row: (
+            f"{row.step_seconds / row.alone_seconds:.3f}" if row.alone_seconds else ""
+        )
+    return columns | {
+        "MB a step": lambda row: f"{row.bytes_per_step / 1e6:.3f}",
+        "bits": lambda row: f"{row.bits_per_parameter:.3f}",
+        rows[0].metric_name: lambda row: "–" if row.metric is None else f"{row.metric:.4f}",
+    }
