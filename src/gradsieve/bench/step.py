@@ -116,7 +116,10 @@ def step_table(rows: Iterable[StepRow]) -> Table:
         ),
         words=("method",),
     )
+    # A method's options may be long: they are folded, numbers are not cut.
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for column, cell in zip(table.columns[1:], columns.values(), strict=True):
+        column.min_width = max(len(cell(row)) for row in rows)
     for row in rows:
         table.add_row(row.method.replace(",", ", "), *(cell(row) for cell in columns.values()))
     return table
