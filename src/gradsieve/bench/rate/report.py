@@ -15,7 +15,7 @@ from gradsieve.charts import write_chart
 from gradsieve.tables import table_of
 from gradsieve.workloads.workload import load_workload
 
-DENSE = "dense"
+DENSE, LOCAL = "dense", "local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,9 @@ def panel(title: str, rows: list[RateRow]) -> Any:
     )
     base = alt.Chart(data(values=others)).encode(x=bits, color=colour)
     spread = base.mark_rule().encode(y=alt.Y("lowest:Q", title=metric), y2="highest:Q")
-    lines = base.mark_line().encode(y=quality)
+    # Local steps differ in more than one setting: no line leads from one to the next.
+    graded = [point for point in others if not str(point["family"]).startswith(LOCAL)]
+    lines = alt.Chart(data(values=graded)).mark_line().encode(x=bits, color=colour, y=quality)
     marks = base.mark_point(filled=True).encode(y=quality)
     band = alt.Chart(data(values=dense)).mark_rect(color="#999999", opacity=0.4)
     level = alt.Chart(data(values=dense)).mark_rule(color="#555555", strokeDash=[4, 3])
@@ -153,6 +155,11 @@ def panel(title: str, rows: list[RateRow]) -> Any:
 def family(method: str) -> str:
     """The method without its density, rank or multiple, and without what small parameters do."""
     name, _, options = method.partition(":")
+    if name == LOCAL:
+        what = "all" if "exchange=dense" in options else "sieve"
+        return (
+            f"{LOCAL} steps, {what}{', after synchronous ones' if 'start_step' in options else ''}"
+        )
     first, *others = options.split(",")
     policy = first.partition("=")[0] if "=" in first else ""
     kept = [option for option in others if not option.startswith("min_numel")]
