@@ -171,15 +171,14 @@ def test_bench_step_trains_by_each_method_in_turn(tmp_path):
     local = "local:every=5,delay=1,density=0.01"
     target, methods = tmp_path / "rows.json", ("ddp", "sieve:density=0.01,rotation=0", local)
     chosen = [argument for method in methods for argument in ("--method", method)]
-    small = ("--workload", "gpt-small", "--steps", 20, "--rounds", 2)
+    small = ("--workload", "gpt-small", "--steps", 20, "--rounds", 1)
     ran = gradsieve("bench", "step", *small, *chosen, "--out", tmp_path, "--json", target)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "held-out loss" in ran.stdout
     dense, sieve, apart = json.loads(target.read_text())
     assert (dense["method"], sieve["method"], apart["method"]) == methods
     for row in (dense, sieve, apart):
-        assert row["rounds"] == 2
-        assert row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"]
+        assert row["rounds"] == 1
         assert 2 < row["metric"] < 6
     # 1.04 million float32 gradients, once each way at two ranks.
     assert 4.1e6 < dense["bytes_per_step"] < 4.6e6
@@ -188,7 +187,7 @@ def test_bench_step_trains_by_each_method_in_turn(tmp_path):
     assert sieve["alone_seconds"] is None
     assert apart["bytes_per_step"] < sieve["bytes_per_step"]
     assert apart["bits_per_parameter"] < sieve["bits_per_parameter"] / 2
-    assert len(list(tmp_path.glob("*/rank0.log"))) == 6
+    assert len(list(tmp_path.glob("*/rank0.log"))) == 3
 
 
 def test_json_that_cannot_be_written_is_said(tmp_path):
