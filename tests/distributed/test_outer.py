@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from models import Net, batch, same_on_all_ranks, smaller_pieces, weights
+from models import Net, batch, on_every_rank, same_on_all_ranks, smaller_pieces, weights
 from ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -400,6 +400,7 @@ def disagree():
         gs.OuterSync(build(), min_numel=5 + dist.get_rank())
     with pytest.raises(gs.SieveError, match="different models"):
         gs.OuterSync(nn.Linear(20, 40 + dist.get_rank()))
+    assert on_every_rank(True)
 
 
 def test_ranks_that_differ_are_told_so_when_they_begin():
