@@ -95,9 +95,7 @@ class LocalSteps:
         flights = [rank.weights.begin(fragment, goes_on=delay > 0) for rank in self.ranks]
         moved = [[g for bucket in f.buckets for g in bucket.shaped()] for f in flights]
         places = self.ranks[0].weights.parts[fragment]
-        averages, sent = self.compressor.average(
-            [[g.clone() for g in own] for own in moved], places
-        )
+        averages, sent = self.compressor.average(moved, places)
         self.sent += sent
         for rank, flight, own in zip(self.ranks, flights, moved, strict=True):
             for gradient, average in zip(own, averages, strict=True):

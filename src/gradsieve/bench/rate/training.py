@@ -22,7 +22,7 @@ class Training(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """To be judged: the first rank's."""
+        """To be judged: what all ranks have, or the mean of what they have."""
 
 
 class Synchronous:
