@@ -16,7 +16,7 @@ def bottleneck_figure(rows: Sequence[Row]) -> Figure:
         alt.Chart(alt.NamedData(name="rates"))
         .mark_bar()
         .encode(
-            x=alt.X("millions:Q", title="float32 values a second and rank, millions"),
+            x=alt.X("millions:Q", title="millions a second and rank"),
             y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=190)),
             color=alt.Color(
                 "kind:N",
