@@ -132,7 +132,7 @@ def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
         (["bench", "step", "--method", "local:every=11", "--steps", "20"], "phases of 11 steps"),
         (
             ["bench", "step", "--method", "local:every=3,start_step=9"],
-            "start_step is for bench rate",
+            "start_step and residual_decay are for bench rate",
         ),
         (["bench", "rate", "--runs", "nowhere.jsonl"], "nowhere.jsonl holds no runs"),
         (["bench", "step", "--workload", "resnet"], "no workload 'resnet'"),
@@ -140,6 +140,8 @@ def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
         (["bench", "exchange", "--link", "none", "--link", "fast"], "not a rate"),
         (["bench", "exchange", "--link", "5kbit"], "a link has 10 kbit/s or more"),
         (["bench", "step", "--json", "no/such/folder/rows.json"], "is no folder"),
+        (["bench", "select", "--json", "no/such/folder/rows.json"], "is no folder"),
+        (["demo", "--json", "no/such/folder/rows.json"], "is no folder"),
     ],
 )
 def test_bad_arguments_are_named(arguments, words):
@@ -190,14 +192,6 @@ def test_bench_step_trains_by_each_method_in_turn(tmp_path):
     assert len(list(tmp_path.glob("*/rank0.log"))) == 3
 
 
-def test_json_that_cannot_be_written_is_said(tmp_path):
-    ran = gradsieve(
-        "bench", "select", "--numel", 4096, "--repeats", 3, "--json", tmp_path / "no" / "rows.json"
-    )
-    assert ran.returncode == 1
-    assert "cannot write" in ran.stderr
-
-
 def test_report_prints_a_frame(tmp_path):
     values = torch.tensor([0.9, -1.5, 4.0])
     indices = torch.tensor([3, 700, 2500], dtype=torch.int32)
@@ -210,6 +204,9 @@ def test_report_prints_a_frame(tmp_path):
     written = json.loads((tmp_path / "frame.json").read_text())
     assert written["sections"][0]["survivors"] == 3
     assert written["sections"][0]["threshold"] == 0.75
+    refused = answered("report", "--frame", path, "--json", tmp_path)
+    assert refused.exit_code == 1
+    assert "cannot write" in refused.stderr
 
 
 def test_report_says_what_is_wrong_with_a_file(tmp_path):
@@ -254,10 +251,10 @@ def test_bench_codec_measures_bits_and_peers(tmp_path):
     ],
 )
 def test_bench_codec_says_before_it_measures_what_it_cannot_write(arguments, words):
-    ran = gradsieve("bench", "codec", *arguments, timeout=30)
-    assert ran.returncode == 1
-    assert words in " ".join(ran.stderr.split())
-    assert "done" not in ran.stdout
+    said = answered("bench", "codec", *arguments)
+    assert said.exit_code == 1
+    assert words in " ".join(said.stderr.split())
+    assert "done" not in said.stdout
 
 
 def test_bench_codec_refuses_an_unknown_workload():

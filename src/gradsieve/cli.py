@@ -65,6 +65,7 @@ def demo(
 ) -> None:
     """Train the MNIST network over a slow link: plain DDP, the limit, and three sieves."""
     require_drawing()
+    require_outputs(json_file, out=out)
     from gradsieve.demo.demo import DemoError, run_demo
 
     try:
@@ -127,7 +128,6 @@ def study_mnist(
     from gradsieve.study.settings import QUICK_STEPS, Plan
     from gradsieve.study.study import run_study
 
-    require_outputs(json_file)
     if quick and (steps is not None or seeds is not None):
         fail("--quick has steps and seeds of its own; leave --steps and --seeds out", status=2)
     plan = Plan(
@@ -138,6 +138,7 @@ def study_mnist(
         out=out or Path("study-quick" if quick else "study"),
         quick=quick,
     )
+    require_outputs(json_file, out=plan.out)
     try:
         page, source = run_study(plan, None if link == "none" else link, console)
     except (RunError, ValueError) as error:
@@ -184,7 +185,7 @@ def report_directory(directory: Path, out: Path, json_file: Path | None) -> None
     from gradsieve.report.source import read_source
     from gradsieve.report.summary import summary_rows
 
-    require_outputs(json_file)
+    require_outputs(json_file, out=out)
     try:
         source = read_source(directory)
         with working(f"drawing {directory} ..."):

@@ -35,12 +35,16 @@ def log(text: str) -> None:
     errors.print(text, style="dim", markup=False, highlight=False)
 
 
-def require_outputs(*paths: Path | None, plot: Path | None = None) -> None:
-    """Refuse, before anything is measured, what could not be written."""
+def require_outputs(*paths: Path | None, plot: Path | None = None, out: Path | None = None) -> None:
+    """Refuse, before anything is measured, what could not be written.
+
+    Args:
+        out: a directory that the command makes.
+    """
     if plot is not None and plot.suffix not in (".png", ".svg"):
         fail(f"cannot draw {plot}: its name must end in .png or .svg")
     for path in (*paths, plot):
-        if path is not None and not path.parent.is_dir():
+        if path is not None and path.parent != out and not path.parent.is_dir():
             fail(f"cannot write {path}: {path.parent} is no folder")
 
 

@@ -29,6 +29,7 @@ def bench_select_command(
     from gradsieve.bench.select import bench_first_call, bench_select
     from gradsieve.tables import table_of
 
+    require_outputs(json_file)
     title = f"select, {numel:,} float32, {usable_cores()} cores"
     table = table_of(("threads", "density", "select, G/s", "add_, G/s", "ratio"), title=title)
     rows: list[dict[str, Any]] = []
@@ -156,7 +157,7 @@ def bench_step_command(
     workloads = workload or ["mnist_cnn"]
     rates = [None if rate == "none" else rate for rate in link or ["1gbit"]]
     methods = method or ["ddp", "fp16", "powersgd:1", "sieve"]
-    require_outputs(json_file)
+    require_outputs(json_file, out=out)
     rows: list[StepRow] = []
     try:
         for name in methods:
@@ -220,7 +221,7 @@ def bench_exchange_command(
     from gradsieve.link import require_link
     from gradsieve.runs.launch import RunError
 
-    require_outputs(json_file)
+    require_outputs(json_file, out=out)
     ways = exchange or ["gather", "two-shot"]
     for way in ways:
         if way not in ("gather", "two-shot"):

@@ -110,7 +110,7 @@ def bench_recorder_command(
     """Milliseconds that a Recorder takes of a step, with scalars and with histograms."""
     from gradsieve.runs.launch import RunError
 
-    require_outputs(json_file)
+    require_outputs(json_file, out=out)
     try:
         with working("training ..."):
             rows = bench_recorder(workload or ["mnist_cnn", "mlp", "gpt"], steps, out)

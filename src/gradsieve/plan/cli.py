@@ -60,7 +60,7 @@ def plan(
     from gradsieve.runs.launch import RunError
     from gradsieve.workloads.workload import require_workload
 
-    require_outputs(json_file)
+    require_outputs(json_file, out=out)
     if (parameters is None) != (step_ms is None):
         fail("give --parameters and --step-ms together, or neither")
     try:
