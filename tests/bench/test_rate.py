@@ -6,10 +6,12 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+import gradsieve as gs
 from gradsieve.bench.rate.methods import make_compressor
 from gradsieve.bench.rate.play import Run, Setting, play
 from gradsieve.bench.rate.report import comparisons, draw, rate_tables, summarize
 from gradsieve.bench.rate.runs import RunFile
+from gradsieve.bench.rate.sieve import Sieve
 from gradsieve.workloads.workload import load_workload
 
 SHAPES = [(64, 96), (128, 40), (100,)]
@@ -60,6 +62,20 @@ def test_what_is_not_sent_now_is_sent_later(method):
             total += part
     late = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
     assert late < 0.35 * short
+
+
+def test_a_residual_decays_between_exchanges():
+    arguments = {"threshold": gs.Sigma(1.0), "min_numel": 200}
+    kept, faded = (Sieve(gradients(1, 0)[0], 2, arguments, decay) for decay in (1.0, 0.25))
+    for step in range(2):
+        averages = [sieve.average(gradients(2, step))[0] for sieve in (kept, faded)]
+        assert torch.equal(averages[0][0], averages[1][0]) == (step == 0)
+        if step == 0:
+            for of_kept, of_faded in zip(kept.states, faded.states, strict=True):
+                residuals = of_faded.residuals
+                assert len(residuals) == 2
+                for name, residual in of_kept.residuals.items():
+                    assert torch.equal(residuals[name], residual / 4)
 
 
 @pytest.mark.parametrize(("method", "bits"), [("dense", 32), ("fp16", 16), ("8-bit", 8)])
@@ -236,6 +252,7 @@ def test_local_steps_may_begin_after_synchronous_ones():
         ("local:every=2-9,sigma=1", "every must be one number"),
         ("local:sigma=1,ramp_steps=5", "no ramp_steps"),
         ("local:sigma=1:sigma=2", "write one of"),
+        ("local:sigma=1,residual_decay=2", "residual_decay must be between 0 and 1"),
     ],
 )
 def test_local_steps_that_are_written_otherwise_are_named(method, words):

@@ -27,11 +27,15 @@ class LocalSettings:
     """Synchronous steps before."""
     start: str = "dense"
     """What they send: "dense", all gradients; "sieve", what the same sieve lets pass of them."""
+    residual_decay: float = 1.0
+    """What an exchange leaves of the residual (SparseLoCo, arXiv 2508.15706)."""
     sieve: Mapping[str, Any] = field(default_factory=dict)
     """The other arguments of `OuterSync`."""
 
     def __post_init__(self) -> None:
         Schedule(self.every, self.fragments, self.delay)
+        if not 0 <= self.residual_decay <= 1:
+            raise ValueError(f"residual_decay must be between 0 and 1, got {self.residual_decay}")
         if "ramp_steps" in self.sieve:
             raise ValueError("local steps have no ramp_steps; give start_step synchronous ones")
 
@@ -51,6 +55,7 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "fragments": int,
     "lr": float,
     "momentum": float,
+    "residual_decay": float,
     "start": lambda word: require_word("start", word, ("dense", "sieve")),
     "start_step": int,
 }

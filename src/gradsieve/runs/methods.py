@@ -39,8 +39,10 @@ def require_method(method: str) -> None:
                 settings = local_settings(method)
                 if not isinstance(settings.every, int):
                     raise ValueError("every must be one number: what varies is not measured")
-                if settings.start_step:
-                    raise ValueError("start_step is for bench rate, which plays ranks")
+                if settings.start_step or settings.residual_decay != 1:
+                    raise ValueError(
+                        "start_step and residual_decay are for bench rate, which plays ranks"
+                    )
                 return
     except ValueError as error:
         raise ValueError(f"{method!r} is no method: {error}") from error

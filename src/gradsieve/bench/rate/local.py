@@ -41,7 +41,9 @@ class LocalSteps:
         parameters = list(replica.model.parameters())
         bits = DENSE_BITS.get(settings.sieve.get("exchange", ""))
         self.compressor: Rounded | Sieve = (
-            Rounded(bits) if bits else Sieve(parameters, ranks, settings.sieve)
+            Rounded(bits)
+            if bits
+            else Sieve(parameters, ranks, settings.sieve, settings.residual_decay)
         )
         through_sieve = settings.start == "sieve"
         first = Sieve(parameters, ranks, settings.sieve) if through_sieve else Rounded(32)

@@ -21,13 +21,18 @@ class Sieve:
 
     Args:
         arguments: of the state.
+        residual_decay: each residual is multiplied by it whenever its parameter has been exchanged.
 
     Raises:
         ValueError: a number is out of range, or they ask for a link.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], ranks: int, arguments: Mapping[str, Any]
+        self,
+        parameters: Sequence[Tensor],
+        ranks: int,
+        arguments: Mapping[str, Any],
+        residual_decay: float = 1.0,
     ) -> None:
         follows_link = isinstance(arguments.get("threshold", Budget("auto")), Budget)
         if follows_link or arguments.get("exchange", "gather") not in ("gather", "two-shot"):
@@ -43,6 +48,7 @@ class Sieve:
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
                 parameter.rotation = of_ranks[0].rotation
+        self.residual_decay = residual_decay
         self.plans: dict[tuple[int, ...], list[Plan]] = {}
         """Of each rank, for the parameters that are exchanged together."""
 
@@ -84,6 +90,7 @@ class Sieve:
         numels = [gradient.numel() for gradient in gradients[0]]
         buffer = torch.empty(sum(numels))
         average_into(buffer, added, [parameter.rotation for parameter in plan.parameters])
+        self.decay(plans)
         self.turn()
         averages = [
             part.view_as(gradient)
@@ -98,6 +105,16 @@ class Sieve:
             plan, rank, frames, state.values, error_feedback=state.error_feedback
         )
         return encode_frame(sections)
+
+    def decay(self, plans: Sequence[Plan]) -> None:
+        if self.residual_decay == 1:
+            return
+        for plan in plans:
+            for parameter in plan.parameters:
+                if not parameter.whole:
+                    parameter.flat_residual().mul_(self.residual_decay)
+                if parameter.owned is not None:
+                    parameter.owned.residual.mul_(self.residual_decay)
 
     def turn(self) -> None:
         for of_ranks in zip(*self.kept, strict=True):
