@@ -10,13 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.accounts import NO_ACCOUNT
 from gradsieve.agreement import Description, require_agreement
 from gradsieve.bucket import Bucket
 from gradsieve.budget import limits_bytes
+from gradsieve.checkpoint import load_sieve, save_sieve
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
+from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
 from gradsieve.members import Members
@@ -40,8 +41,6 @@ from gradsieve.tally import Tally, computing_threads
 from gradsieve.telemetry import Observer, StepRecord, Totals
 from gradsieve.thresholds import Threshold
 from gradsieve.warm_up import warm_up
-
-STATE_VERSION = 1
 
 
 class SieveState:
@@ -130,8 +129,9 @@ class SieveState:
         self.members = Members(process_group, node_size, self.route.accounts.notes)
         self.plans = Plans(self.members, values)
         self._may_be_unused = True
+        self.was_loaded = False
         self._turns = 1
-        self._was_loaded = False
+        self._belongs_to_weights = False
 
     # Names.
 
@@ -155,10 +155,13 @@ class SieveState:
     ) -> None:
         """As `bind`, of parameters that stand for those of the model; all of them are used.
 
+        The state is then a part of theirs, and is saved with them.
+
         Args:
             turns: so many steps show all of them, each about as much.
         """
         self._turns = turns
+        self._belongs_to_weights = True
         self.registry.bind_named(model, named)
         self._may_be_unused = False
         self.members.on_host = all(parameter.is_cpu for _, parameter in named)
@@ -237,7 +240,7 @@ class SieveState:
             settings=(
                 *self.settings,
                 f"step={self.step}",
-                f"state loaded={self._was_loaded}",
+                f"state loaded={self.was_loaded}",
             ),
             parameters=tuple(
                 f"{n} {list(p.shape)} {p.dtype}" for n, p in self.registry.described(parameters)
@@ -364,37 +367,34 @@ class SieveState:
         """What this rank must save to go on exactly; loads under ``weights_only=True``.
 
         Every rank saves its own: residuals differ from rank to rank.
+
+        Raises:
+            SieveError: the state is that of an `OuterSync`.
         """
-        self._settle()
-        return {
-            "version": STATE_VERSION,
-            "step": self.step,
-            "mean_square": self.steering.sizes.mean_square,
-            "scale": self.steering.scale,
-            "note": list(self.route.accounts.notes.mine),
-            "parameters": self.registry.save(),
-        }
+        self._require_own_checkpoint()
+        return self.save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` saved on the same rank of a run with the same model.
 
         Raises:
             ValueError: it is no such state, or one of another model.
+            SieveError: the state is that of an `OuterSync`.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(
-                f"expected a gradsieve state of version {STATE_VERSION}, found version "
-                f"{state.get('version')!r}"
+        self._require_own_checkpoint()
+        self.load(state)
+
+    def _require_own_checkpoint(self) -> None:
+        if self._belongs_to_weights:
+            raise SieveError(
+                "this state belongs to outer weights, without which its residuals mean nothing: "
+                "save and load outer.state_dict(), where outer is the OuterSync"
             )
-        if not {"step", "parameters"} <= state.keys():
-            raise ValueError("a saved state has a step and parameters; this one lacks them")
+
+    def save(self) -> dict[str, Any]:
         self._settle()
-        self.registry.load(state["parameters"])
-        self._was_loaded = True
-        self.steering.sizes.mean_square = state.get("mean_square")
-        if self.steering.budget is not None:
-            self.steering.budget.scale = float(state.get("scale", 1.0))
-        note = list(state.get("note", NO_ACCOUNT))
-        # An earlier gradsieve told other numbers.
-        self.route.accounts.notes.mine = note if len(note) == len(NO_ACCOUNT) else NO_ACCOUNT
-        self.step = int(state["step"])
+        return save_sieve(self)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._settle()
+        load_sieve(self, state)

@@ -96,6 +96,7 @@ def every_way_to_resume():
         },
         {"exchange": "dense", "delay": 3},
         {"threshold": sigma, "exchange": "gather", "dtype": torch.bfloat16, "delay": 1},
+        {"threshold": sigma, "exchange": "gather", "rotation": 16, "delay": 1},
     ):
         # In a phase; where an exchange is under way; between its ends and the next.
         for saved_after in (7, 11, 14):
@@ -104,6 +105,17 @@ def every_way_to_resume():
 
 def test_resume_is_exact():
     run_ranks(2, every_way_to_resume)
+
+
+def resume_between_nodes():
+    smaller_pieces()
+    options = {"threshold": gs.Sigma(1.0), "exchange": "hierarchical", "node_size": 2}
+    for saved_after in (7, 11):
+        resume(saved_after, delay=2, **options)
+
+
+def test_resume_between_nodes_is_exact():
+    run_ranks(4, resume_between_nodes)
 
 
 def refusals():
@@ -128,6 +140,9 @@ def refusals():
     third = gs.OuterSync(nn.Linear(3, 4), every=5, threshold=gs.Sigma(1.0), exchange="gather")
     with pytest.raises(ValueError, match="another model"):
         third.load_state_dict(saved[1])
+    for call in (outer.state.state_dict, lambda: outer.state.load_state_dict(saved[1]["sieve"])):
+        with pytest.raises(gs.SieveError, match=r"save and load outer.state_dict\(\)"):
+            call()
     # A rank that ends now may be one that another still connects to.
     assert on_every_rank(True)
 

@@ -285,7 +285,7 @@ class OuterSync:
             "schedule": self._schedule.save(),
             "weights": {name: w.detach().clone() for name, w in self._weights.named},
             "optimizer": self.optimizer.state_dict(),
-            "sieve": self.state.state_dict(),
+            "sieve": self.state.save(),
             "under_way": None if under_way is None else under_way.save(),
             "checksum": checksum(self._weights.inner),
         }
@@ -315,7 +315,7 @@ class OuterSync:
                 "the model's weights are not those that were saved with this state, on this rank: "
                 "make OuterSync first, then load the model, then this state"
             )
-        self.state.load_state_dict(state["sieve"])
+        self.state.load(state["sieve"])
         with torch.no_grad():
             for name, weights in mine.items():
                 weights.copy_(saved_weights[name])
