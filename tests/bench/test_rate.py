@@ -64,6 +64,16 @@ def test_what_is_not_sent_now_is_sent_later(method):
     assert late < 0.35 * short
 
 
+def test_steps_before_start_step_send_everything():
+    sieve = make_compressor("sieve:density=0.1,start_step=2", gradients(1, 0)[0], 2)
+    for step in range(4):
+        given = gradients(2, step)
+        averages, bits = sieve.average(gradients(2, step))
+        assert (bits == 32 * NUMEL) == (step < 2)
+        if step < 2:
+            torch.testing.assert_close(averages, mean_of(given))
+
+
 def test_a_residual_decays_between_exchanges():
     arguments = {"threshold": gs.Sigma(1.0), "min_numel": 200}
     kept, faded = (Sieve(gradients(1, 0)[0], 2, arguments, decay) for decay in (1.0, 0.25))
@@ -249,7 +259,7 @@ def test_local_steps_may_begin_after_synchronous_ones():
         ("local:every=x,sigma=1", "invalid literal"),
         ("local:every=4,delay=5,sigma=1", "delay must be between 0 and 4"),
         ("local:often=4,sigma=1", "write POLICY=NUMBER.* or one of every, delay"),
-        ("local:every=2-9,sigma=1", "every must be one number"),
+        ("local:every=2-9,sigma=1", "invalid literal"),
         ("local:sigma=1,ramp_steps=5", "no ramp_steps"),
         ("local:sigma=1:sigma=2", "write one of"),
         ("local:sigma=1,residual_decay=2", "residual_decay must be between 0 and 1"),

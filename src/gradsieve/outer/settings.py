@@ -15,8 +15,7 @@ from gradsieve.settings import read_settings
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    every: int | tuple[int, ...] = 10
-    """Steps, or "10-100": the least and the most."""
+    every: int = 10
     delay: int = 0
     fragments: int = 1
     lr: float = LEARNING_RATE
@@ -44,13 +43,8 @@ class LocalSettings:
         return partial(SGD, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
 
 
-def one_or_two(text: str) -> int | tuple[int, ...]:
-    least, dash, most = text.partition("-")
-    return (int(least), int(most)) if dash else int(least)
-
-
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "every": one_or_two,
+    "every": int,
     "delay": int,
     "fragments": int,
     "lr": float,

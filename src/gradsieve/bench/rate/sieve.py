@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradsieve.averaging import Contribution, average_into
+from gradsieve.bench.rate.compressors import Rounded
 from gradsieve.budget import Budget
 from gradsieve.codec import Frame, decode_frame, encode_frame
 from gradsieve.pieces import Plan, plan_for
@@ -66,6 +67,10 @@ class Sieve:
         self, gradients: Sequence[Sequence[Tensor]], places: Sequence[int] | None = None
     ) -> tuple[list[Tensor], float]:
         """Uses the gradients up: selecting leaves zeros where there is no rotation."""
+        if self.states[0].plain:
+            for state in self.states:
+                state.step += 1
+            return Rounded(32).average(gradients)
         plans = self.plans_of(range(len(self.kept[0])) if places is None else places)
         ranks, plan = len(self.states), plans[0]
         made = []
