@@ -48,6 +48,7 @@ class Normed(nn.Module):
         self.tied = nn.Linear(20, 20)
         self.tied.weight = self.one.weight
         self.frozen = nn.Linear(20, 20).requires_grad_(False)
+        self.register_buffer("order", torch.randperm(20))
         self.register_buffer("mask", torch.full((3,), -torch.inf), persistent=False)
 
     def forward(self, x):

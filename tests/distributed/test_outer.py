@@ -201,6 +201,9 @@ def statistics():
         frozen = net.frozen.weight.clone()
         outer = gs.OuterSync(net, every=4, delay=delay, optimizer=average, **exact())
         shared_frozen = net.frozen.weight.clone()
+        orders = [torch.empty_like(net.order) for _ in range(2)]
+        dist.all_gather(orders, net.order)
+        assert torch.equal(*orders), "integers too are rank 0's at first"
         assert dist.get_rank() or torch.equal(frozen, shared_frozen)
         train(net, outer, 3)
         ours = net.norm.running_mean.clone()

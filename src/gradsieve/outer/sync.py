@@ -109,8 +109,8 @@ class OuterSync:
         device = None if offload is None else torch.device(offload)
         self._weights = OuterWeights(named, optimizer, fragments, device)
         self._buffers = averaged_buffers(model)
-        require_agreement(self._description(named), group)
-        share([*model.parameters(), *self._buffers], group)
+        require_agreement(self._description([*named, *model.named_buffers()]), group)
+        share([*model.parameters(), *model.buffers()], group)
         self._weights.take_over()
         self.state.bind_named(model, self._weights.named, turns=fragments)
         # For the user to read and set.
@@ -151,10 +151,7 @@ class OuterSync:
                 f"optimizer={type(optimizer).__name__} {optimizer.defaults}",
                 *self.state.settings,
             ),
-            parameters=(
-                *(f"{name} {list(p.shape)} {p.dtype}" for name, p in named),
-                *(f"buffer {list(b.shape)} {b.dtype}" for b in self._buffers),
-            ),
+            parameters=tuple(f"{name} {list(t.shape)} {t.dtype}" for name, t in named),
         )
 
     # A step.
