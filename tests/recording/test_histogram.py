@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from gradsieve.recording.counting import count_on_device, histogram_of, sampled
 from gradsieve.recording.histogram import (
     BINS,
+    BINS_A_SIGN,
     LARGEST_EXPONENT,
     SMALLEST_EXPONENT,
-    ZERO_BIN,
     Histogram,
     edges,
     overall,
@@ -55,9 +55,9 @@ def on_device(values):
 def test_edges_ascend_and_zero_is_in_the_middle():
     assert len(edges()) == BINS + 1
     assert (np.diff(edges()) > 0).all()
-    assert edges()[ZERO_BIN + 1] == 2.0**SMALLEST_EXPONENT
+    assert edges()[BINS_A_SIGN + 1] == 2.0**SMALLEST_EXPONENT
     assert edges()[-1] == 2.0**LARGEST_EXPONENT
-    assert histogram_of(torch.zeros(3)).counts[ZERO_BIN] == 3
+    assert histogram_of(torch.zeros(3)).counts[BINS_A_SIGN] == 3
 
 
 @given(st.lists(floats, max_size=30))

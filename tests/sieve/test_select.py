@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from reference import sieve_reference
 
 from gradsieve.sieve import Workspace, measure, select
 from gradsieve.sieve.device import measure_on_device, sieve_on_device
 from gradsieve.sieve.kernel import BLOCK, TILE
-from gradsieve.sieve.reference import sieve_reference
 
 SUMS = ("sum", "unsent_sum", "unsent_square_sum", "survivor_sum", "survivor_square_sum", "largest")
 SIZES = [0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, TILE - 1, TILE, TILE + 5, 3 * TILE + BLOCK + 3]

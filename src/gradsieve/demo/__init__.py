@@ -1,1 +1,1 @@
-"""The main job, shown: the same training by four ways of exchanging gradients."""
+"""The main job, shown: the same training by five ways of exchanging gradients."""

@@ -18,7 +18,6 @@ BINS_A_SIGN = (LARGEST_EXPONENT - SMALLEST_EXPONENT) << MANTISSA_BITS
 BINS = 2 * BINS_A_SIGN + 1
 """In the order of their values; the one in the middle holds zero and all that is smaller than
 2^SMALLEST_EXPONENT. Finite magnitudes of 2^LARGEST_EXPONENT and more are in the outermost."""
-ZERO_BIN = BINS_A_SIGN
 COARSEST = 0.5
 """Deviations that a bin may be wide where a share is read from it."""
 

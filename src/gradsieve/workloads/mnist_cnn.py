@@ -11,9 +11,6 @@ from torch.nn import functional as F
 from gradsieve.workloads.digits import accuracy_on_test_images, batches_of_training_images
 from gradsieve.workloads.workload import Workload
 
-STEPS = 1000
-"""Steps of a whole run."""
-
 LEARNING_RATE = 1e-4
 """Adam's learning rate in the original study; 1e-3 reaches a higher accuracy."""
 
