@@ -23,8 +23,8 @@ def save_sieve(state: "SieveState") -> dict[str, Any]:
     }
 
 
-def load_sieve(state: "SieveState", saved: Mapping[str, Any]) -> None:
-    """Between steps; raises as `SieveState.load_state_dict`."""
+def require_loadable(state: "SieveState", saved: Mapping[str, Any]) -> None:
+    """Raise as `SieveState.load_state_dict`; changes nothing."""
     if saved.get("version") != VERSION:
         raise ValueError(
             f"expected a gradsieve state of version {VERSION}, found version "
@@ -32,6 +32,11 @@ def load_sieve(state: "SieveState", saved: Mapping[str, Any]) -> None:
         )
     if not {"step", "parameters"} <= saved.keys():
         raise ValueError("a saved state has a step and parameters; this one lacks them")
+    state.registry.require_fit(saved["parameters"])
+
+
+def load_sieve(state: "SieveState", saved: Mapping[str, Any]) -> None:
+    """Between steps, what `require_loadable` lets pass."""
     state.registry.load(saved["parameters"])
     state.steering.sizes.mean_square = saved.get("mean_square")
     if state.steering.budget is not None:

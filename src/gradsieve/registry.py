@@ -132,6 +132,14 @@ class Registry:
     def save(self) -> dict[str, SavedParameter]:
         return {name: state.save() for name, state in self._states.items()}
 
+    def require_fit(self, saved: Mapping[str, SavedParameter]) -> None:
+        """Raise ValueError where it is of another model, as far as the parameters are known."""
+        if not self._states:
+            return
+        require_same_model(saved, self._states)
+        for name, state in self._states.items():
+            state.require_fit(saved[name])
+
     def load(self, saved: Mapping[str, SavedParameter]) -> None:
         """Now, or as soon as the parameters are known.
 
@@ -141,9 +149,7 @@ class Registry:
         if not self._states:
             self._awaiting = dict(saved)
             return
-        require_same_model(saved, self._states)
-        for name, state in self._states.items():
-            state.require_fit(saved[name])
+        self.require_fit(saved)
         for name, state in self._states.items():
             state.load(saved[name])
         self._awaiting = None

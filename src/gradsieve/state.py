@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.agreement import Description, require_agreement
 from gradsieve.bucket import Bucket
 from gradsieve.budget import limits_bytes
-from gradsieve.checkpoint import load_sieve, save_sieve
+from gradsieve.checkpoint import load_sieve, require_loadable, save_sieve
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
@@ -396,5 +396,7 @@ class SieveState:
         return save_sieve(self)
 
     def load(self, state: Mapping[str, Any]) -> None:
+        # What is refused leaves an unfinished step as it is.
+        require_loadable(self, state)
         self._settle()
         load_sieve(self, state)

@@ -22,7 +22,7 @@ def train(net, outer, steps, first=0, optimizer=None):
     optimizer = optimizer or torch.optim.SGD(net.parameters(), lr=0.1)
     for step in range(first, first + steps):
         optimizer.zero_grad()
-        net(batch(step)).square().mean().backward()
+        net(batch(step).to(next(net.parameters()).dtype)).square().mean().backward()
         optimizer.step()
         outer.step()
     return optimizer

@@ -365,6 +365,10 @@ def stopped_in_mid_step():
         name: residual + ledger.gradients.get(name, 0) for name, residual in ledger.before.items()
     }
 
+    # A file that an error handler tries in vain changes nothing.
+    with pytest.raises(ValueError, match="version 99"):
+        ledger.state.load_state_dict({"version": 99})
+
     # A checkpoint written now, by an error handler, has everything.
     saved = ledger.state.state_dict()["parameters"]
     for name, residual in expected.items():

@@ -4,7 +4,8 @@ import io
 
 import pytest
 import torch
-from models import batch, on_every_rank, same_on_all_ranks, smaller_pieces, weights
+from local_steps import train
+from models import on_every_rank, same_on_all_ranks, smaller_pieces, weights
 from ranks import run_ranks
 from torch import nn
 
@@ -31,14 +32,6 @@ def start(*, dtype=torch.float32, **options):
     return net, outer, torch.optim.Adam(net.parameters(), lr=0.01)
 
 
-def train(net, outer, optimizer, first, last):
-    for step in range(first, last):
-        optimizer.zero_grad()
-        net(batch(step).to(net.one.weight.dtype)).square().mean().backward()
-        optimizer.step()
-        outer.step()
-
-
 def through_a_file(*things):
     file = io.BytesIO()
     torch.save([thing.state_dict() for thing in things], file)
@@ -60,14 +53,14 @@ def everything(net, outer):
 
 def resume(saved_after, **options):
     net, outer, optimizer = start(**options)
-    train(net, outer, optimizer, 0, STEPS)
+    train(net, outer, STEPS, optimizer=optimizer)
     expected = everything(net, outer)
 
     net, outer, optimizer = start(**options)
-    train(net, outer, optimizer, 0, saved_after)
+    train(net, outer, saved_after, optimizer=optimizer)
     saved = through_a_file(net, optimizer, outer)
     # Saving changes nothing.
-    train(net, outer, optimizer, saved_after, STEPS)
+    train(net, outer, STEPS - saved_after, saved_after, optimizer)
     assert torch.equal(everything(net, outer), expected)
 
     net, outer, optimizer = start(**options)
@@ -75,7 +68,7 @@ def resume(saved_after, **options):
     optimizer.load_state_dict(saved[1])
     outer.load_state_dict(saved[2])
     assert outer.inner_steps == saved_after
-    train(net, outer, optimizer, saved_after, STEPS)
+    train(net, outer, STEPS - saved_after, saved_after, optimizer)
     assert torch.equal(everything(net, outer), expected), options
     outer.finish()
     assert same_on_all_ranks(net)
@@ -120,7 +113,7 @@ def test_resume_between_nodes_is_exact():
 
 def refusals():
     net, outer, optimizer = start(threshold=gs.Sigma(1.0), exchange="gather")
-    train(net, outer, optimizer, 0, 3)
+    train(net, outer, 3, optimizer=optimizer)
     saved = through_a_file(net, outer)
     fresh, other, _ = start(threshold=gs.Sigma(1.0), exchange="gather")
     with pytest.raises(ValueError, match="make OuterSync first, then load the model"):

@@ -112,7 +112,7 @@ def step_table(rows: Iterable[StepRow]) -> Table:
         ("method", *columns),
         title=title,
         caption="; ".join(
-            [rounds_in_words(first.rounds), *([ALONE] if "× alone" in columns else [])]
+            [rounds_in_words(first.rounds), *([ALONE_IN_WORDS] if "× alone" in columns else [])]
         ),
         words=("method",),
     )
@@ -125,7 +125,7 @@ def step_table(rows: Iterable[StepRow]) -> Table:
     return table
 
 
-ALONE = "alone: local steps beside which nothing is exchanged"
+ALONE_IN_WORDS = "alone: local steps beside which nothing is exchanged"
 
 
 def rounds_in_words(rounds: int) -> str:

@@ -49,7 +49,7 @@ def waiting_figure(rows: Sequence[Row]) -> Figure:
         .encode(
             x=alt.X(
                 "share:Q",
-                title="share of a step that the exchange adds, %",
+                title="share of a step, %",
                 scale=alt.Scale(domain=[0, 100]),
             ),
             y=alt.Y("run:N", title=None, sort=names, axis=alt.Axis(labelLimit=190)),
