@@ -72,7 +72,7 @@ def demo(
         rows = run_demo(
             steps=steps,
             ranks=ranks,
-            rate=None if link == "none" else link,
+            link=link,
             learning_rate=learning_rate,
             out=out,
             seed=seed,
@@ -140,7 +140,7 @@ def study_mnist(
     )
     require_outputs(json_file, out=plan.out)
     try:
-        page, source = run_study(plan, None if link == "none" else link, console)
+        page, source = run_study(plan, link, console)
     except (RunError, ValueError) as error:
         fail(str(error))
     except OSError as error:

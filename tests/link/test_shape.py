@@ -121,7 +121,7 @@ def test_the_number_of_ranks_is_limited(ranks):
     with pytest.raises(ValueError, match="1 to 200 ranks"):
         open_link(ranks, "1gbit")
     with pytest.raises(ValueError, match="1 to 200 ranks"):
-        open_link(ranks, None)
+        open_link(ranks, "none")
 
 
 @pytest.mark.parametrize("rate", ["1kbit", "100gbit", 0])
@@ -131,7 +131,7 @@ def test_the_rate_is_limited(rate):
 
 
 def test_no_rate_gives_loopback():
-    with open_link(2, None) as link:
+    with open_link(2, "none") as link:
         assert isinstance(link, Loopback)
         assert not link.shaped
         assert link.interface == "lo"

@@ -68,7 +68,7 @@ def plan(out, **changes):
 
 
 def run(plan):
-    return study.run_study(plan, None, Console(quiet=True))[0]
+    return study.run_study(plan, "none", Console(quiet=True))[0]
 
 
 def test_every_setting_is_a_method():
@@ -138,7 +138,7 @@ def test_what_was_cut_short_is_made_again_and_what_was_made_otherwise_is_kept(
 
 def test_runs_of_an_earlier_call_are_not_counted(made, undrawn, tmp_path):
     run(plan(tmp_path, seeds=2))
-    _, source = study.run_study(plan(tmp_path, seeds=1), None, Console(quiet=True))
+    _, source = study.run_study(plan(tmp_path, seeds=1), "none", Console(quiet=True))
     assert {run.config["seed"] for run in source.runs} == {0}
 
 

@@ -155,7 +155,7 @@ def bench_step_command(
     from gradsieve.workloads.workload import require_workload
 
     workloads = workload or ["mnist_cnn"]
-    rates = [None if rate == "none" else rate for rate in link or ["1gbit"]]
+    links = link or ["1gbit"]
     methods = method or ["ddp", "fp16", "powersgd:1", "sieve"]
     require_outputs(json_file, out=out)
     rows: list[StepRow] = []
@@ -164,13 +164,13 @@ def bench_step_command(
             require_method(name)
         for name in workloads:
             require_workload(name)
-        for rate in rates:
-            require_link(ranks, rate)
-        for name, rate in product(workloads, rates):
-            with working(f"{name}, {rate or 'none'}: starting ranks ...") as tell:
+        for text in links:
+            require_link(ranks, text)
+        for name, text in product(workloads, links):
+            with working(f"{name}, {text}: starting ranks ...") as tell:
                 measured = bench_step(
                     name,
-                    rate,
+                    text,
                     methods,
                     ranks=ranks,
                     steps=steps,
@@ -227,17 +227,17 @@ def bench_exchange_command(
         if way not in ("gather", "two-shot"):
             fail(f"{way!r} is no exchange of one node a rank; write gather or two-shot")
     counts = ranks or [2, 4, 8]
-    rates = [None if rate == "none" else rate for rate in link or ["100mbit"]]
+    links = link or ["100mbit"]
     rows: list[ExchangeRow] = []
     try:
-        for rate in rates:
-            require_link(max(counts), rate)
-        for rate in rates:
+        for text in links:
+            require_link(max(counts), text)
+        for text in links:
             with working("starting ...") as tell:
                 measured = bench_exchange(
                     cast(list[Way], ways),
                     counts,
-                    rate,
+                    text,
                     numel=numel,
                     density=density,
                     out=out,

@@ -49,7 +49,7 @@ class ExchangeRow:
 def bench_exchange(
     exchanges: Sequence[Way],
     ranks: Sequence[int],
-    link: str | None,
+    link: str,
     *,
     numel: int,
     density: float,
@@ -66,8 +66,8 @@ def bench_exchange(
     for count in ranks:
         with open_link(count, link) as opened:
             for exchange in exchanges:
-                begin(f"{link or 'loopback'}, {count} ranks: {exchange} ...")
-                directory = out / f"{link or 'loopback'}-{exchange}-{count}"
+                begin(f"{link}, {count} ranks: {exchange} ...")
+                directory = out / f"{link}-{exchange}-{count}"
                 order = ExchangeOrder(
                     exchange=exchange,
                     ranks=count,

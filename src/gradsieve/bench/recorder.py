@@ -45,7 +45,7 @@ class RecorderRow:
 
 def bench_recorder(workloads: Sequence[str], steps: int, out: Path) -> list[RecorderRow]:
     """Raises RunError where a rank failed, ValueError where there is no such workload."""
-    from gradsieve.link import open_link
+    from gradsieve.link import UNSHAPED, open_link
     from gradsieve.runs.order import ask_ranks
     from gradsieve.workloads.workload import require_workload
 
@@ -54,7 +54,7 @@ def bench_recorder(workloads: Sequence[str], steps: int, out: Path) -> list[Reco
         require_workload(workload)
         directory = out / workload
         order = RecorderOrder(workload=workload, steps=steps, records=str(directory / "records"))
-        with open_link(RANKS, None) as loopback:
+        with open_link(RANKS, UNSHAPED) as loopback:
             module = "gradsieve.bench.recorder_rank"
             rows.append(RecorderRow(**ask_ranks(module, order, directory, RANKS, loopback)))
     return rows

@@ -28,7 +28,7 @@ class StepRow(RunResult):
 
 def bench_step(
     workload: str,
-    link: str | None,
+    link: str,
     methods: Sequence[str],
     *,
     ranks: int,
@@ -41,7 +41,7 @@ def bench_step(
     """A row a method; the methods take turns, round after round.
 
     Args:
-        link: as for `open_link`; None: bare loopback.
+        link: as for `open_link`.
         out: where each run writes its configuration, records and logs.
         begin: told of each run before it starts.
 

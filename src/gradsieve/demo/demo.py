@@ -25,7 +25,7 @@ def run_demo(
     *,
     steps: int,
     ranks: int,
-    rate: str | None,
+    link: str,
     learning_rate: float,
     out: Path,
     seed: int,
@@ -39,10 +39,10 @@ def run_demo(
     """
     make_directory(out)
     try:
-        with open_link(ranks, rate) as link:
-            tell_link(link, ranks, console)
+        with open_link(ranks, link) as opened:
+            tell_link(opened, ranks, console)
             results = run_all(
-                link,
+                opened,
                 steps=steps,
                 ranks=ranks,
                 learning_rate=learning_rate,

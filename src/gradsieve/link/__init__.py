@@ -6,6 +6,7 @@ that says why it is not shaped. `read_counters` tells how many bytes crossed an 
 
 from gradsieve.link.counters import Counters, read_counters
 from gradsieve.link.shape import (
+    UNSHAPED,
     Link,
     LinkError,
     Loopback,
@@ -18,6 +19,7 @@ from gradsieve.link.shape import (
 )
 
 __all__ = [
+    "UNSHAPED",
     "Counters",
     "Link",
     "LinkError",

@@ -209,19 +209,21 @@ class Loopback(_Closing):
 
 
 Link: TypeAlias = ShapedLink | Loopback
+UNSHAPED = "none"
+"""As text: bare loopback."""
 
 
-def open_link(ranks: int, link: str | None) -> Link:
+def open_link(ranks: int, link: str) -> Link:
     """Return a `ShapedLink` where the machine allows one, else a `Loopback` that says why not.
 
     Args:
         ranks: number of ranks, 1 to 200.
-        link: text as for `parse_link`; None asks for loopback.
+        link: text as for `parse_link`, or `UNSHAPED`.
 
     Raises:
         ValueError: `ranks` or the rate is out of range.
     """
-    if link is None:
+    if link == UNSHAPED:
         return Loopback(ranks, "no rate asked for")
     rate, round_trip = parse_link(link)
     try:
@@ -230,10 +232,10 @@ def open_link(ranks: int, link: str | None) -> Link:
         return Loopback(ranks, str(error))
 
 
-def require_link(ranks: int, link: str | None) -> None:
+def require_link(ranks: int, link: str) -> None:
     """Raise ValueError where `open_link` would."""
     _check_ranks(ranks)
-    if link is not None:
+    if link != UNSHAPED:
         rate, round_trip = parse_link(link)
         _check_rate(rate)
         _check_round_trip(round_trip)

@@ -53,7 +53,7 @@ def plan(
 
     The quickest way is not all there is to it: what is sent of a gradient decides what is learned.
     """
-    from gradsieve.link import parse_link
+    from gradsieve.link import UNSHAPED, parse_link
     from gradsieve.plan.machine import measure
     from gradsieve.plan.rows import comparisons, plan_row, read_rows
     from gradsieve.plan.training import like_usual
@@ -74,7 +74,7 @@ def plan(
             require_workload(name)
         links = link or ["1gbit"]
         for rate in links:
-            if rate != "none":
+            if rate != UNSHAPED:
                 parse_link(rate)
         with working("measuring this machine, a minute or more ..."):
             measured = measure(sorted(needed), out)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradsieve.link import open_link
+from gradsieve.link import UNSHAPED, open_link
 from gradsieve.plan.training import BucketSize, Training
 from gradsieve.runs.order import ask_ranks
 
@@ -53,7 +53,7 @@ def measure(workloads: Sequence[str], directory: Path) -> Measured:
     Raises:
         RunError: a rank failed.
     """
-    with open_link(2, None) as loopback:
+    with open_link(2, UNSHAPED) as loopback:
         order = Order([*workloads])
         found = ask_ranks("gradsieve.plan.calibrate", order, directory, 2, loopback)
     return Measured(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradsieve.exchange.cost import LinkCost
-from gradsieve.link import parse_link
+from gradsieve.link import UNSHAPED, parse_link
 from gradsieve.pieces import Way
 from gradsieve.plan.machine import Machine, Measured
 from gradsieve.plan.predict import predict_dense, predict_frames
@@ -67,7 +67,7 @@ def plan_row(
     workload: str, training: Training, machine: Machine, link: str, ranks: int, bits: float
 ) -> PlanRow:
     """Raises ValueError where `link` is not written as for `open_link`."""
-    rate, round_trip = parse_link(link) if link != "none" else (math.inf, 0.0)
+    rate, round_trip = (math.inf, 0.0) if link == UNSHAPED else parse_link(link)
     cost = link_cost(rate, round_trip, machine)
     ways: tuple[Way, ...] = ("gather", "two-shot")
     seconds = {

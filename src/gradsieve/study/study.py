@@ -27,7 +27,7 @@ from gradsieve.study.settings import RUNS, Plan, is_finished
 PROBE = "probe"
 
 
-def run_study(plan: Plan, link: str | None, console: Console) -> tuple[Path, Source]:
+def run_study(plan: Plan, link: str, console: Console) -> tuple[Path, Source]:
     """Runs that an earlier call has finished are not repeated; returns the page and its runs.
 
     Raises:
