@@ -141,15 +141,10 @@ class Registry:
             state.require_fit(saved[name])
 
     def load(self, saved: Mapping[str, SavedParameter]) -> None:
-        """Now, or as soon as the parameters are known.
-
-        Raises:
-            ValueError: it is of another model; nothing is loaded.
-        """
+        """What `require_fit` lets pass: now, or as soon as the parameters are known."""
         if not self._states:
             self._awaiting = dict(saved)
             return
-        self.require_fit(saved)
         for name, state in self._states.items():
             state.load(saved[name])
         self._awaiting = None
