@@ -354,8 +354,8 @@ def test_bench_exchange_shows_each_way_on_each_number_of_ranks(tmp_path):
         # 1 % of a million elements, at ten to fifteen bits.
         assert 10_000 < row["frame_bytes"] < 45_000
         assert row["sent_bytes"] > row["frame_bytes"] / 2
-    assert "none, 2 ranks: gather ..." in ran.stderr
-    assert (tmp_path / "none-two-shot-3" / "found.json").exists()
+    assert "loopback, 2 ranks: gather ..." in ran.stderr
+    assert (tmp_path / "loopback-two-shot-3" / "found.json").exists()
     refused = answered("bench", "exchange", "--exchange", "pigeon")
     assert refused.exit_code == 1
     assert "pigeon" in refused.stderr

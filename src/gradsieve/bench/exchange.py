@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from gradsieve.cores import usable_cores
-from gradsieve.link import open_link
+from gradsieve.link import UNSHAPED, open_link
 from gradsieve.pieces import Way
 from gradsieve.runs.order import ask_ranks
 from gradsieve.tables import table_of
@@ -62,12 +62,13 @@ def bench_exchange(
         ValueError: the link is written otherwise.
         RunError: a rank failed.
     """
+    name = "loopback" if link == UNSHAPED else link
     rows = []
     for count in ranks:
         with open_link(count, link) as opened:
             for exchange in exchanges:
-                begin(f"{link}, {count} ranks: {exchange} ...")
-                directory = out / f"{link}-{exchange}-{count}"
+                begin(f"{name}, {count} ranks: {exchange} ...")
+                directory = out / f"{name}-{exchange}-{count}"
                 order = ExchangeOrder(
                     exchange=exchange,
                     ranks=count,
