@@ -279,9 +279,10 @@ def test_bench_rate_plays_what_is_new_and_shows_all(tmp_path):
     assert others.exit_code == 1
     assert "holds no runs" in others.stderr
     assert "dense" not in others.stdout
-    unknown = answered(*common, "--method", "zip")
+    unknown = answered(*common, "--method", "8-bit", "--method", "zip")
     assert unknown.exit_code == 1
     assert "'zip' is no method" in unknown.stderr
+    assert len(runs.read_text().splitlines()) == 2, "trained before the mistake was found"
 
 
 def test_the_version_and_the_command_as_a_module():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradsieve as gs
-from gradsieve.bench.rate.methods import make_compressor
+from gradsieve.bench.rate.methods import make_compressor, require_method
 from gradsieve.bench.rate.play import Run, Setting, play
 from gradsieve.bench.rate.report import comparisons, draw, rate_tables, summarize
 from gradsieve.bench.rate.runs import RunFile
@@ -116,12 +116,28 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
         "sieve:density=x",
         "sieve:0.1",
         "powersgd:4:2",
+        "powersgd:0",
+        "powersgd:x",
+        "topk:0",
+        "topk:2",
+        "topk:nan",
+        "topk:x",
         "sieve:density=0.1,values=int3",
+        "local:sigma=2:3",
+        "local:every=0,sigma=2",
+        "local:every=x,sigma=2",
+        "local:delay=11,sigma=2",
+        "local:lr=0,sigma=2",
+        "local:momentum=1,sigma=2",
+        "local:start_step=-1,sigma=2",
+        "local:start=late,sigma=2",
+        "local:residual_decay=2,sigma=2",
+        "local:every=20",
     ],
 )
 def test_a_method_that_is_none_is_named(method):
     with pytest.raises(ValueError, match=f"{method!r} is no method"):
-        make_compressor(method, [torch.zeros(3)], 2)
+        require_method(method, load_workload("mnist_cnn"))
 
 
 SETTING = Setting(

@@ -1,5 +1,6 @@
 """Local steps in one line of text: "every=10,delay=2,POLICY=NUMBER,OPTION=VALUE"."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from torch.optim import SGD
 
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
-from gradsieve.requirements import require_word
+from gradsieve.requirements import require_counts, require_word
 from gradsieve.settings import read_settings
 
 
@@ -33,6 +34,11 @@ class LocalSettings:
 
     def __post_init__(self) -> None:
         Schedule(self.every, self.fragments, self.delay)
+        require_counts(start_step=self.start_step)
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
         if not 0 <= self.residual_decay <= 1:
             raise ValueError(f"residual_decay must be between 0 and 1, got {self.residual_decay}")
         if "ramp_steps" in self.sieve:

@@ -58,6 +58,7 @@ def bench_rate_command(
     Without --method nothing is trained. What the file of runs holds is printed and drawn, of the
     workload and with as many steps as were asked for.
     """
+    from gradsieve.bench.rate.methods import require_method
     from gradsieve.bench.rate.play import Setting, play
     from gradsieve.bench.rate.report import draw, rate_tables, summarize
     from gradsieve.bench.rate.runs import RunFile
@@ -67,6 +68,8 @@ def bench_rate_command(
     file = RunFile(runs)
     try:
         trained = load_workload(workload or "gpt-small")
+        for name in method or []:
+            require_method(name, trained)
         rates = learning_rate or [trained.learning_rate]
         for name, rate, number in product(method or [], rates, seed or [0]):
             setting = Setting(

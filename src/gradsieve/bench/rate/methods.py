@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradsieve.bench.rate.compressors import Compressor, PowerSGD, Rounded, TopK
 from gradsieve.bench.rate.local import LocalSteps
@@ -11,11 +11,17 @@ from gradsieve.bench.rate.training import Synchronous, Training
 from gradsieve.outer.settings import read_local_settings
 from gradsieve.settings import read_settings
 from gradsieve.workloads.replica import Replica
+from gradsieve.workloads.workload import Workload
 
 METHODS = (
     "dense, fp16, 8-bit, powersgd:RANK, topk:DENSITY, sieve[:POLICY=NUMBER,OPTION=VALUE...], "
     "local[:every=STEPS,OPTION=VALUE...]"
 )
+
+
+def require_method(method: str, workload: Workload) -> None:
+    """Raise ValueError where no method is written like this."""
+    make_training(method, Replica(workload, nn.Linear(1, 1), workload.learning_rate, steps=1), 1)
 
 
 def make_training(method: str, replica: Replica, ranks: int) -> Training:
@@ -37,9 +43,9 @@ def make_compressor(method: str, parameters: Sequence[Tensor], ranks: int) -> Co
         match name, options:
             case (("dense" | "fp16" | "8-bit"), []):
                 return Rounded({"dense": 32, "fp16": 16, "8-bit": 8}[name])
-            case "powersgd", [rank]:
+            case "powersgd", [rank] if rank.isdecimal() and int(rank) > 0:
                 return PowerSGD(parameters, ranks, int(rank))
-            case "topk", [density]:
+            case "topk", [density] if 0 < float(density) <= 1:
                 return TopK(parameters, ranks, float(density))
             case "sieve", ([] | [_]):
                 return Sieve(parameters, ranks, read_settings("".join(options)))
