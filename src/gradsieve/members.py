@@ -14,7 +14,9 @@ from gradsieve.exchange import (
     Nodes,
     Notes,
     group_of_its_own,
+    groups_joined,
     numbers_of_all,
+    require_alike_names,
     require_nodes,
     stated_node_size,
 )
@@ -32,6 +34,11 @@ class Members:
     def __init__(
         self, group: dist.ProcessGroup | None, node_size: int | None, notes: Notes
     ) -> None:
+        if group is not None and not isinstance(group, dist.ProcessGroup):
+            raise ValueError(
+                "process_group is a group that this rank is no member of: only its members take "
+                f"part in the exchange (found {group!r})"
+            )
         self._group, self._node_size, self._notes = group, node_size, notes
         self.on_host = False
         """What is added up densely lies in host memory, whatever the group was made for."""
@@ -75,9 +82,12 @@ class Members:
         """As `everyone`.
 
         Raises:
-            SieveError: on every rank, where they do not fall into nodes of one size.
+            SieveError: on every rank, where they do not fall into nodes of one size, or torch
+                cannot make their groups.
         """
         if self._nodes is None:
+            mine = torch.tensor([groups_joined()], dtype=torch.float64)
+            require_alike_names([int(n) for (n,) in numbers_of_all(self.everyone, mine)])
             size = require_nodes([size for size, _ in self._stated_nodes()])
             self._nodes = Nodes(self.group, size, self._notes, slowest_of, on_host=self.on_host)
         return self._nodes

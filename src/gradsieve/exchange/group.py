@@ -6,6 +6,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from gradsieve.errors import SieveError
+
 
 def group_of_its_own(
     group: dist.ProcessGroup, places: Sequence[int] | None = None, *, on_host: bool = True
@@ -16,20 +18,49 @@ def group_of_its_own(
     its own: in one group their order would differ from rank to rank.
 
     Args:
-        places: ranks in `group`; all of them if None.
+        places: ranks in `group`, which have passed `require_alike_names`; all of them if None.
         on_host: on Gloo, since frames are made and checked on the host; else on the backend of
             `group`.
+
+    Raises:
+        SieveError: on every rank, where torch would name the group differently on some.
     """
     ranks = dist.get_process_group_ranks(group)
+    whole = places is None and len(ranks) == dist.get_world_size()
+    if places is None and not whole:
+        counts: list[int] = [0] * len(ranks)
+        dist.all_gather_object(counts, groups_joined(), group=group)
+        require_alike_names(counts)
     made = dist.new_group(
         ranks=[ranks[place] for place in places] if places is not None else ranks,
         timeout=timeout_of(group),
         backend="gloo" if on_host else dist.get_backend(group),
-        use_local_synchronization=True,
+        use_local_synchronization=not whole,
     )
     if not isinstance(made, dist.ProcessGroup):
         raise RuntimeError(f"torch.distributed gave no process group but {made!r}")
     return made
+
+
+def groups_joined() -> int:
+    """How many groups this rank is in; torch has no public word for it."""
+    return len(dist.distributed_c10d._world.pg_names)
+
+
+def require_alike_names(joined: Sequence[int]) -> None:
+    """A group that not all ranks of the world make is named by how many each rank has joined.
+
+    Where ranks differ in that each would wait for another name until the timeout.
+
+    Raises:
+        SieveError: they do.
+    """
+    if len({*joined}) > 1:
+        raise SieveError(
+            f"the ranks are in different numbers of process groups ({', '.join(map(str, joined))}),"
+            " and torch can make no common one of some ranks then: let every rank join as many "
+            "before gradsieve's first exchange"
+        )
 
 
 def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
