@@ -133,6 +133,7 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
         "local:start=late,sigma=2",
         "local:residual_decay=2,sigma=2",
         "local:every=20",
+        "local:every=20,fragments=20,sigma=2",
     ],
 )
 def test_a_method_that_is_none_is_named(method):

@@ -9,6 +9,7 @@ from torch import nn
 from gradsieve.bench.rate.compressors import Rounded
 from gradsieve.bench.rate.sieve import Sieve
 from gradsieve.bench.rate.training import Batches, Synchronous, backward
+from gradsieve.outer.fragments import split_alike
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.settings import LocalSettings
 from gradsieve.outer.weights import Flight, OuterWeights
@@ -37,6 +38,8 @@ class LocalSteps:
         self.settings = settings
         self.schedule = Schedule(settings.every, settings.fragments, settings.delay)
         parameters = list(replica.model.parameters())
+        # What cannot be is told now, not after the synchronous steps.
+        split_alike([parameter.numel() for parameter in parameters], settings.fragments)
         bits = DENSE_BITS.get(settings.sieve.get("exchange", ""))
         self.compressor: Rounded | Sieve = (
             Rounded(bits)

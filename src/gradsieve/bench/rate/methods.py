@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradsieve.bench.rate.compressors import Compressor, PowerSGD, Rounded, TopK
 from gradsieve.bench.rate.local import LocalSteps
@@ -20,8 +20,9 @@ METHODS = (
 
 
 def require_method(method: str, workload: Workload) -> None:
-    """Raise ValueError where no method is written like this."""
-    make_training(method, Replica(workload, nn.Linear(1, 1), workload.learning_rate, steps=1), 1)
+    """Raise ValueError where no method is written like this, or none for this model."""
+    replica = Replica(workload, workload.make_model(), workload.learning_rate, steps=1)
+    make_training(method, replica, ranks=1)
 
 
 def make_training(method: str, replica: Replica, ranks: int) -> Training:

@@ -39,7 +39,7 @@ class Sieve:
         if follows_link or arguments.get("exchange", "gather") not in ("gather", "two-shot"):
             raise ValueError(
                 "a budget (the default), or another exchange, needs a link, and here is none: "
-                'name a policy, as in "sieve:balanced-sigma=1"'
+                'name a policy, as in "sieve:balanced-sigma=1" or "local:every=10,balanced-sigma=1"'
             )
         self.states = [SieveState(**arguments) for _ in range(ranks)]
         for state in self.states:
