@@ -8,6 +8,7 @@ import torch.distributed as dist
 from local_steps import Normed, average, build, exact, mean_of_ranks, train
 from models import batch, same_on_all_ranks, smaller_pieces, weights
 from ranks import run_ranks
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
@@ -225,6 +226,64 @@ def statistics():
 
 def test_statistics_are_averaged_and_frozen_and_tied_parameters_stay_what_they_are():
     run_ranks(2, statistics)
+
+
+class Tabled(nn.Module):
+    """With numbers that are looked up, a part of its state."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(20, 20)
+        self.register_buffer("frequencies", 10000 ** -torch.linspace(0, 1, 33))
+
+    def forward(self, x):
+        return self.one(x)
+
+
+def look_up():
+    net = build(Tabled)
+    before = net.frequencies.clone()
+    outer = gs.OuterSync(net, every=1, **exact())
+    train(net, outer, 20)
+    assert torch.equal(net.frequencies, before)
+
+
+def test_buffers_that_no_rank_changes_stay_what_they_are():
+    run_ranks(3, look_up)
+
+
+def make_from_rank_zero():
+    seen = []
+
+    def remembering(weights):
+        weights = list(weights)
+        seen.extend(weight.detach().clone() for weight in weights)
+        return average(weights)
+
+    net = build(seed=dist.get_rank())
+    gs.OuterSync(net, every=2, optimizer=remembering, **exact())
+    assert torch.equal(torch.cat([weight.flatten() for weight in seen]), weights(net))
+    assert same_on_all_ranks(net)
+
+
+def test_the_outer_optimizer_is_made_from_the_weights_that_all_ranks_have():
+    run_ranks(2, make_from_rank_zero)
+
+
+def finish_with_fragments():
+    net = build()
+    outer = gs.OuterSync(net, every=6, fragments=2, **exact())
+    bits = []
+    outer.on_step = lambda record: bits.append(record.bits_per_parameter)
+    train(net, outer, 2)
+    outer.finish()
+    # All elements, of float32, in two steps.
+    assert len(bits) == 2
+    assert 16 < sum(bits) < 18
+
+
+def test_fragments_that_finish_together_share_their_steps():
+    run_ranks(2, finish_with_fragments)
 
 
 def with_amp():

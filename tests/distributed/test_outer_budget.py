@@ -57,6 +57,21 @@ def test_everything_may_be_left_to_it(delay):
     run_ranks(2, leave_everything_to_it, delay)
 
 
+def go_dense(scale):
+    net = build(lambda: nn.Linear(20, 4000))
+    outer = gs.OuterSync(net, every=(2, 20), threshold=gs.Budget(seconds_per_step=1.0))
+    outer.state.exchange = "dense"
+    outer.state.steering.budget.scale = scale
+    train(net, outer, 12)
+    assert outer.every == 2
+    assert set(outer.state.totals.exchanges) == {"dense"}
+
+
+@pytest.mark.parametrize("scale", [1.0, 9.0])
+def test_thresholds_that_prune_nothing_say_nothing_of_the_phase(scale):
+    run_ranks(2, go_dense, scale)
+
+
 def send_no_more_than_asked():
     net = build(lambda: nn.Linear(20, 4000))
     outer = gs.OuterSync(net, every=2, threshold=gs.Budget(bits_per_second=RATE))

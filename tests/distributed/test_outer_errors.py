@@ -101,10 +101,60 @@ def one_rank():
         ({"model": nn.ReLU()}, ValueError, "no parameters"),
         ({"model": build().double()}, gs.SieveError, "one.weight is torch.float64"),
         ({"fragments": 7}, ValueError, "7 fragments of a model of 6 parameters"),
+        ({"every": 2.5}, ValueError, "every must be a whole number, got 2"),
+        ({"every": "10"}, ValueError, "every must be a whole number, got '10'"),
+        ({"delay": None}, ValueError, "delay must be a whole number, got None"),
+        ({"optimizer": None}, TypeError, r"makes a torch optimizer .* found None"),
+        ({"optimizer": average(net.parameters())}, TypeError, "a function that makes"),
+        ({"optimizer": lambda weights: None}, TypeError, "a function that makes"),
+        ({"optimizer": lambda _: average(net.parameters())}, ValueError, "holds other parameters"),
     ):
         with pytest.raises(error, match=words):
             gs.OuterSync(**{"model": build()} | arguments)
+    net = Normed()
+    outer = gs.OuterSync(net, every=2, **exact())
+    net.frozen.requires_grad_(True)
+    with pytest.raises(gs.SieveError, match=r"parameter frozen\.weight is trained now"):
+        outer.step()
+    assert outer.inner_steps == 0
 
 
 def test_one_rank_alone_and_what_is_refused():
     run_ranks(1, one_rank)
+
+
+def belong_to_other_groups():
+    """As the leader of each node has one more group than its mates."""
+    dist.new_group([0])
+    train(build(), gs.OuterSync(build(), every=1, **exact()), 2)
+    pair = dist.new_group([0, 1])
+    if dist.get_rank() == 2:
+        with pytest.raises(ValueError, match="this rank is no member of"):
+            gs.OuterSync(build(), process_group=pair)
+    else:
+        with pytest.raises(gs.SieveError, match="in different numbers of process groups"):
+            gs.OuterSync(build(), process_group=pair)
+    assert on_every_rank(True)
+
+
+def test_groups_that_only_some_ranks_are_in_stop_nobody():
+    run_ranks(3, belong_to_other_groups)
+
+
+def listen_badly():
+    net = build()
+    outer = gs.OuterSync(net, every=2, optimizer=average, **exact())
+
+    def fall_over(record):
+        raise ZeroDivisionError
+
+    outer.on_step = fall_over
+    with pytest.raises(ZeroDivisionError):
+        train(net, outer, 2)
+    outer.on_step = None
+    train(net, outer, 2, first=2)
+    assert outer.last.step == outer.inner_steps == 4
+
+
+def test_an_error_of_the_listener_is_none_of_the_exchange():
+    run_ranks(2, listen_badly)

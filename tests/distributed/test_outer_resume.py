@@ -1,9 +1,11 @@
 """Local steps: stop, load, go on, in the middle of a phase and of an exchange."""
 
 import io
+from copy import deepcopy
 
 import pytest
 import torch
+import torch.distributed as dist
 from local_steps import train
 from models import on_every_rank, same_on_all_ranks, smaller_pieces, weights
 from ranks import run_ranks
@@ -133,11 +135,43 @@ def refusals():
     third = gs.OuterSync(nn.Linear(3, 4), every=5, threshold=gs.Sigma(1.0), exchange="gather")
     with pytest.raises(ValueError, match="another model"):
         third.load_state_dict(saved[1])
+    others = [None] * 2
+    dist.all_gather_object(others, saved)
+    theirs = 1 - dist.get_rank()
+    with pytest.raises(ValueError, match=f"the state of rank {theirs}, loaded on rank"):
+        other.load_state_dict(others[theirs][1])
+    adam = gs.OuterSync(
+        fresh, every=5, optimizer=torch.optim.Adam, threshold=gs.Sigma(1.0), exchange="gather"
+    )
+    with pytest.raises(ValueError, match="saved outer optimizer is SGD, this one is Adam"):
+        adam.load_state_dict(saved[1])
     for call in (outer.state.state_dict, lambda: outer.state.load_state_dict(saved[1]["sieve"])):
         with pytest.raises(gs.SieveError, match=r"save and load outer.state_dict\(\)"):
             call()
     # A rank that ends now may be one that another still connects to.
     assert on_every_rank(True)
+
+
+def keep_and_go_back():
+    """A state that is kept in memory stays as it was; what was told is not told again."""
+    net, outer, optimizer = start(threshold=gs.Sigma(1.0), exchange="gather", delay=3)
+    told = []
+    outer.on_step = lambda record: told.append((record.step, record.exchange.step))
+    train(net, outer, 11, optimizer=optimizer)
+    kept = outer.state_dict()
+    copies = deepcopy([net.state_dict(), optimizer.state_dict()])
+    train(net, outer, 6, 11, optimizer)
+    expected = everything(net, outer)
+    for thing, copy in zip((net, optimizer), copies, strict=True):
+        thing.load_state_dict(copy)
+    outer.load_state_dict(kept)
+    train(net, outer, 6, 11, optimizer)
+    assert torch.equal(everything(net, outer), expected)
+    assert told == [(5, 0), (10, 1)]
+
+
+def test_a_state_in_memory_is_one_to_go_back_to():
+    run_ranks(2, keep_and_go_back)
 
 
 def test_what_cannot_be_loaded_is_refused():

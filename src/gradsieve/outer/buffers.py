@@ -1,7 +1,6 @@
 """Statistics that a model keeps beside its parameters: averaged, where they are numbers."""
 
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 import torch.distributed as dist
@@ -32,12 +31,12 @@ class BufferAverage:
         self._group = group
         self._works: list[dist.Work] = []
         self.sums: list[Tensor] = []
-        """Flat, one a device; a rank's own are divided before: a mask's numbers are large."""
+        """Flat, one a device, float64; a rank's own are divided before: a mask's are large."""
         try:
             for device in {buffer.device: None for buffer in buffers}:
                 own = [buffer for buffer in buffers if buffer.device == device]
-                dtype = torch.promote_types(common_dtype(own), torch.float32)
-                flat = torch.cat([buffer.detach().reshape(-1).to(dtype) for buffer in own])
+                # What is the same on all ranks stays the same float32, whatever their number.
+                flat = torch.cat([b.detach().reshape(-1).to(torch.float64) for b in own])
                 self.sums.append(flat / group.size())
                 work = dist.all_reduce(self.sums[-1], group=group, async_op=True)
                 if work is not None:
@@ -63,10 +62,6 @@ class BufferAverage:
                 "no rank has taken them over. Go back to a checkpoint."
             )
         return self.sums
-
-
-def common_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ class Schedule:
 
     def __init__(self, every: int | Sequence[int], fragments: int, delay: int) -> None:
         self.shortest, self.longest = bounds_of(every)
-        self.fragments, self.delay = index(fragments), index(delay)
+        self.fragments, self.delay = whole("fragments", fragments), whole("delay", delay)
         if self.fragments < 1:
             raise ValueError(f"fragments must be 1 or more, got {fragments}")
         if self.fragments > self.shortest:
@@ -48,7 +48,7 @@ class Schedule:
         self.began = 0
         """Step that began the last exchange."""
         self.since = 0
-        """Steps from the exchange before to that one."""
+        """Steps from the exchange before to that one; the same for those of one step."""
         self.ends: int | None = None
         """Step that is to end the exchange that is under way."""
 
@@ -82,7 +82,7 @@ class Schedule:
         return places.index(self.place) if self.place in places else None
 
     def _begin(self, fragment: int, delay: int, begin: Begin) -> None:
-        self.since, self.began = self.step - self.began, self.step
+        self.since, self.began = self.step - self.began or self.since, self.step
         begin(fragment, delay)
         self.ends = self.step + delay
 
@@ -127,13 +127,20 @@ SETTINGS = ("shortest", "longest", "fragments", "delay")
 PLACE = ("every", "step", "place", "began", "since", "ends")
 
 
+def whole(name: str, number: object) -> int:
+    try:
+        return index(number)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {number!r}") from None
+
+
 def bounds_of(every: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(every, Sequence):
+    if isinstance(every, Sequence) and not isinstance(every, str):
         if len(every) != 2:
             raise ValueError(f"every must be a number, or the least and the most, got {every!r}")
-        shortest, longest = index(every[0]), index(every[1])
+        shortest, longest = whole("every", every[0]), whole("every", every[1])
     else:
-        shortest = longest = index(every)
+        shortest = longest = whole("every", every)
     if not 1 <= shortest <= longest:
         raise ValueError(f"every must be 1 or more, the least before the most, got {every!r}")
     return shortest, longest

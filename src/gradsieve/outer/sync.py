@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -26,7 +27,18 @@ from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
 
 STATE_VERSION = 1
-SAVED = frozenset({"schedule", "weights", "optimizer", "sieve", "under_way", "checksum"})
+SAVED = frozenset(
+    {
+        "schedule",
+        "weights",
+        "optimizer",
+        "optimizer_name",
+        "rank",
+        "sieve",
+        "under_way",
+        "checksum",
+    }
+)
 
 
 class OuterSync:
@@ -57,8 +69,9 @@ class OuterSync:
         process_group: the ranks that exchange; the default group if None.
 
     Raises:
-        TypeError: `model` is no module.
-        ValueError: a number is out of range, or there is nothing to train.
+        TypeError: `model` is no module, or `optimizer` makes no torch optimizer.
+        ValueError: a number is out of range, there is nothing to train, the optimizer is not one of
+            the outer weights, or this rank is no member of the group.
         SieveError: on every rank, where they differ; a DDP model's ranks are those that exchange.
     """
 
@@ -107,16 +120,19 @@ class OuterSync:
             model = model.module
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         device = None if offload is None else torch.device(offload)
-        self._weights = OuterWeights(named, optimizer, fragments, device)
         self._buffers = averaged_buffers(model)
         require_agreement(self._description([*named, *model.named_buffers()]), group)
         share([*model.parameters(), *model.buffers()], group)
-        self._weights.take_over()
+        self._weights = OuterWeights(named, optimizer, fragments, device)
+        made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
+        require_agreement(Description(settings=(made,), parameters=()), group)
         self.state.bind_named(model, self._weights.named, turns=fragments)
         # For the user to read and set.
         self.last: OuterRecord | None = None
         self.on_step: Callable[[OuterRecord], None] | None = None
         # Internal.
+        self._model = model
+        self._untold: list[OuterRecord] = []
         self._arrivals = Arrivals(group)
         self._under_way: UnderWay | None = None
         self._has_failed = False
@@ -142,13 +158,12 @@ class OuterSync:
         return self._schedule.step
 
     def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
-        schedule, optimizer = self._schedule, self.optimizer
+        schedule = self._schedule
         return Description(
             settings=(
                 f"every={[schedule.shortest, schedule.longest]}",
                 f"delay={schedule.delay}",
                 f"fragments={schedule.fragments}",
-                f"optimizer={type(optimizer).__name__} {optimizer.defaults}",
                 *self.state.settings,
             ),
             parameters=tuple(f"{name} {list(t.shape)} {t.dtype}" for name, t in named),
@@ -162,13 +177,15 @@ class OuterSync:
         Raises:
             ExchangeError: a rank has died or stalled.
             SieveError: on every rank, where the weights of one are not finite; an exchange has
-                failed before.
+                failed before; a parameter is trained that was frozen when this was made.
         """
         self._require_success()
+        self._require_same_parameters()
         with self._failing():
             self._schedule.advance(self._begin, self._end)
-        if self._follows_budget:
+        if self._follows_budget and not self.state.route.is_dense:
             self._schedule.follow(self.state.steering.scale)
+        self._tell()
 
     def finish(self) -> None:
         """Exchange what was learned since the last time: all ranks have the same weights then.
@@ -177,8 +194,10 @@ class OuterSync:
         Raises as `step`.
         """
         self._require_success()
+        self._require_same_parameters()
         with self._failing():
             self._schedule.finish(self._begin, self._end)
+        self._tell()
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -211,7 +230,7 @@ class OuterSync:
         self.state.end_step()
         under_way.wait()
         self._require_finite(under_way.flight)
-        under_way.has_arrived = True
+        under_way.has_arrived, under_way.exchange = True, self.state.last
         under_way.seconds += time.perf_counter() - start
 
     def _end(self) -> None:
@@ -227,7 +246,7 @@ class OuterSync:
         self._record(under_way)
 
     def _record(self, under_way: UnderWay) -> None:
-        exchange = self.state.last
+        exchange = under_way.exchange
         if exchange is None:
             return
         elements = self._weights.numel * under_way.since
@@ -241,8 +260,14 @@ class OuterSync:
             waited_seconds=self._arrivals.waited_seconds,
             exposed_seconds=under_way.seconds + self.state.tally.stolen_seconds,
         )
-        if self.on_step is not None:
-            self.on_step(self.last)
+        self._untold.append(self.last)
+
+    def _tell(self) -> None:
+        """Of what was merged; an error of the user's function is none of an exchange."""
+        records, self._untold = self._untold, []
+        for record in records:
+            if self.on_step is not None:
+                self.on_step(record)
 
     def _require_success(self) -> None:
         if self._has_failed:
@@ -250,6 +275,15 @@ class OuterSync:
                 "an exchange of local steps has failed, and weights and residuals no longer belong "
                 "together: load the last checkpoint"
             )
+
+    def _require_same_parameters(self) -> None:
+        known = {id(parameter) for parameter in self._weights.inner}
+        for name, parameter in self._model.named_parameters():
+            if parameter.requires_grad and id(parameter) not in known:
+                raise SieveError(
+                    f"parameter {name} is trained now and was frozen when OuterSync was made: the "
+                    "ranks would part. Call finish, and make a new OuterSync with it."
+                )
 
     def _require_finite(self, flight: Flight) -> None:
         if all(bool(bucket.flat.isfinite().all()) for bucket in flight.buckets):
@@ -281,7 +315,9 @@ class OuterSync:
             "version": STATE_VERSION,
             "schedule": self._schedule.save(),
             "weights": {name: w.detach().clone() for name, w in self._weights.named},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": deepcopy(self.optimizer.state_dict()),
+            "optimizer_name": type(self.optimizer).__name__,
+            "rank": dist.get_rank(self.state.members.group),
             "sieve": self.state.save(),
             "under_way": None if under_way is None else under_way.save(),
             "checksum": checksum(self._weights.inner),
@@ -291,8 +327,8 @@ class OuterSync:
         """Restore what `state_dict` saved on the same rank, after the model's own weights.
 
         Raises:
-            ValueError: it is no such state, or one of another model; the model's weights are not
-                those that were saved with it.
+            ValueError: it is no such state, or one of another model, rank or optimizer; the model's
+                weights are not those that were saved with it.
         """
         if state.get("version") != STATE_VERSION:
             raise ValueError(
@@ -307,6 +343,15 @@ class OuterSync:
             n: list(w.shape) for n, w in mine.items()
         }:
             raise ValueError("the saved state is of another model: its parameters are others")
+        if state["rank"] != (rank := dist.get_rank(self.state.members.group)):
+            raise ValueError(
+                f"this is the state of rank {state['rank']}, loaded on rank {rank}: what each rank "
+                "has not sent is its own, and would be counted twice; save and load one on each"
+            )
+        if state["optimizer_name"] != (optimizer := type(self.optimizer).__name__):
+            raise ValueError(
+                f"the saved outer optimizer is {state['optimizer_name']}, this one is {optimizer}"
+            )
         if state["checksum"] != checksum(self._weights.inner):
             raise ValueError(
                 "the model's weights are not those that were saved with this state, on this rank: "
@@ -318,7 +363,7 @@ class OuterSync:
                 weights.copy_(saved_weights[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load(state["schedule"])
-        self._has_failed = False
+        self._has_failed, self._untold = False, []
         saved = state["under_way"]
         self._under_way = (
             None if saved is None else load_under_way(self._weights, self._buffers, saved)

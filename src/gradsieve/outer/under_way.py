@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradsieve.outer.buffers import BufferAverage
 from gradsieve.outer.weights import Flight, OuterWeights
+from gradsieve.telemetry import StepRecord
 
 
 @dataclass(slots=True)
@@ -27,6 +28,8 @@ class UnderWay:
     """Their averages, when they have arrived."""
     has_arrived: bool = False
     """The buckets hold averages."""
+    exchange: StepRecord | None = None
+    """Of one that has arrived; None where it was loaded."""
     seconds: float = 0.0
     """That it took of training so far."""
 

@@ -40,7 +40,9 @@ class OuterWeights:
         device: of outer weights, momentum and pseudo-gradients; the parameter's own if None.
 
     Raises:
-        ValueError: there is nothing to train, or less than there are to be fragments.
+        TypeError: `optimizer` makes no torch optimizer.
+        ValueError: there is nothing to train, or less than there are to be fragments; the optimizer
+            is not one of the outer weights.
         SieveError: a parameter is of a dtype that the sieve does not take.
     """
 
@@ -62,7 +64,7 @@ class OuterWeights:
         self.inner = [parameter for _, parameter in inner]
         self.outer = [copied(parameter, device) for parameter in self.inner]
         self.names = [name for name, _ in inner]
-        self.optimizer = optimizer(self.outer)
+        self.optimizer = made_by(optimizer, self.outer)
         self.parts = split_alike([parameter.numel() for parameter in self.inner], fragments)
         self.numel = sum(parameter.numel() for parameter in self.inner)
 
@@ -70,12 +72,6 @@ class OuterWeights:
     def named(self) -> list[tuple[str, nn.Parameter]]:
         """The outer weights."""
         return list(zip(self.names, self.outer, strict=True))
-
-    @torch.no_grad()
-    def take_over(self) -> None:
-        """Begin from the weights as they are."""
-        for outer, inner in zip(self.outer, self.inner, strict=True):
-            outer.copy_(inner)
 
     @torch.no_grad()
     def begin(self, fragment: int, *, goes_on: bool) -> Flight:
@@ -115,6 +111,22 @@ class OuterWeights:
                 if flight.departed:
                     outer = outer + (weights.float() - flight.departed[number].float())
                 weights.copy_(outer)
+
+
+def made_by(make: OuterOptimizer, weights: Sequence[nn.Parameter]) -> Optimizer:
+    optimizer = make(weights) if callable(make) else make
+    if not callable(make) or not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "optimizer is a function that makes a torch optimizer from the outer weights, as "
+            f"`lambda weights: torch.optim.SGD(weights, lr=1.0)`; found {optimizer!r}"
+        )
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if held != {id(weight) for weight in weights}:
+        raise ValueError(
+            "the outer optimizer holds other parameters than the outer weights that it was given; "
+            "make it from the function's argument, not from the model's parameters"
+        )
+    return optimizer
 
 
 def copied(parameter: Tensor, device: torch.device | None) -> nn.Parameter:
