@@ -1,6 +1,7 @@
 """MNIST as a task: each rank's batches, and the share that a model classifies correctly."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import nn
@@ -68,11 +69,17 @@ def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
     return correct / len(split.labels)
 
 
+@cache
+def _training_images() -> Split:
+    """One copy, 190 MB, for all ranks that are played in a process."""
+    return load_mnist(train=True)
+
+
 def batches_of_training_images(
     rank: int, world_size: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`batches` of the whole training set."""
-    return batches(load_mnist(train=True), rank, world_size, seed)
+    return batches(_training_images(), rank, world_size, seed)
 
 
 def accuracy_on_test_images(model: nn.Module, rank: int = 0, world_size: int = 1) -> Judged:
