@@ -129,5 +129,9 @@ def test_numbers_out_of_range_are_refused(arguments, words):
 
 
 def test_a_number_of_steps_is_whole():
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"every must be a whole number, got 2\.5"):
         Schedule(2.5, 1, 0)
+    with pytest.raises(TypeError, match="every must be a whole number, got '10'"):
+        Schedule("10", 1, 0)
+    with pytest.raises(TypeError, match="delay must be a whole number, got None"):
+        Schedule(5, 1, None)

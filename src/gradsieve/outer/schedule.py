@@ -23,7 +23,8 @@ class Schedule:
         delay: inner steps from the beginning of an exchange to its end.
 
     Raises:
-        ValueError: a number is out of range, or an exchange would not end before the next begins.
+        TypeError: a number is not a whole one.
+        ValueError: one is out of range, or an exchange would not end before the next begins.
     """
 
     def __init__(self, every: int | Sequence[int], fragments: int, delay: int) -> None:
@@ -131,7 +132,7 @@ def whole(name: str, number: object) -> int:
     try:
         return index(number)  # type: ignore[arg-type]
     except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {number!r}") from None
+        raise TypeError(f"{name} must be a whole number, got {number!r}") from None
 
 
 def bounds_of(every: int | Sequence[int]) -> tuple[int, int]:

@@ -69,7 +69,8 @@ class OuterSync:
         process_group: the ranks that exchange; the default group if None.
 
     Raises:
-        TypeError: `model` is no module, or `optimizer` makes no torch optimizer.
+        TypeError: `model` is no module, a number of steps is not whole, or `optimizer` makes no
+            torch optimizer.
         ValueError: a number is out of range, there is nothing to train, the optimizer is not one of
             the outer weights, or this rank is no member of the group.
         SieveError: on every rank, where they differ; a DDP model's ranks are those that exchange.
