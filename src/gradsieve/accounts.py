@@ -88,6 +88,11 @@ class Accounts:
         # What was told before is heard.
         self.notes.mine = NO_ACCOUNT
 
+    def skip_step(self) -> None:
+        """Frames that hold NaN or infinity are no measure of others."""
+        self._step()
+        self.notes.mine = NO_ACCOUNT
+
     def end_sieve_step(self, tally: Tally, *, window: float, scale: float) -> Account | None:
         """Returns the slowest rank's account of the sieve's step before; None if there is none."""
         told = slowest_of(self.notes.heard)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Frame, Section
+from gradsieve.layout import Place
 from gradsieve.pieces import Part, Piece
 from gradsieve.rotation import Rotation
 from gradsieve.threads import shared
@@ -29,15 +30,19 @@ def average_into(
     rotations: Sequence[Rotation | None],
     threads: int = 1,
     cleared: Sequence[bool] | None = None,
+    places: Sequence[Place] | None = None,
+    scale: float = 1.0,
 ) -> None:
     """Add the contributions in their order.
 
-    Where a parameter has a rotation, it learns from the average and restores the gradient. A
-    parameter is one thread's: the result does not depend on how many there are.
+    Where a unit has a rotation, it learns from the average and restores the gradient. A unit is one
+    thread's: the result does not depend on how many there are.
 
     Args:
-        rotations: one for each parameter of the bucket, or None.
-        cleared: of which parameters a float32 `buffer` holds zeros already.
+        rotations: one for each unit of the bucket, or None.
+        cleared: of which units a float32 `buffer` holds zeros already.
+        places: where each unit lies in the buffer; None: one behind the other.
+        scale: what the sum is multiplied by at the end.
 
     Raises:
         FrameError: a payload makes no sense; the buffer holds nothing of use.
@@ -50,17 +55,24 @@ def average_into(
         for piece, section in zip(part, frame.sections, strict=True):
             added[piece.number].append((piece, section, factor))
     numels = [max(piece.stop for piece, _, _ in pieces) for pieces in added]
-    starts = list(accumulate(numels, initial=0))
+    if places is None:
+        stops = list(accumulate(numels))
+        places = [slice(stop - numel, stop) for numel, stop in zip(numels, stops, strict=True)]
 
     def average(number: int) -> None:
-        parameter = total[starts[number] : starts[number + 1]]
+        unit = total[places[number]]
         if total is not buffer or cleared is None or not cleared[number]:
-            parameter.zero_()
+            unit.zero_()
         for piece, section, factor in added[number]:
-            add_section(parameter[piece.start : piece.stop], section, factor, f"section {number}")
+            add_section(unit[piece.start : piece.stop], section, factor, f"section {number}")
         if (rotation := rotations[number]) is not None:
-            rotation.learn(parameter)
-            rotation.restore(parameter)
+            rotation.learn(unit)
+            rotation.restore(unit)
+        if scale != 1:
+            unit.mul_(scale)
+        if isinstance(places[number], Tensor):
+            # A copy.
+            total[places[number]] = unit
 
     shared(average, len(numels), threads if total.is_cpu else 1)
     if total is not buffer:

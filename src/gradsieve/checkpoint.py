@@ -16,6 +16,7 @@ def save_sieve(state: "SieveState") -> dict[str, Any]:
     return {
         "version": VERSION,
         "step": state.step,
+        "min_numel": state.registry.min_numel,
         "mean_square": state.steering.sizes.mean_square,
         "scale": state.steering.scale,
         "note": list(state.route.accounts.notes.mine),
@@ -37,6 +38,8 @@ def require_loadable(state: "SieveState", saved: Mapping[str, Any]) -> None:
 
 def load_sieve(state: "SieveState", saved: Mapping[str, Any]) -> None:
     """Between steps, what `require_loadable` lets pass."""
+    if state.registry.min_numel is None:
+        state.registry.min_numel = saved.get("min_numel")
     state.registry.load(saved["parameters"])
     state.steering.sizes.mean_square = saved.get("mean_square")
     if state.steering.budget is not None:

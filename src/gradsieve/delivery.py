@@ -11,30 +11,40 @@ from torch import Tensor
 from gradsieve.averaging import Contribution, average_into
 from gradsieve.codec import Frame, decode_frame, encode_frame
 from gradsieve.codec.errors import refuse
+from gradsieve.nonfinite import note_nonfinite
 from gradsieve.pieces import Plan
 from gradsieve.second_shot import add_and_prune
-from gradsieve.selection import encode_frames, sieve_gradients
+from gradsieve.selection import encode_frames, give_whole, sieve_gradients
 from gradsieve.state import SieveState
 
 
-def deliver(state: SieveState, plan: Plan, gradients: Sequence[Tensor], buffer: Tensor) -> Tensor:
+def deliver(state: SieveState, plan: Plan, buffer: Tensor) -> Tensor:
     """Replace this rank's gradients in the bucket's `buffer` by the average of all ranks.
 
     On as many threads as torch had when the communication thread started.
     """
     tally = state.tally
+    state.changes.touch(plan.units)
     plan.settle_sums(state.members.group.size())
     plan.deal(state.members.add_up_on_node)
     if plan.way == "hierarchical":
         with tally.timed("add"):
+            note_nonfinite(tally, plan.layout.named, buffer)
+            give_whole(state, plan, buffer)
             state.members.nodes.average(buffer)
-    sections = sieve_gradients(state, plan, gradients)
+    sections = sieve_gradients(state, plan, buffer)
     frames = encode_frames(state, plan, sections)
     contributions = EXCHANGES[plan.way](state, plan, state.plans.layout(plan), frames)
     with tally.timed("decode"):
-        rotations = [parameter.rotation for parameter in plan.parameters]
-        cleared = [plan.takes_all and p.clears(buffer.dtype) for p in plan.parameters]
-        average_into(buffer, contributions, rotations, torch.get_num_threads(), cleared)
+        average_into(
+            buffer,
+            contributions,
+            [unit.rotation for unit in plan.units],
+            torch.get_num_threads(),
+            plan.cleared(buffer.dtype),
+            plan.layout.places,
+            state.loss_scale.now,
+        )
     tally.overhead += state.overhead(plan)
     # A sum of finite float32 may leave float16's range, on all ranks alike.
     overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())

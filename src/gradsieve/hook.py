@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.codec import Values
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
+from gradsieve.loss_scale import Scaler
 from gradsieve.route import Exchange
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
@@ -23,9 +24,10 @@ def attach(
     node_size: int | None = None,
     rotation: int = 0,
     error_feedback: bool = True,
-    min_numel: int = 2048,
+    min_numel: int | None = None,
     start_step: int = 0,
     ramp_steps: int = 0,
+    scaler: Scaler | None = None,
 ) -> SieveState:
     """Put the sieve between the gradients of a DDP model and the network.
 
@@ -56,6 +58,7 @@ def attach(
         min_numel=min_numel,
         start_step=start_step,
         ramp_steps=ramp_steps,
+        scaler=scaler,
         process_group=model.process_group,
     )
     state.bind(model)

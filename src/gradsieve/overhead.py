@@ -28,8 +28,8 @@ def coding_overhead(plan: Plan, values: Values, ranks: int) -> float:
 
 def one_try(plan: Plan, values: Values, ranks: int) -> float:
     frames = [emptiest_frame(plan, part, values) for part in plan.parts]
-    total = torch.zeros(sum(parameter.numel for parameter in plan.parameters))
-    cleared = [plan.takes_all and p.clears(torch.float32) for p in plan.parameters]
+    total = torch.zeros(sum(unit.numel for unit in plan.units))
+    cleared = plan.cleared(torch.float32)
     start = time.thread_time()
     for part in plan.own_parts:
         emptiest_frame(plan, part, values)
@@ -54,8 +54,8 @@ def emptiest_frame(plan: Plan, part: Part, values: Values) -> Tensor:
 
 
 def emptiest(plan: Plan, piece: Piece, values: Values) -> Section:
-    parameter = plan.parameters[piece.number]
-    if parameter.whole:
+    unit = plan.units[piece.number]
+    if unit.whole:
         return whole_section(np.zeros(piece.numel, np.float32), values)
     one = np.ones(1, np.float32)
-    return pruned_section(np.zeros(1, np.int32), one, piece.numel, 0.5, values, row=parameter.row)
+    return pruned_section(np.zeros(1, np.int32), one, piece.numel, 0.5, values, row=unit.row)

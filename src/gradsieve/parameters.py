@@ -1,7 +1,7 @@
 """What the sieve keeps for each parameter."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch import Tensor
 from gradsieve.errors import SieveError
 from gradsieve.rotation import rotation_of
 from gradsieve.sieve import Moments
+
+if TYPE_CHECKING:
+    from gradsieve.whole import WholeGroup
 
 SavedParameter = dict[str, object]
 AddUp = Callable[[Tensor], None]
@@ -37,37 +40,65 @@ class Dealt(NamedTuple):
     size: int
 
 
-class ParameterState:
-    """Residual, threshold and last moments of one parameter on this rank."""
+class Before(NamedTuple):
+    """What a step goes back to where it must leave nothing behind."""
 
-    def __init__(self, name: str, parameter: Tensor, *, whole: bool, rotation: int = 0) -> None:
+    residual: Tensor
+    threshold: float | None
+    moments: Moments | None
+    is_empty: bool
+
+
+class ParameterState:
+    """Residual, threshold and last moments of one parameter on this rank.
+
+    Args:
+        whole: the parameter is too small to prune and travels whole; its residual is what rounding
+            has left of its gradients.
+        can_undo: a step can be taken back, for which a second residual is kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameter: Tensor,
+        *,
+        whole: bool,
+        rotation: int = 0,
+        can_undo: bool = True,
+    ) -> None:
         self.name = name
         self.shape = tuple(parameter.shape)
         self.numel = parameter.numel()
         self.element_size = parameter.element_size()
         self.device = parameter.device
         self.whole = whole
-        """The parameter is too small to prune and travels whole; it has no residual."""
         self.threshold: float | None = None
         self.moments: Moments | None = None
         self.mean_square: float | None = None
         """Of the gradient over the last steps, where the policy asks for it."""
-        self.residual: Tensor | None = None
         residual = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False).detach()
         if residual.stride() != parameter.stride():
             # DDP lays out the gradients of parameters with gaps or overlaps like this.
             residual = residual.contiguous()
         self.stride = residual.stride()
         """Of the parameter's gradient in its bucket."""
-        if not whole:
-            self.residual = residual
+        self.residual = residual
+        """Of the parameter's shape; a view of its group's remainder where it travels whole."""
+        self.group: WholeGroup | None = None
+        """The bucket's parameters that travel whole, where this is one."""
         self.owned: Owned | None = None
         self.dealt: Dealt | None = None
         """The ranks of this node keep a piece of the residual each; the rest of it is 0 here."""
         self.is_empty = True
         """Nothing was kept so far, here or in `owned`."""
-        self._given: Tensor | None = None
-        """The residual before this step, where the step has sent all of it."""
+        self._can_undo = can_undo
+        self._before: Before | None = None
+        """What was before this step, where the step has changed it and may be taken back."""
+        self._spare: Tensor | None = None
+        """Memory for the next step's residual; 0 outside what `dealt` leaves to this rank."""
+        self._has_given = False
+        """This step has sent all of the residual."""
         self.rotation = None if whole else rotation_of(residual, rotation)
         """With one, residual and survivors are coefficients in its bases."""
         self.row = row_numel(residual)
@@ -76,9 +107,29 @@ class ParameterState:
 
     def flat_residual(self) -> Tensor:
         """The residual in the order in which the gradient lies in its bucket."""
-        if self.residual is None:
-            raise SieveError(f"parameter {self.name} travels whole and has no residual")
         return self.residual.as_strided((self.numel,), (1,))
+
+    @property
+    def described(self) -> list[str]:
+        """Lines of what both sides of a frame must share."""
+        return [f"{self.name} {self.shape} {self.stride} {self.whole}"]
+
+    def open(self) -> tuple[Tensor, Tensor]:
+        """The flat residual of before this step, and where this step leaves its own.
+
+        They are the same tensor where a step is not to be taken back.
+        """
+        if self._can_undo:
+            self._remember()
+        before = self.residual if self._before is None else self._before.residual
+        return before.as_strided((self.numel,), (1,)), self.flat_residual()
+
+    def _remember(self) -> None:
+        if self._before is not None:
+            return
+        self._before = Before(self.residual, self.threshold, self.moments, self.is_empty)
+        self.residual = torch.zeros_like(self.residual) if self._spare is None else self._spare
+        self._spare = None
 
     def keeps(self, index: int) -> bool:
         """Whether this rank keeps the residual of an element."""
@@ -120,7 +171,7 @@ class ParameterState:
             self.flat_residual().mul_(self.dealt.size)
         elif dealt is not None:
             self._keep(dealt, add_up, share=1 / dealt.size)
-        self.dealt, self.is_empty = dealt, False
+        self.dealt, self.is_empty, self._spare = dealt, False, None
 
     def _keep(self, dealt: Dealt, add_up: AddUp, share: float = 1.0) -> None:
         """Add the residuals of the node's ranks up, and keep this rank's piece of the sum."""
@@ -139,30 +190,58 @@ class ParameterState:
         self.owned.before = self.owned.residual.clone()
         return self.owned.residual
 
-    def give_residuals(self, flat: Tensor, ranks: int) -> None:
-        """Add to a gradient, as it lies in its bucket, all that was kept of those before."""
+    def give_residuals(self, flat: Tensor, ranks: int, scale: float = 1.0) -> None:
+        """Add to a gradient, as it lies in its bucket, all that was kept of those before.
+
+        Args:
+            scale: what a gradient of 1 is in `flat`.
+        """
         self.take_over(ranks)
-        left = self.flat_residual()
-        self._given = left.clone()
+        self._remember()
+        before, after = self.open()
         factor = 1 if self.dealt is None else self.dealt.size
         # Rounded once, where the gradient is of half precision.
-        flat.copy_(flat.float() + self._restored(left * factor))
-        left.zero_()
-        self.is_empty = True
+        flat.copy_(flat.float() + scale * self._restored(before * factor))
+        after.zero_()
+        self.is_empty = self._has_given = True
 
     def undo(self) -> None:
-        """This step's sums and residuals never reached the optimizer."""
-        if self.owned is not None and self.owned.before is not None:
-            self.owned.residual, self.owned.before = self.owned.before, None
-        if self._given is not None:
-            self.flat_residual().copy_(self._given)
-            self._given, self.is_empty = None, False
+        """The step leaves nothing behind."""
+        self._undo_sums()
+        if self._before is not None:
+            self._spare = self.residual if self._can_undo else None
+            self.residual, self.threshold, self.moments, self.is_empty = self._before
+        if self.rotation is not None:
+            self.rotation.undo()
+        self._forget()
 
-    def keep(self) -> None:
+    def recover(self) -> None:
+        """The exchange failed: this step's sums and what it has given never reached the optimizer.
+
+        The residual that selecting has left stays: survivors return to it by `put_back`.
+        """
+        if self._has_given:
+            self.undo()
+        else:
+            self._undo_sums()
+            self.commit()
+
+    def commit(self) -> None:
         """The step is done."""
-        self._given = None
+        if self._before is not None:
+            self._spare = self._before.residual if self._can_undo else None
         if self.owned is not None:
             self.owned.before = None
+        self._forget()
+
+    def _undo_sums(self) -> None:
+        if self.owned is not None and self.owned.before is not None:
+            self.owned.residual, self.owned.before = self.owned.before, None
+
+    def _forget(self) -> None:
+        self._before, self._has_given = None, False
+        if self.rotation is not None:
+            self.rotation.commit()
 
     def give_up_unless(self, start: int, stop: int, ranks: int) -> None:
         """Keep what was pruned of sums only where they are of elements `start` to `stop`."""
@@ -207,7 +286,7 @@ class ParameterState:
         if self.moments is not None:
             fields = Moments.__dataclass_fields__
             moments = {n: getattr(self.moments, n) for n in fields if n != "magnitudes"}
-        residual = None if self.residual is None else self.residual.contiguous().clone()
+        residual = self.residual.contiguous().clone()
         rotation = None if self.rotation is None else self.rotation.save()
         owned = self.owned
         return {
@@ -227,11 +306,6 @@ class ParameterState:
                 f"parameter {self.name}: the saved state lacks its residual, threshold or moments"
             )
         residual = saved["residual"]
-        if (residual is None) != self.whole:
-            raise ValueError(
-                f"parameter {self.name}: the saved state has {'no' if residual is None else 'a'} "
-                "residual, this one has the opposite; min_numel must be what it was when saving"
-            )
         rotation = saved.get("rotation")
         if (rotation is None) != (self.rotation is None):
             raise ValueError(
@@ -247,7 +321,7 @@ class ParameterState:
                 f"{owned[0] + owned[1].numel()}, the parameter has {self.numel}"
             )
         shape = residual.shape if isinstance(residual, Tensor) else None
-        if self.residual is not None and shape != self.residual.shape:
+        if shape != self.residual.shape:
             raise ValueError(
                 f"parameter {self.name}: the saved residual is {shape}, the "
                 f"parameter {list(self.residual.shape)}"
@@ -256,9 +330,9 @@ class ParameterState:
     def load(self, saved: Mapping[str, object]) -> None:
         self.require_fit(saved)
         residual = saved["residual"]
-        if self.residual is not None and isinstance(residual, Tensor):
+        if isinstance(residual, Tensor):
             self.residual.copy_(residual)
-            self.is_empty = False
+            self.is_empty, self._spare = False, None
         rotation = saved.get("rotation")
         if self.rotation is not None and isinstance(rotation, Mapping):
             self.rotation.load(rotation)
@@ -291,14 +365,12 @@ class Residuals(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         parameter = self._parameters[name]
-        if parameter.residual is None:
-            raise KeyError(f"{name} travels whole and has no residual (see min_numel)")
         # Bases and residuals may be turning.
         self._settle()
         return parameter.unrotated_residual()
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, state in self._parameters.items() if not state.whole)
+        return iter(self._parameters)
 
     def __len__(self) -> int:
-        return sum(not state.whole for state in self._parameters.values())
+        return len(self._parameters)

@@ -4,34 +4,52 @@ from collections.abc import Sequence
 
 from gradsieve.agreement import digest
 from gradsieve.codec import Values
+from gradsieve.layout import BucketLayout
 from gradsieve.members import Members
 from gradsieve.overhead import coding_overhead
 from gradsieve.parameters import ParameterState
 from gradsieve.pieces import Plan, Way, plan_for
+from gradsieve.whole import WholeGroup
 
 
 class Plans:
     def __init__(self, members: Members, values: Values) -> None:
         self._members, self._values = members, values
-        self._plans: dict[tuple[str | int, ...], Plan] = {}
+        self._buckets: dict[tuple[int, ...], BucketLayout] = {}
+        self._plans: dict[tuple[Way, int], Plan] = {}
         self._layouts: dict[int, int] = {}
         self._overheads: dict[int, float] = {}
 
+    def bucket(self, parameters: Sequence[ParameterState], owners: int = 1) -> BucketLayout:
+        """The units of a bucket with these parameters, in its order; `owners` as there."""
+        key = owners, *map(id, parameters)
+        if key not in self._buckets:
+            self._buckets[key] = BucketLayout(parameters, owners)
+        return self._buckets[key]
+
+    @property
+    def groups(self) -> list[WholeGroup]:
+        """Those that parameters which travel whole are in now."""
+        units = [unit for bucket in self._buckets.values() for unit in bucket.units]
+        return [unit for unit in units if isinstance(unit, WholeGroup) and unit.is_current]
+
     def plan(self, way: Way, parameters: Sequence[ParameterState]) -> Plan:
         """What this rank's frames carry of a bucket, and to whom they go."""
-        key = way, *(id(parameter) for parameter in parameters)
+        place, places = self._members.place(way)
+        bucket = self.bucket(parameters, 1 if way == "gather" else places)
+        key = way, id(bucket)
         if key not in self._plans:
-            self._plans[key] = plan_for(way, parameters, *self._members.place(way))
+            self._plans[key] = plan_for(way, bucket, place, places)
         return self._plans[key]
 
     def layout(self, plan: Plan) -> int:
         """Digest of what both sides of a frame must share: shapes, settings and bases."""
         key = id(plan)
         if key not in self._layouts:
-            lines = [f"{p.name} {p.shape} {p.stride} {p.whole}" for p in plan.parameters]
+            lines = [line for unit in plan.units for line in unit.described]
             settings = [f"values={self._values}", f"parts={len(plan.parts)}"]
             self._layouts[key] = digest([*settings, *lines])
-        bases = [p.rotation.fingerprint for p in plan.parameters if p.rotation is not None]
+        bases = [p.rotation.fingerprint for p in plan.pruned if p.rotation is not None]
         return digest([str(self._layouts[key]), *map(str, bases)]) if bases else self._layouts[key]
 
     def overhead(self, plan: Plan) -> float:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState, SavedParameter
+from gradsieve.small import choose_min_numel, tell_of_whole
 
 ANOTHER_MODEL = "make one SieveState a model"
 
@@ -20,8 +21,13 @@ class Registry:
         min_numel, rotation: as in `SieveState`.
     """
 
-    def __init__(self, min_numel: int, rotation: int) -> None:
-        self._min_numel, self._rotation = min_numel, rotation
+    def __init__(self, min_numel: int | None, rotation: int) -> None:
+        self.min_numel = min_numel
+        """As chosen by the model, when its parameters are known; a saved state's where it is to
+        be loaded."""
+        self._rotation = rotation
+        self.can_undo = True
+        """A step can be taken back."""
         self._model: nn.Module | None = None
         self._states: dict[str, ParameterState] = {}
         self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
@@ -107,9 +113,17 @@ class Registry:
         if self._awaiting is not None:
             mine = {*self._states, *(name for name, _ in named)}
             require_same_model(self._awaiting, mine if complete else mine.union(self._awaiting))
+        numels = [parameter.numel() for _, parameter in named]
+        if self.min_numel is None:
+            self.min_numel = choose_min_numel(numels)
         for name, parameter in named:
-            whole = parameter.numel() < self._min_numel
-            state = ParameterState(name, parameter, whole=whole, rotation=self._rotation)
+            state = ParameterState(
+                name,
+                parameter,
+                whole=parameter.numel() < self.min_numel,
+                rotation=self._rotation,
+                can_undo=self.can_undo,
+            )
             self._states[name] = state
             self._by_id[id(parameter)] = (parameter, state)
         if self._awaiting is not None:
@@ -117,6 +131,8 @@ class Registry:
                 self._states[name].load(self._awaiting[name])
             if complete:
                 self._awaiting = None
+        if complete:
+            tell_of_whole(list(self), self.min_numel)
 
     def _state_of(self, parameter: Tensor) -> ParameterState:
         found = self._by_id.get(id(parameter))

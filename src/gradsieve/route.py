@@ -31,10 +31,14 @@ class Route:
         self._choice: Choice | None = None
         self._measured_before = 0
         """Steps."""
+        self.is_alone = False
+        """The group is of one rank, which has nobody to send to."""
 
     @property
     def way(self) -> Exchange:
         """That the gradients take in this step."""
+        if self.is_alone:
+            return "dense"
         if self.exchange != "auto":
             return self.exchange
         return "gather" if self._choice is None else self._choice.way
@@ -50,6 +54,8 @@ class Route:
     @property
     def reason(self) -> str:
         """Why, where it was chosen."""
+        if self.is_alone:
+            return "one rank has nobody to send to"
         return self._choice.reason if self._choice is not None and self.exchange == "auto" else ""
 
     @property
@@ -64,7 +70,8 @@ class Route:
             turns: as in `SieveState.bind_named`.
         """
         self._measured_before += 1
-        if self.exchange == "auto" and registry.states:
+        self.is_alone = members.group.size() == 1
+        if self.exchange == "auto" and registry.states and not self.is_alone:
             if self._choice is None:
                 gradient_bytes = sum(p.numel * p.element_size for p in registry) // turns
                 self._choice = Choice(
@@ -90,6 +97,9 @@ class Route:
             self.accounts.end_dense_step()
             if choice is not None:
                 choice.end_dense_step()
+            return
+        if tally.nonfinite_anywhere:
+            self.accounts.skip_step()
             return
         slowest = self.accounts.end_sieve_step(tally, window=window, scale=steering.scale)
         if slowest is None:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradsieve.codec import Frame, Section, Values, pruned_section, whole_section
+from gradsieve.codec import Frame, Section, Values, pruned_section
 from gradsieve.parameters import ParameterState
 from gradsieve.pieces import Piece, Plan
 from gradsieve.sieve import Workspace, sample_magnitudes, select
+from gradsieve.whole import WholeGroup, round_whole
 
 
 def add_and_prune(
@@ -29,16 +30,20 @@ def add_and_prune(
     """
     sections = []
     for place, piece in enumerate(plan.parts[rank]):
-        parameter, name = plan.parameters[piece.number], f"section {place}"
+        unit, name = plan.units[piece.number], f"section {place}"
         arrived = [frame.sections[place] for frame in frames]
         average = torch.zeros(piece.numel)
         for section in arrived:
             section.add_to(average.numpy(), 1.0 / len(frames), name)
-        if parameter.whole:
-            sections.append(whole_section(average.numpy(), values))
+        if isinstance(unit, WholeGroup):
+            section, rest = round_whole(average, values)
+            sections.append(section)
+            if error_feedback and rest is not None:
+                # The average counts each rank's gradient by its share.
+                unit.keep(piece.start, len(frames) * rest)
             continue
-        left = parameter.owned_residual(piece.start, piece.stop)
-        sections.append(prune(parameter, piece, average, left, arrived, values, frames[0].step))
+        left = unit.owned_residual(piece.start, piece.stop)
+        sections.append(prune(unit, piece, average, left, arrived, values, frames[0].step))
         if not error_feedback:
             left.zero_()
     return sections

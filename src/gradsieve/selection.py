@@ -14,37 +14,46 @@ from gradsieve.codec import (
     empty_section,
     encode_frame,
     pruned_section,
-    whole_section,
 )
 from gradsieve.devices import on_host
+from gradsieve.nonfinite import is_finite, note_nonfinite
 from gradsieve.parameters import ParameterState
 from gradsieve.pieces import Piece, Plan
 from gradsieve.rotation import Rotation
 from gradsieve.sieve import select
 from gradsieve.state import SieveState
+from gradsieve.whole import WholeGroup, round_whole
 
 Sections = dict[Piece, Section]
 
 
-def sieve_gradients(state: SieveState, plan: Plan, gradients: Sequence[Tensor]) -> Sections:
-    """A section for each piece of the bucket."""
+def sieve_gradients(state: SieveState, plan: Plan, buffer: Tensor) -> Sections:
+    """A section for each piece of the bucket, whose gradients `buffer` holds."""
     sections: Sections = {}
-    for number, (parameter, gradient) in enumerate(zip(plan.parameters, gradients, strict=True)):
-        # As it lies in the bucket, whatever the parameter's memory format.
-        flat, pieces = gradient.view(-1), plan.pieces[number]
+    for number, unit in enumerate(plan.units):
+        flat, pieces = plan.layout.take(buffer, number), plan.pieces[number]
         if not pieces:
-            # Another rank of the node keeps this parameter's residual.
-            parameter.moments, parameter.squared_remainder = None, 0.0
+            # Another rank of the node keeps this unit's residual.
+            if isinstance(unit, ParameterState):
+                unit.moments, unit.squared_remainder = None, 0.0
             continue
-        if parameter.whole:
-            made = send_whole(state, parameter, flat, pieces)
+        if isinstance(unit, WholeGroup):
+            made = send_whole(state, plan, unit, flat, pieces)
         else:
-            clear = plan.takes_all and parameter.clears(flat.dtype)
-            made = send_survivors(state, parameter, flat, pieces, clear=clear)
+            clear = plan.takes_all and unit.clears(flat.dtype)
+            is_mean = plan.way == "hierarchical"
+            flat = unscaled(state, flat)
+            made = send_survivors(state, unit, flat, pieces, clear=clear, is_mean=is_mean)
         state.tally.elements += sum(piece.numel for piece in pieces)
         state.tally.sent_elements += sum(section.count for section in made)
         sections.update(zip(pieces, made, strict=True))
     return sections
+
+
+def unscaled(state: SieveState, flat: Tensor) -> Tensor:
+    """A gradient without the scale of the loss; float32 is changed in place."""
+    scale = state.loss_scale.now
+    return flat if scale == 1 else flat.float().mul_(1 / scale)
 
 
 def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Tensor]:
@@ -65,13 +74,43 @@ def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Ten
     return frames
 
 
+def give_whole(state: SieveState, plan: Plan, buffer: Tensor) -> None:
+    """Before ranks of a node average the bucket: add what was kept of whole parameters."""
+    for number, unit in enumerate(plan.units):
+        if isinstance(unit, WholeGroup) and state.keeps_rounding:
+            flat = plan.layout.take(buffer, number)
+            scale, may_be_unused = state.loss_scale.now, state.may_be_unused
+            given = unit.give(flat, scale=scale, may_be_unused=may_be_unused)
+            plan.layout.put(buffer, number, given)
+
+
 def send_whole(
-    state: SieveState, parameter: ParameterState, flat: Tensor, pieces: Sequence[Piece]
+    state: SieveState, plan: Plan, group: WholeGroup, flat: Tensor, pieces: Sequence[Piece]
 ) -> list[Section]:
     with state.tally.timed("encode"):
-        values = flat.float().cpu().numpy()
-        state.tally.nonfinite += values.size - int(np.count_nonzero(np.isfinite(values)))
-        return [whole_section(values[piece.start : piece.stop], state.values) for piece in pieces]
+        gradients, share = unscaled(state, flat).float(), 1
+        if plan.way == "hierarchical":
+            # The ranks of a node have given what they kept already, and share what is left.
+            share = len(plan.parts)
+        elif state.keeps_rounding:
+            gradients = group.give(gradients, may_be_unused=state.may_be_unused)
+        values = gradients.cpu()
+        made = []
+        for piece in pieces:
+            section, rest = round_whole(values[piece.start : piece.stop], state.values)
+            if state.keeps_rounding and rest is not None:
+                group.keep(piece.start, share * rest)
+            made.append(section)
+        note_whole(state, plan, group, values)
+        return made
+
+
+def note_whole(state: SieveState, plan: Plan, group: WholeGroup, values: Tensor) -> None:
+    """The gradients of a node's ranks are looked at before they are averaged."""
+    if plan.takes_all:
+        note_nonfinite(state.tally, group.named, values)
+    elif not is_finite(values):
+        state.tally.nonfinite += values.numel() - int(values.isfinite().sum())
 
 
 def send_survivors(
@@ -81,20 +120,30 @@ def send_survivors(
     pieces: Sequence[Piece],
     *,
     clear: bool,
+    is_mean: bool,
 ) -> list[Section]:
+    """
+    Args:
+        is_mean: the gradient is that of a node: whose it was that is not finite is told already.
+    """
     tally = state.tally
     if state.holds(flat):
         return [empty_section(piece.numel) for piece in pieces]
-    flat, parameter.is_empty = flat.float(), False
+    flat = flat.float()
     start, stop = pieces[0].start, pieces[-1].stop
     with tally.timed("rotate"):
         if parameter.rotation is not None:
-            flat = rotate(state, parameter, parameter.rotation, flat)
-    flat, left = flat[start:stop], parameter.flat_residual()[start:stop]
+            flat = rotate(state, parameter.rotation, flat)
+    flat = flat[start:stop]
+    before, left = (residual[start:stop] for residual in parameter.open())
+    parameter.is_empty = False
     with tally.timed("select"):
-        threshold = state.steering.next(parameter, flat, left, state.step)
-        indices, values, moments = select(flat, left, threshold, out=state.workspace, clear=clear)
-        state.sent.append((parameter, start, indices, values))
+        threshold = state.steering.next(parameter, flat, before, state.step)
+        into = None if left.data_ptr() == before.data_ptr() else left
+        indices, values, moments = select(
+            flat, before, threshold, out=state.workspace, clear=clear, into=into
+        )
+        state.changes.send(parameter, start, indices, values)
         state.steering.observe(parameter, moments)
         if not state.error_feedback:
             left.zero_()
@@ -118,6 +167,8 @@ def send_survivors(
     tally.thresholds[parameter.name] = threshold
     tally.moments[parameter.name] = moments
     tally.nonfinite += moments.nonfinite
+    if moments.nonfinite and not is_mean:
+        tally.nonfinite_names.append(parameter.name)
     return sections
 
 
@@ -141,12 +192,10 @@ def divided(
         yield piece, indices[first:last] - start, values[first:last]
 
 
-def rotate(
-    state: SieveState, parameter: ParameterState, rotation: Rotation, flat: Tensor
-) -> Tensor:
+def rotate(state: SieveState, rotation: Rotation, flat: Tensor) -> Tensor:
     """The coefficients of a gradient; one is NaN where the gradient is not finite.
 
-    Every coefficient of a block would be: the residual would get nothing of what is finite.
+    Every coefficient of a block would be, and the record would count them all.
     """
     if math.isfinite(float(flat.sum())):
         return rotation.coefficients(flat)
@@ -154,8 +203,6 @@ def rotate(
     coefficients = rotation.coefficients(torch.where(finite, flat, 0.0))
     bad = flat.numel() - int(finite.sum())
     if bad:
-        if parameter.keeps(0):
-            parameter.flat_residual()[0] += coefficients[0]
         coefficients[0] = math.nan
         # Selecting counts one.
         state.tally.nonfinite += bad - 1

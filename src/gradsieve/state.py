@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.agreement import Description, require_agreement
 from gradsieve.bucket import Bucket
 from gradsieve.budget import limits_bytes
+from gradsieve.changes import Changes
 from gradsieve.checkpoint import load_sieve, require_loadable, save_sieve
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
@@ -20,7 +21,9 @@ from gradsieve.devices import Handover
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
+from gradsieve.loss_scale import LossScale, Scaler
 from gradsieve.members import Members
+from gradsieve.nonfinite import is_finite, sources
 from gradsieve.parameters import ParameterState, Residuals
 from gradsieve.pieces import Plan
 from gradsieve.plans import Plans
@@ -67,13 +70,17 @@ class SieveState:
             training on 170 rows of input; worth it where less than a bit an element fits.
         error_feedback: keep what is pruned in a residual and add it to the next gradient; without
             it what is pruned is dropped.
-        min_numel: parameters with fewer elements (biases, norms) travel whole.
+        min_numel: parameters with fewer elements (biases, norms) travel whole. None: 2,048, or less
+            (down to 256) where such parameters hold more than a twentieth of all elements.
         start_step: plain all-reduce before this step.
         ramp_steps: over so many steps from `start_step` on the threshold rises from 0 to the
             policy's, so that the density falls to the policy's.
+        scaler: what scales the loss, a ``torch.amp.GradScaler``. Residuals and thresholds are then
+            in units of the gradients without its scale, and stay right when it changes.
         process_group: the ranks that exchange; the default group if None.
 
     Raises:
+        TypeError: `threshold` is no policy, or `scaler` has no ``get_scale()``.
         SieveError: torch is older than 2.6.
         ValueError: a number is out of range.
     """
@@ -87,17 +94,18 @@ class SieveState:
         node_size: int | None = None,
         rotation: int = 0,
         error_feedback: bool = True,
-        min_numel: int = 2048,
+        min_numel: int | None = None,
         start_step: int = 0,
         ramp_steps: int = 0,
+        scaler: Scaler | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         require_torch()
         policy = policy_or_default(threshold)
         exchange = exchange_or_default(exchange, policy)
-        require_counts(
-            rotation=rotation, min_numel=min_numel, start_step=start_step, ramp_steps=ramp_steps
-        )
+        require_counts(rotation=rotation, start_step=start_step, ramp_steps=ramp_steps)
+        if min_numel is not None:
+            require_counts(min_numel=min_numel)
         if node_size is not None and node_size < 1:
             raise ValueError(f"node_size must be 1 or more, got {node_size}")
         require_word("values", values, VALUES)
@@ -109,6 +117,7 @@ class SieveState:
         self.error_feedback = error_feedback
         self.min_numel = min_numel
         self.steering = Steering(policy, start_step, ramp_steps)
+        self.loss_scale = LossScale(scaler)
         # For the user to read and set.
         self.step = 0
         self.last: StepRecord | None = None
@@ -121,14 +130,15 @@ class SieveState:
         self.tally = Tally()
         self.rotation_cost = RotationCost()
         self.scarce_bits = ScarceBits()
-        self.sent: list[tuple[ParameterState, int, Tensor, Tensor]] = []
+        self.changes = Changes()
         self.unfinished: list[torch.futures.Future[Tensor]] = []
-        """All-reduces that carry residuals."""
+        """All-reduces of this step."""
         self.worker = ExchangeWorker()
         self.route = Route(exchange, may_be_dense=not limits_bytes(policy))
         self.members = Members(process_group, node_size, self.route.accounts.notes)
         self.plans = Plans(self.members, values)
-        self._may_be_unused = True
+        self.may_be_unused = True
+        """DDP throws the result of a parameter away that no rank used."""
         self.was_loaded = False
         self._turns = 1
         self._belongs_to_weights = False
@@ -147,7 +157,7 @@ class SieveState:
         require_all_buckets(model)
         # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
         self.registry.bind(model.module, getattr(model, "parameters_to_ignore", ()))
-        self._may_be_unused = model.find_unused_parameters or model.static_graph
+        self.may_be_unused = model.find_unused_parameters or model.static_graph
         self.members.use_unless_given(model.process_group)
 
     def bind_named(
@@ -162,8 +172,12 @@ class SieveState:
         """
         self._turns = turns
         self._belongs_to_weights = True
+        # Weights that are not finite end local steps: there is nothing to go back to. And weights
+        # carry no scale of the loss.
+        self.registry.can_undo, self.loss_scale = False, LossScale(None)
+        self.loss_scale.watch = None
         self.registry.bind_named(model, named)
-        self._may_be_unused = False
+        self.may_be_unused = False
         self.members.on_host = all(parameter.is_cpu for _, parameter in named)
 
     @property
@@ -207,6 +221,7 @@ class SieveState:
         """
         self._settle()
         self.workspace.clear()
+        self.loss_scale.read()
         if not self.members.have_met:
             self._compare_ranks(first.parameters())
         self.route.begin_step(self.members, self.registry, self._turns)
@@ -233,7 +248,13 @@ class SieveState:
             f"min_numel={self.min_numel}",
             f"start_step={self.steering.start_step}",
             f"ramp_steps={self.steering.ramp_steps}",
+            f"scaler={'given' if self.loss_scale.is_told else 'none'}",
         )
+
+    @property
+    def keeps_rounding(self) -> bool:
+        """What is rounded off parameters that travel whole is sent later."""
+        return self.error_feedback and self.values != "float32"
 
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
         mine = Description(
@@ -254,7 +275,7 @@ class SieveState:
 
         A gradient that is zero throughout may be such a one.
         """
-        if not self._may_be_unused or bool(gradient[:64].any()):
+        if not self.may_be_unused or bool(gradient[:64].any()):
             return False
         return not bool(gradient.any())
 
@@ -268,12 +289,7 @@ class SieveState:
 
     def put_back_survivors(self) -> None:
         """Return what this step has sent so far to the residuals."""
-        if self.error_feedback:
-            for parameter, start, indices, values in self.sent:
-                parameter.put_back(start, indices, values)
-        for parameter in self.registry:
-            parameter.undo()
-        self.sent = []
+        self.changes.put_back(error_feedback=self.error_feedback)
 
     def _settle(self) -> None:
         """Clear up what a backward pass that was cut short has left: jobs, survivors, names."""
@@ -301,8 +317,7 @@ class SieveState:
             sums = [future.wait() for future in futures]
         except RuntimeError as error:
             raise unreachable(self.members.group, error) from error
-        if self.tally.gives_residuals:
-            self.tally.nonfinite_anywhere = any(not bool(s.isfinite().all()) for s in sums)
+        self.tally.nonfinite_anywhere |= not all(map(is_finite, sums))
 
     def end_step(self) -> None:
         """Wait for the exchanges of a step and close its account, after its last bucket.
@@ -313,18 +328,22 @@ class SieveState:
         window = time.perf_counter() - self.tally.start
         exchange, reason = "plain" if self.plain else self.route.way, self.route.reason
         self.finish_exchanges()
+        skipped = self.tally.nonfinite_anywhere
         if not self.plain:
             self.route.end_step(self.tally, self.steering, window)
-        if self.tally.nonfinite_anywhere:
-            # Whoever scales the loss skips this step on every rank: the survivors stay ours.
-            self.put_back_survivors()
-        self.sent = []
-        for parameter in self.registry:
-            parameter.keep()
+        nonfinite = self._skip_step() if skipped else {}
+        self.changes.keep()
         self.registry.end_step()
         self.steering.sizes.end_step()
+        if self.loss_scale.watch is not None and not self.tally.plain:
+            self.loss_scale.watch.see(self.tally.moments, skipped=skipped)
         self.last = self.tally.record(
-            self.step, residual_norm=self._residual_norm(), exchange=exchange, reason=reason
+            self.step,
+            residual_norm=self._residual_norm(),
+            exchange=exchange,
+            reason=reason,
+            loss_scale=self.loss_scale.now,
+            nonfinite_parameters=nonfinite,
         )
         self.totals.add(self.last)
         # Before residuals and bases begin to turn.
@@ -340,6 +359,19 @@ class SieveState:
             self._tell_of_rotation(rotations, self.last.bits_per_parameter)
         if self.on_step is not None:
             self.on_step(self.last)
+
+    def _skip_step(self) -> dict[int, list[str]]:
+        """Leave nothing of this step behind: whoever scales the loss skips it on every rank.
+
+        Returns:
+            As `StepRecord.nonfinite_parameters`.
+        """
+        if self._belongs_to_weights:
+            self.put_back_survivors()
+        else:
+            self.changes.drop()
+        self.steering.sizes.drop_step()
+        return sources(self.members.everyone, self.tally.nonfinite_names)
 
     def _tell_of_rotation(self, rotations: Sequence[Rotation], bits: float) -> None:
         if rotations:
@@ -359,6 +391,9 @@ class SieveState:
             # The moments know nothing of the survivors that were put back.
             return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
         squares = [p.moments.unsent_square_sum + p.squared_remainder for p in kept if p.moments]
+        if self.keeps_rounding:
+            remainders = [group.remainder for group in self.plans.groups]
+            squares += [float(torch.linalg.vector_norm(r)) ** 2 for r in remainders]
         return math.sqrt(sum(squares))
 
     # Checkpoints.

@@ -41,10 +41,10 @@ class Tally:
         self.second_frame_bytes = 0
         """Of sums."""
         self.nonfinite = 0
+        self.nonfinite_names: list[str] = []
+        """Parameters whose gradient on this rank is not finite."""
         self.nonfinite_anywhere = False
         self.plain = False
-        self.gives_residuals = False
-        """An all-reduce of this step carries residuals."""
         self.thresholds: dict[str, float] = {}
         self.moments: dict[str, Moments] = {}
 
@@ -71,7 +71,16 @@ class Tally:
         finally:
             self.wait_seconds += time.perf_counter() - start
 
-    def record(self, step: int, *, residual_norm: float, exchange: str, reason: str) -> StepRecord:
+    def record(
+        self,
+        step: int,
+        *,
+        residual_norm: float,
+        exchange: str,
+        reason: str,
+        loss_scale: float,
+        nonfinite_parameters: dict[int, list[str]],
+    ) -> StepRecord:
         return StepRecord(
             step=step,
             exchange=exchange,
@@ -91,6 +100,8 @@ class Tally:
             residual_norm=residual_norm,
             plain=self.plain,
             nonfinite=self.nonfinite,
+            nonfinite_parameters=nonfinite_parameters,
+            loss_scale=loss_scale,
         )
 
 

@@ -47,7 +47,14 @@ class StepRecord:
     """Nothing was pruned: a dense exchange, a step before `start_step`, or the first of a state
     without names."""
     nonfinite: int
-    """Elements of this rank's gradient that were NaN or infinite; not counted in plain steps."""
+    """Elements of this rank's gradient that were NaN or infinite; where nothing was pruned, the
+    parameters that have any."""
+    nonfinite_parameters: dict[int, list[str]]
+    """Rank → its parameters with such elements, on every rank; empty where all are finite. Where a
+    rank has more than 20 of them, the first 20."""
+    loss_scale: float
+    """What gradients were multiplied by, as the scaler tells; 1 without one. Thresholds and
+    residuals are in units of the gradients without it."""
 
     def scalars(self) -> dict[str, float]:
         """The numbers that trackers draw over steps, by names that group in their pages."""

@@ -83,7 +83,7 @@ def test_a_residual_decays_between_exchanges():
         if step == 0:
             for of_kept, of_faded in zip(kept.states, faded.states, strict=True):
                 residuals = of_faded.residuals
-                assert len(residuals) == 2
+                assert len(residuals) == 3
                 for name, residual in of_kept.residuals.items():
                     assert torch.equal(residuals[name], residual / 4)
 

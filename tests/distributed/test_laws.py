@@ -161,12 +161,16 @@ def one_rank_alone():
     state = gs.attach(model, threshold=gs.Density(0.05), min_numel=100)
     plain = copy.deepcopy(model.module)
     train(model, 3)
-    assert 0 < state.last.density < 0.2
-    assert any(residual.any() for residual in state.residuals.values())
     assert not torch.equal(weights(model), weights(plain))
+    alone = build(Net)
+    train(alone, 3)
+    assert torch.equal(weights(model), weights(alone))
+    assert (state.last.exchange, state.last.frame_bytes) == ("dense", 0)
+    assert "nobody to send to" in state.last.reason
+    assert not any(residual.any() for residual in state.residuals.values())
 
 
-def test_a_world_of_one_rank():
+def test_a_rank_alone_has_nobody_to_prune_for():
     run_ranks(1, one_rank_alone)
 
 

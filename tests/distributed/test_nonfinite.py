@@ -1,15 +1,17 @@
-"""Infinities as a loss scaler meets them: the step is skipped, and nothing is lost or poisoned."""
+"""Infinities as a loss scaler meets them: the step is skipped and leaves nothing behind."""
 
+import logging
 import math
 
 import pytest
 import torch
 import torch.distributed as dist
-from models import Ledger, batch, build, same_on_all_ranks, smaller_pieces
+from models import Ledger, Net, batch, build, same_on_all_ranks, smaller_pieces, weights
 from ranks import run_ranks
 from torch import nn
 
 import gradsieve as gs
+from gradsieve import notices
 
 
 def overflow_on_rank_one(elements):
@@ -37,6 +39,7 @@ def train_through_overflow(where, elements, policy, exchange):
     for step in range(6):
         now["step"] = step
         ledger.open()
+        learned = {p.name: (p.threshold, p.moments) for p in state.registry}
         optimizer.zero_grad()
         scaler.scale(model(batch(step)).square().mean()).backward()
         if step != 2:
@@ -49,9 +52,10 @@ def train_through_overflow(where, elements, policy, exchange):
             assert state.last.nonfinite == int((~mine.isfinite()).sum())
             assert (state.last.nonfinite > 0) == (dist.get_rank() == 1)
             for name, residual in state.residuals.items():
-                gradient = ledger.gradients[name]
-                gradient = torch.where(gradient.isfinite(), gradient, 0.0)
-                assert torch.equal(residual, ledger.before[name] + gradient), name
+                assert torch.equal(residual, ledger.before[name]), name
+            for parameter in state.registry:
+                assert learned[parameter.name] == (parameter.threshold, parameter.moments)
+            assert state.last.nonfinite_parameters == {1: [where]}
             for name, owned in state.owned_residuals.items():
                 assert torch.equal(owned, ledger.owned_before[name]), name
             norm = math.hypot(*(float(r.norm()) for r in state.residuals.values()))
@@ -79,6 +83,7 @@ def overflow_in_a_dense_step(where):
     ledger.open()
     model(batch(2)).square().mean().backward()
     assert not model.module.get_parameter(where).grad.isfinite().all()
+    assert ledger.state.last.nonfinite_parameters == {1: [where]}
     for name, residual in ledger.state.residuals.items():
         assert torch.equal(residual, ledger.before[name]), name
     now["step"] = 3
@@ -123,9 +128,159 @@ def accumulate_beyond_float16():
     model.zero_grad()
     model().backward()
     assert model.module.weight.grad.isinf().all()
-    # Whoever skips this step must find in the residual what did not fit.
-    assert state.residuals["weight"].min() == 12e4
+    # No rank had a gradient that was not finite.
+    assert state.last.nonfinite_parameters == {}
+    assert state.residuals["weight"].min() == state.residuals["weight"].max() == 6e4
 
 
-def test_a_sum_beyond_float16_stays_in_the_residual():
+def test_a_sum_beyond_float16_leaves_the_residual_as_it_was():
     run_ranks(2, accumulate_beyond_float16)
+
+
+def train_scaled(model, state, scaler, steps, poison=None):
+    """Sums of what the optimizer gets and of what it would get from plain DDP, unscaled."""
+    plain = build(Net, gradient_as_bucket_view=True)
+    plain.module.load_state_dict(model.module.state_dict())
+    got, wanted = torch.zeros_like(weights(model)), torch.zeros_like(weights(model))
+    largest = 0.0
+    for step in range(steps):
+        model.zero_grad()
+        plain.zero_grad()
+        plain(batch(step)).square().mean().backward()
+        scaler.scale(model(batch(step)).square().mean()).backward()
+        if poison is not None:
+            poison(step)
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()]) / scaler.get_scale()
+        if gradient.isfinite().all():
+            got += gradient
+            wanted += torch.cat([p.grad.flatten() for p in plain.parameters()])
+            largest = max(largest, float(gradient.abs().max()))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        scaler.step(optimizer)
+        scaler.update()
+    return got, wanted, largest
+
+
+def owed(state):
+    """On average over the ranks, with what owners of sums keep."""
+    names = [parameter.name for parameter in state.registry]
+    # A node's ranks keep a piece each, for all of them.
+    sizes = [parameter.dealt.size if parameter.dealt else 1 for parameter in state.registry]
+    kept = torch.cat(
+        [size * state.residuals[name].flatten() for name, size in zip(names, sizes, strict=True)]
+    )
+    own = state.owned_residuals
+    zero = {parameter.name: torch.zeros(parameter.shape) for parameter in state.registry}
+    sums = torch.cat([own.get(name, zero[name]).flatten() for name in names])
+    total = kept / dist.get_world_size() + sums
+    dist.all_reduce(total)
+    return total
+
+
+def infinite_at(steps, model, where="one.weight"):
+    """Multiply an element of rank 0's gradient by infinity in some steps."""
+    now = {"step": -1}
+
+    def count(module, inputs):
+        now["step"] += 1
+
+    def poison(gradient):
+        if now["step"] in steps and dist.get_rank() == 0:
+            gradient = gradient.clone()
+            gradient.view(-1)[0] = math.inf
+        return gradient
+
+    model.register_forward_pre_hook(count)
+    model.module.get_parameter(where).register_hook(poison)
+
+
+def nothing_is_lost_under_a_scale_that_moves():
+    """Law 1 in units without the scale, where it doubles every 3 steps and is halved at skips."""
+    smaller_pieces()
+    for exchange in ("gather", "two-shot", "hierarchical"):
+        for values, rotation in (("levels", 0), ("bfloat16", 0), ("float32", 16)):
+            model = build()
+            # Beside powers of two, factors that round.
+            scaler = torch.amp.GradScaler(
+                "cpu", init_scale=2.0**16, growth_interval=3, growth_factor=2.0 + (rotation > 0)
+            )
+            state = gs.attach(
+                model,
+                threshold=gs.Sigma(2.0),
+                values=values,
+                rotation=rotation,
+                min_numel=100,
+                exchange=exchange,
+                node_size=2,
+                scaler=scaler,
+            )
+            infinite_at({0, 1, 5, 9}, model)
+            got, wanted, largest = train_scaled(model, state, scaler, 16)
+            error = (got + owed(state) - wanted).abs().max()
+            assert error < (1e-5 if rotation else 2e-6) * largest * 16, (exchange, values)
+            assert state.last.loss_scale == scaler.get_scale() / scaler.get_growth_factor()
+            residual = math.hypot(*(float(r.norm()) for r in state.residuals.values()))
+            assert math.isclose(state.last.residual_norm, residual, rel_tol=1e-3)
+        state.exchange = "dense"
+        got, wanted, largest = train_scaled(model, state, scaler, 1)
+        assert not owed(state).any()
+
+
+def skips_at_the_start():
+    """The first step that is taken is plain DDP's, whether or not the scaler is told."""
+    for told in (True, False):
+        for threshold in (gs.Fixed(0.0), gs.Sigma(2.0)):
+            model = build()
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+            settings = {"values": "float32", "min_numel": 100, "scaler": scaler if told else None}
+            state = gs.attach(model, threshold=threshold, **settings)
+            infinite_at(range(8), model)
+            train_scaled(model, state, scaler, 8)
+            assert scaler.get_scale() == 2.0**8
+            assert all(not residual.any() for residual in state.residuals.values())
+            got, wanted, largest = train_scaled(model, state, scaler, 1)
+            if threshold == gs.Fixed(0.0):
+                assert (got - wanted).abs().max() < 1e-6 * largest
+            assert got.abs().max() <= 1.001 * wanted.abs().max()
+
+
+def a_threshold_in_units_without_the_scale():
+    densities = []
+    for scale in (1.0, 2.0**16):
+        model = build()
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+        state = gs.attach(model, threshold=gs.Fixed(0.002), min_numel=100, scaler=scaler)
+        train_scaled(model, state, scaler, 3)
+        assert state.last.thresholds["two.weight"] == 0.002
+        densities.append(state.last.densities)
+    assert densities[0] == densities[1]
+
+
+def told_once():
+    """Without the scaler a jump of all gradients is named, and ordinary steps are not."""
+    seen = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    notices.logger.addHandler(handler)
+    for interval, skips, expected in ((1000, set(), 0), (4, set(), 1), (1000, {5}, 1)):
+        notices._told.clear()
+        seen.clear()
+        model = build()
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=interval)
+        state = gs.attach(model, threshold=gs.Sigma(2.0), min_numel=100)
+        infinite_at(skips, model)
+        train_scaled(model, state, scaler, 12)
+        assert sum("scaler=scaler" in text for text in seen) == expected, seen
+    with pytest.raises(TypeError, match="get_scale"):
+        gs.attach(build(), scaler=2.0**16)
+
+
+def a_scale_that_moves():
+    nothing_is_lost_under_a_scale_that_moves()
+    skips_at_the_start()
+    a_threshold_in_units_without_the_scale()
+    told_once()
+
+
+def test_a_loss_scale_that_moves_changes_no_units():
+    run_ranks(2, a_scale_that_moves)

@@ -69,9 +69,9 @@ def records(path):
     assert residuals["one.weight"].any()
     with pytest.raises(TypeError):
         residuals["one.weight"] = mine
-    with pytest.raises(KeyError, match="whole"):
-        residuals["three.bias"]
-    assert "three.bias" not in list(residuals)
+    assert list(residuals) == [name for name, _ in model.module.named_parameters()]
+    # What travels whole is exact with float32.
+    assert not residuals["three.bias"].any()
     assert mine.shape == model.module.one.weight.shape
     assert mine.dtype is torch.float32
     state.on_step = None

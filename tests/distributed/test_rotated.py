@@ -138,14 +138,12 @@ def a_nonfinite_gradient():
     optimizer.zero_grad()
     model(bad).square().mean().backward()
     assert not bool(model.module.one.weight.grad.isfinite().all())
-    state, gradient = ledger.state, ledger.gradients["one.weight"]
+    state = ledger.state
     assert state.last.nonfinite == sum(
         int(g.numel() - g.isfinite().sum()) for g in ledger.gradients.values()
     )
-    # What is finite is kept for later, since no optimizer should use this step.
-    finite = torch.where(gradient.isfinite(), gradient, 0.0)
-    after = ledger.before["one.weight"] + finite
-    torch.testing.assert_close(state.residuals["one.weight"], after, rtol=1e-4, atol=1e-6)
+    # No optimizer should use this step: it leaves nothing behind.
+    assert all(torch.equal(kept, ledger.before[n]) for n, kept in state.residuals.items())
     optimizer.zero_grad()
     for step in range(4, 8):
         ledger.step(optimizer, batch(step), rtol=1e-4)

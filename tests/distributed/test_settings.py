@@ -11,7 +11,8 @@ def whole_and_pruned():
     model = build()
     ledger = Ledger(model, threshold=gs.Fixed(torch.inf), min_numel=1000)
     state = ledger.state
-    assert list(state.residuals) == ["two.weight"]
+    pruned = [parameter.name for parameter in state.registry if not parameter.whole]
+    assert pruned == ["two.weight"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         ledger.step(optimizer, batch(step))
@@ -101,8 +102,9 @@ def unbound():
             assert not state.last.plain
             assert same_on_all_ranks(model)
             shapes = [tuple(p.shape) for p in model.parameters()]
-            pruned = {str(n): s for n, s in enumerate(shapes) if s[0] * s[-1] >= 100 and s[1:]}
-            assert {n: tuple(r.shape) for n, r in state.residuals.items()} == pruned
+            kept = {str(n): shape for n, shape in enumerate(shapes)}
+            assert {n: tuple(r.shape) for n, r in state.residuals.items()} == kept
+            assert sum(not parameter.whole for parameter in state.registry) == 3
             assert list(state.state_dict()["parameters"]) == [str(n) for n in range(len(shapes))]
 
 

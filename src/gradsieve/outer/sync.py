@@ -15,6 +15,7 @@ from gradsieve.agreement import Description, require_agreement
 from gradsieve.codec import Values
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
+from gradsieve.loss_scale import Scaler
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
@@ -66,6 +67,8 @@ class OuterSync:
         offload: "cpu": outer weights, momentum and residuals stay on the host.
         threshold, values, exchange, node_size, rotation, error_feedback, min_numel: as in
             `SieveState`.
+        scaler: taken so that `attach` and this take the same options. What is exchanged are
+            weights, which carry no scale of the loss.
         process_group: the ranks that exchange; the default group if None.
 
     Raises:
@@ -91,7 +94,8 @@ class OuterSync:
         node_size: int | None = None,
         rotation: int = 0,
         error_feedback: bool = True,
-        min_numel: int = 2048,
+        min_numel: int | None = None,
+        scaler: Scaler | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -107,6 +111,7 @@ class OuterSync:
             rotation=rotation,
             error_feedback=error_feedback,
             min_numel=min_numel,
+            scaler=scaler,
             process_group=process_group,
         )
         self._follows_budget = self._schedule.shortest < self._schedule.longest

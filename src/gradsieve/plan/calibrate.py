@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.codec import decode_frame, encode_frame, pruned_section
 from gradsieve.exchange import FrameExchange, group_of_its_own
+from gradsieve.layout import BucketLayout
 from gradsieve.overhead import coding_overhead
 from gradsieve.pieces import plan_for
 from gradsieve.plan.machine import Machine, Measured, Order
@@ -87,7 +88,8 @@ def section_seconds() -> float:
     count = 50
     state = SieveState(Fixed(1.0))
     state.bind(nn.ParameterList([torch.empty(SMALL) for _ in range(count)]))
-    return coding_overhead(plan_for("gather", list(state.registry), 0, 2), "levels", 2) / count
+    layout = BucketLayout(list(state.registry))
+    return coding_overhead(plan_for("gather", layout, 0, 2), "levels", 2) / count
 
 
 def collective_seconds() -> float:

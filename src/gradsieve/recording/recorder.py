@@ -134,7 +134,7 @@ class Recorder:
             return
         # A state that was not bound knows no parameters in its first step.
         for parameter, gradient in zip(parameters, gradients, strict=False):
-            sample, numel = sampled(gradient, self._every), gradient.numel()
+            sample, numel = sampled(gradient, self._every) / self._loss_scale, gradient.numel()
             self._keep("gradient", parameter.name, counted(sample, numel))
             if accumulates_in_place(parameter, self._state):
                 accumulated = sample + sampled(parameter.flat_residual(), self._every)
@@ -155,6 +155,10 @@ class Recorder:
                     self._count("residual", parameter.name, kept_residual(parameter))
             self._share(record.step)
         self._collect()
+
+    @property
+    def _loss_scale(self) -> float:
+        return 1.0 if self._state is None else self._state.loss_scale.now
 
     # What the training loop tells.
 

@@ -60,6 +60,8 @@ class Rotation:
         self.steps = 0
         self.is_due = False
         """Whether the bases turn after this step."""
+        self._before: tuple[int, bool, list[Tensor]] | None = None
+        """Steps, `is_due` and covariances, before this step has taught anything."""
         self.seconds = 0.0
         """What the rotation has taken so far, in all threads."""
         self.fingerprint = 0
@@ -91,6 +93,7 @@ class Rotation:
     def learn(self, flat: Tensor) -> None:
         """Look at a step's coefficients that all ranks share, float32 [M · N]."""
         matrix = flat.view(self.rows, self.columns)
+        self._before = self.steps, self.is_due, [basis.covariance.clone() for basis in self.bases]
         self.steps += 1
         self.is_due = self.steps in EARLY or self.steps % PERIOD == 0
         if not bool(matrix.isfinite().all()):
@@ -100,6 +103,18 @@ class Rotation:
                 basis.learn(matrix[rows].T)
             for columns, basis in self.right:
                 basis.learn(matrix[:, columns])
+
+    def undo(self) -> None:
+        """Forget what this step has taught."""
+        if self._before is not None:
+            self.steps, self.is_due, covariances = self._before
+            for basis, covariance in zip(self.bases, covariances, strict=True):
+                basis.covariance = covariance
+            self._before = None
+
+    def commit(self) -> None:
+        """The step is done."""
+        self._before = None
 
     def turn(self, residuals: Sequence[Tensor]) -> None:
         """Turn the bases, and coefficients that are kept: float32 [M · N] each, in place."""

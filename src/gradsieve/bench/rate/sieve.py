@@ -10,11 +10,13 @@ from gradsieve.averaging import Contribution, average_into
 from gradsieve.bench.rate.compressors import Rounded
 from gradsieve.budget import Budget
 from gradsieve.codec import Frame, decode_frame, encode_frame
+from gradsieve.layout import BucketLayout
 from gradsieve.pieces import Plan, plan_for
 from gradsieve.second_shot import add_and_prune
 from gradsieve.selection import encode_frames, sieve_gradients
 from gradsieve.state import SieveState
 from gradsieve.tally import Tally
+from gradsieve.whole import WholeGroup
 
 
 class Sieve:
@@ -57,16 +59,17 @@ class Sieve:
         key = tuple(places)
         if key not in self.plans:
             way = self.states[0].route.frame_way
+            owners = 1 if way == "gather" else len(self.states)
             self.plans[key] = [
-                plan_for(way, [kept[place] for place in places], rank, len(self.states))
+                plan_for(way, layout, rank, len(self.states))
                 for rank, kept in enumerate(self.kept)
+                for layout in [BucketLayout([kept[place] for place in places], owners)]
             ]
         return self.plans[key]
 
     def average(
         self, gradients: Sequence[Sequence[Tensor]], places: Sequence[int] | None = None
     ) -> tuple[list[Tensor], float]:
-        """Uses the gradients up: selecting leaves zeros where there is no rotation."""
         if self.states[0].plain:
             for state in self.states:
                 state.step += 1
@@ -77,8 +80,8 @@ class Sieve:
         for state, own_plan, own in zip(self.states, plans, gradients, strict=True):
             state.workspace.clear()
             state.tally = Tally()
-            made.append(encode_frames(state, own_plan, sieve_gradients(state, own_plan, own)))
-            state.sent = []
+            bucket = torch.cat([gradient.view(-1) for gradient in own])
+            made.append(encode_frames(state, own_plan, sieve_gradients(state, own_plan, bucket)))
             state.steering.sizes.end_step()
             state.step += 1
         sent = sum(frame.numel() for own in made for frame in own)
@@ -93,8 +96,12 @@ class Sieve:
                 for frame, part in zip(sums, plan.parts, strict=True)
             ]
         numels = [gradient.numel() for gradient in gradients[0]]
-        buffer = torch.empty(sum(numels))
-        average_into(buffer, added, [parameter.rotation for parameter in plan.parameters])
+        buffer = torch.empty(sum(numels), dtype=torch.float32, device="cpu")
+        rotations = [unit.rotation for unit in plan.units]
+        average_into(buffer, added, rotations, places=plan.layout.places)
+        for state, own_plan in zip(self.states, plans, strict=True):
+            state.changes.touch(own_plan.units)
+            state.changes.keep()
         self.decay(plans)
         self.turn()
         averages = [
@@ -115,11 +122,13 @@ class Sieve:
         if self.residual_decay == 1:
             return
         for plan in plans:
-            for parameter in plan.parameters:
-                if not parameter.whole:
-                    parameter.flat_residual().mul_(self.residual_decay)
-                if parameter.owned is not None:
-                    parameter.owned.residual.mul_(self.residual_decay)
+            for unit in plan.units:
+                if isinstance(unit, WholeGroup):
+                    unit.remainder.mul_(self.residual_decay)
+                    continue
+                unit.flat_residual().mul_(self.residual_decay)
+                if unit.owned is not None:
+                    unit.owned.residual.mul_(self.residual_decay)
 
     def turn(self) -> None:
         for of_ranks in zip(*self.kept, strict=True):
