@@ -49,10 +49,13 @@ class LossScale:
             raise SieveError(f"the scaler's scale is {self.now}; it must be positive and finite")
 
 
-LEAST_OCTAVES = 0.6
-"""A jump that all gradients share: their batches alone move a model's gradients less."""
-MOST_SPREAD = 0.5
-"""Octaves between the parameters that jump least and most."""
+JUMP, STAYED = 0.6, 0.5
+"""Octaves that gradients move by, on average over the parameters: in one step, and still in the
+next. Batches move them less, or back again."""
+LARGE_NORM = 50.0
+"""Of all gradients together: below, hardly any scale of a loss has multiplied them."""
+LEAST_OF_EACH = 0.25
+"""Octaves that each of the parameters moves by, in the same direction."""
 
 
 class ScaleWatch:
@@ -80,12 +83,16 @@ class ScaleWatch:
             self._before = {}
             return
         now = sizes_of(moments)
+        squares = sum(found.gradient_square_sum for found in moments.values())
+        if squares < LARGE_NORM**2:
+            self._jump, self._before = None, now
+            return
         if self._jump is not None:
             expected, before = self._jump
-            found = shared_jump(before, now)
-            if found and (not expected or found * expected > 0):
+            found = shared_jump(before, now, STAYED if expected else JUMP)
+            if found and found * expected >= 0:
                 self._tell(found)
-        found = shared_jump(self._before, now)
+        found = shared_jump(self._before, now, JUMP)
         self._jump = (found, self._before) if found else None
         self._before = now
 
@@ -107,12 +114,11 @@ def sizes_of(moments: Mapping[str, Moments]) -> dict[str, float]:
     }
 
 
-def shared_jump(before: Mapping[str, float], now: Mapping[str, float]) -> float:
-    """Octaves by which all parameters' gradients have moved alike; 0 where they have not."""
+def shared_jump(before: Mapping[str, float], now: Mapping[str, float], least: float) -> float:
+    """Octaves by which all parameters' gradients have moved; 0 where that is less than `least`."""
     moved = [now[name] - before[name] for name in now.keys() & before.keys()]
     if not moved or len(moved) < len(now) / 2:
         return 0.0
-    least, most = min(moved), max(moved)
-    alike = most - least <= MOST_SPREAD and least * most > 0
-    middle = (least + most) / 2
-    return middle if alike and min(abs(least), abs(most)) >= LEAST_OCTAVES else 0.0
+    middle = sum(moved) / len(moved)
+    together = all(one * middle > 0 and abs(one) >= LEAST_OF_EACH for one in moved)
+    return middle if together and abs(middle) >= least else 0.0
