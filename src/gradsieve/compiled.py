@@ -3,9 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numba.extending
 from llvmlite import ir
 from numba import njit
 from numba.core import cgutils
+
+intrinsic: Any = numba.extending.intrinsic
+"""Without its types, in which the compiler's own first argument counts."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from reference import sieve_reference
 
 from gradsieve.sieve import Workspace, measure, select
+from gradsieve.sieve.cpu import STREAMED_FROM
 from gradsieve.sieve.device import measure_on_device, sieve_on_device
 from gradsieve.sieve.kernel import BLOCK, TILE
 
@@ -96,6 +97,37 @@ def test_a_gradient_may_be_cleared_in_the_same_pass(size, threshold):
         for mine, reference in zip((indices, values, left), want[:3], strict=True):
             np.testing.assert_array_equal(bits(mine), bits(reference))
         assert_same_moments(moments, want[3])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0, math.inf])
+@pytest.mark.parametrize("clear", [False, True])
+def test_the_new_residual_may_go_elsewhere(size, threshold, clear):
+    gradient, residual = normal(size), 0.1 * normal(size, 1)
+    gradient[5::1000] = math.nan
+    want = sieve_reference(gradient, residual, threshold)
+    for run in (select, sieve_on_device):
+        flat, before = torch.from_numpy(gradient.copy()), torch.from_numpy(residual.copy())
+        into = torch.full((size,), math.nan)
+        indices, values, moments = run(flat, before, threshold, clear=clear, into=into)
+        for mine, reference in zip((indices, values, into), want[:3], strict=True):
+            np.testing.assert_array_equal(bits(mine), bits(reference))
+        np.testing.assert_array_equal(bits(before), bits(residual))
+        np.testing.assert_array_equal(bits(flat), bits(np.zeros_like(flat) if clear else gradient))
+        assert_same_moments(moments, want[3])
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_large_residual_goes_elsewhere_past_the_caches(offset):
+    size = STREAMED_FROM + BLOCK + 3
+    gradient = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    residual, into = torch.zeros(size), torch.full((size + offset,), math.nan)[offset:]
+    indices, values, moments = select(gradient, residual, 2.0, into=into)
+    in_place = select(gradient, residual, 2.0)
+    assert torch.equal(into, residual)
+    assert torch.equal(indices, in_place[0])
+    assert torch.equal(values, in_place[1])
+    assert moments == in_place[2]
 
 
 def test_exact_ties_stay():
@@ -243,6 +275,10 @@ def test_a_workspace_asks_for_no_new_memory_from_the_third_step_on():
         ({"residual": torch.zeros(10, dtype=torch.float16)}, TypeError, "float32"),
         ({"residual": torch.zeros(20)[::2]}, ValueError, "contiguous"),
         ({"residual": torch.zeros(10, device="meta")}, ValueError, "meta"),
+        ({"into": torch.zeros(9)}, ValueError, "into has 9 elements"),
+        ({"into": torch.zeros(10, dtype=torch.float64)}, TypeError, "into must be torch.float32"),
+        ({"into": torch.zeros(20)[::2]}, ValueError, "into is written to and must be contiguous"),
+        ({"into": torch.zeros(10, device="meta")}, ValueError, "into is on meta"),
     ],
 )
 def test_bad_input_is_named(change, error, words):
@@ -253,6 +289,17 @@ def test_bad_input_is_named(change, error, words):
     }
     with pytest.raises(error, match=words):
         select(**(arguments | change))
+
+
+@pytest.mark.parametrize("shift", [0, 4, 9])
+@pytest.mark.parametrize("name", ["gradient", "residual"])
+def test_a_new_residual_in_memory_that_is_read_is_refused(name, shift):
+    memory = torch.zeros(20)
+    arguments = {"gradient": torch.zeros(10), "residual": torch.zeros(10)}
+    arguments[name] = memory[:10]
+    with pytest.raises(ValueError, match=f"memory of the {name}"):
+        select(**arguments, threshold=1.0, into=memory[shift : shift + 10])
+    select(**arguments, threshold=1.0, into=memory[10:])
 
 
 def test_processors_without_avx2_get_the_same_bits():

@@ -6,15 +6,12 @@ numba has no word for these; each is one instruction or two.
 import sys
 from typing import Any
 
-import numba.extending
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from gradsieve.compiled import call
+from gradsieve.compiled import call, intrinsic
 
-intrinsic: Any = numba.extending.intrinsic
-"""Without its types, in which the compiler's own first argument counts."""
 STORE_REACH = 8
 """Bytes that `store_word` touches, however few of them are meant."""
 INT1 = ir.IntType(1)

@@ -7,9 +7,14 @@ from gradsieve.sieve.moments import Moments
 
 
 def sieve_on_device(
-    gradient: Tensor, residual: Tensor, threshold: float, *, clear: bool = False
+    gradient: Tensor,
+    residual: Tensor,
+    threshold: float,
+    *,
+    clear: bool = False,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Moments]:
-    """Sieve flat float32 tensors of one device; the residual is updated in place.
+    """Sieve flat float32 tensors of one device; the new residual goes `into` or is left in place.
 
     One synchronisation with the device for the number of survivors, one for the moments.
     """
@@ -19,7 +24,7 @@ def sieve_on_device(
     passed = (accumulated.abs() > limit) | ~finite
     kept = torch.where(finite, accumulated, residual)
     sent = passed & finite
-    residual.copy_(torch.where(sent, 0.0, kept))
+    (residual if into is None else into).copy_(torch.where(sent, 0.0, kept))
     indices = passed.nonzero().squeeze(1).int()
     values = accumulated[passed]
     moments = moments_on_device(kept, sent, squares, survivors=indices.numel(), finite=finite)

@@ -18,9 +18,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from gradsieve.compiled import call, compiled
+from gradsieve.compiled import call, compiled, intrinsic
 
 FLOAT = ir.FloatType()
 INT8 = ir.IntType(8)
@@ -59,6 +58,10 @@ TILE = 4096
 """Elements that are summed in float32 before the sums go on in float64; fits the L1 cache."""
 PADDING = BLOCK
 """Elements of room behind the survivors: the kernel writes whole vectors."""
+DENSE, CLEAR, STREAM, WAYS = 1, 2, 4, 8
+"""How a tile is sieved, added up: pack survivors of every vector instead of looking first whether
+it has any; set the gradient to 0; write the new residual past the caches, whole aligned vectors."""
+STREAM_ALIGNMENT = 64
 
 VECTOR = ir.VectorType(FLOAT, LANES)
 DOUBLES = ir.VectorType(DOUBLE, LANES)
@@ -123,13 +126,14 @@ def pack(builder: ir.IRBuilder, values: ir.Value, mask: ir.Value) -> tuple[ir.Va
 class TileLoop:
     """Emits the loop over one tile; an instance lives while one intrinsic is compiled."""
 
-    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], *, clear: bool) -> None:
-        self.clear = clear
-        gradient, residual, self.length, threshold, indices, values, self.first, sums = args
+    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], way: int) -> None:
+        self.dense, self.clear, self.stream = bool(way & DENSE), bool(way & CLEAR), way & STREAM
+        gradient, residual, into, self.length, threshold, indices, values, self.first, sums = args
         self.builder = builder
         floats, ints = FLOAT.as_pointer(), INT32.as_pointer()
         self.gradient = builder.inttoptr(gradient, floats)
         self.residual = builder.inttoptr(residual, floats)
+        self.into = builder.inttoptr(into, floats)
         self.indices = builder.inttoptr(indices, ints)
         self.values = builder.inttoptr(values, floats)
         self.totals = builder.inttoptr(sums, DOUBLE.as_pointer())
@@ -140,16 +144,15 @@ class TileLoop:
         self.nonfinite = cgutils.alloca_once_value(builder, constant(INDICES, 0))
         self.sums = [cgutils.alloca_once_value(builder, self.zero) for _ in range(SUMS)]
 
-    def emit(self, *, sparse: bool) -> ir.Value:
-        """Emit the loop; ``sparse`` skips packing where no lane of a vector passed."""
+    def emit(self) -> ir.Value:
         builder = self.builder
-        vectors = LINE // LANES if sparse else BLOCK // LANES
+        vectors = BLOCK // LANES if self.dense else LINE // LANES
         step = INT64(vectors * LANES)
         with cgutils.for_range_slice(builder, INT64(0), self.length, step, inc=True) as (at, _):
             for line in range(0, vectors * LANES, LINE):
                 self.prefetch(builder.add(at, INT64(line + PREFETCH)))
             for vector in range(vectors):
-                self.emit_vector(builder.add(at, INT64(vector * LANES)), sparse=sparse)
+                self.emit_vector(builder.add(at, INT64(vector * LANES)))
         self.add_totals()
         return builder.load(self.survivors)
 
@@ -163,7 +166,7 @@ class TileLoop:
             address = builder.bitcast(builder.gep(array, [offset]), pointer)
             builder.call(function, [address, INT32(write), INT32(3), INT32(1)])
 
-    def emit_vector(self, offset: ir.Value, *, sparse: bool) -> None:
+    def emit_vector(self, offset: ir.Value) -> None:
         builder = self.builder
         before = load(builder, self.residual, offset, VECTOR)
         gradient = load(builder, self.gradient, offset, VECTOR)
@@ -172,7 +175,7 @@ class TileLoop:
         self.add_square(gradient, self.sums[GRADIENT_SQUARES])
         accumulated = builder.fadd(gradient, before)
         passed = builder.fcmp_unordered(">", self.magnitude(accumulated), self.threshold)
-        if not sparse:
+        if self.dense:
             self.emit_survivors(offset, accumulated, before, passed)
             return
         bits = builder.bitcast(passed, MASK_BITS)
@@ -181,7 +184,7 @@ class TileLoop:
             with some:
                 self.emit_survivors(offset, accumulated, before, passed)
             with none:
-                store(builder, accumulated, self.residual, offset)
+                self.store_residual(accumulated, offset)
                 self.add_any(accumulated)
                 self.add_unsent(accumulated)
 
@@ -193,13 +196,22 @@ class TileLoop:
         # What is not finite goes out, so that the training loop sees it, and leaves the residual.
         kept = builder.select(finite, accumulated, before)
         sent = builder.and_(passed, finite)
-        store(builder, builder.select(sent, self.zero, kept), self.residual, offset)
+        self.store_residual(builder.select(sent, self.zero, kept), offset)
         self.write_survivors(offset, accumulated, passed)
         infinite = builder.zext(builder.not_(finite), INDICES)
         builder.store(builder.add(builder.load(self.nonfinite), infinite), self.nonfinite)
         self.add_any(kept)
         self.add_unsent(builder.select(sent, self.zero, kept))
         self.add_sent(builder.select(sent, kept, self.zero))
+
+    def store_residual(self, value: ir.Value, offset: ir.Value) -> None:
+        builder = self.builder
+        if not self.stream:
+            store(builder, value, self.into, offset)
+            return
+        address = builder.bitcast(builder.gep(self.into, [offset]), value.type.as_pointer())
+        written = builder.store(value, address, align=4 * LANES)
+        written.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
 
     def write_survivors(self, offset: ir.Value, accumulated: ir.Value, passed: ir.Value) -> None:
         builder = self.builder
@@ -267,74 +279,99 @@ class TileLoop:
         builder.store(builder.fadd(builder.load(total), nonfinite), total)
 
 
-def tile_intrinsic(*, sparse: bool, clear: bool) -> Any:
-    """Make the function that sieves one tile, and may set the gradient to 0.
+@intrinsic
+def sieve_tile(  # type: ignore[no-untyped-def]
+    typing, gradient, residual, into, length, threshold, indices, values, first, sums, way
+):
+    """Sieve one tile; returns the number of survivors.
 
-    It takes the addresses of gradient and residual at the tile's first element, the tile's length
-    (a multiple of BLOCK), the threshold (float32), the addresses where indices (int32) and values
-    (float32) go, with room for the tile and one vector more, the index of the tile's first element
-    and the address of SUMS + 1 float64 totals. It returns the number of survivors.
+    gradient, residual, into: addresses of the tile's first element, where `into` gets the new
+    residual; length: a multiple of BLOCK; threshold: float32; indices, values: addresses where
+    int32 and float32 go, with room for the tile and one vector more; first: the index of the
+    tile's first element; sums: address of SUMS + 1 float64 totals; way: see WAYS.
     """
 
-    @intrinsic
-    def tile(typing, gradient, residual, length, threshold, indices, values, first, sums):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return TileLoop(builder, args, clear=clear).emit(sparse=sparse)
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        survivors = cgutils.alloca_once(builder, INT64)
+        behind = builder.append_basic_block("behind")
+        unknown = builder.append_basic_block("unknown")
+        switch = builder.switch(args[-1], unknown)
+        for number in range(WAYS):
+            block = builder.append_basic_block(f"way{number}")
+            switch.add_case(INT64(number), block)
+            builder.position_at_end(block)
+            builder.store(TileLoop(builder, args[:-1], number).emit(), survivors)
+            builder.branch(behind)
+        builder.position_at_end(unknown)
+        builder.unreachable()
+        builder.position_at_end(behind)
+        return builder.load(survivors)
 
-        address = types.int64
-        signature = types.int64(
+    address = number = types.int64
+    return (
+        types.int64(
             address,
             address,
-            types.int64,
+            address,
+            number,
             types.float32,
             address,
             address,
-            types.int64,
+            number,
             address,
-        )
-        return signature, codegen
+            number,
+        ),
+        codegen,
+    )
 
-    return tile
 
+@intrinsic
+def wait_for_stores(typing):  # type: ignore[no-untyped-def]
+    """What was written past the caches is there for other threads from now on."""
 
-tile_sparse = tile_intrinsic(sparse=True, clear=False)
-tile_dense = tile_intrinsic(sparse=False, clear=False)
-tile_sparse_clear = tile_intrinsic(sparse=True, clear=True)
-tile_dense_clear = tile_intrinsic(sparse=False, clear=True)
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @compiled
-def sieve_blocks(gradient, residual, length, threshold, indices, values, first, totals, clear):  # type: ignore[no-untyped-def]
+def sieve_blocks(  # type: ignore[no-untyped-def]
+    gradient, residual, into, length, threshold, indices, values, first, totals, way
+):
     """Sieve `length` elements, a multiple of BLOCK; returns the number of survivors.
 
-    gradient, residual, indices, values, totals: addresses of float32, float32, int32, float32 and
-    float64; threshold: float32, not negative; first: the index of the first element. The residual
-    is updated in place, up to PADDING elements behind the survivors are overwritten, `totals`
-    (SUMS, then the non-finite count) is added to; with `clear` the gradient becomes 0.
+    gradient, residual, into, indices, values, totals: addresses of float32 (three times), int32,
+    float32 and float64; threshold: float32, not negative; first: the index of the first element;
+    way: CLEAR and STREAM, added up. The new residual goes to `into`, which may be `residual`, up to
+    PADDING elements behind the survivors are overwritten, `totals` (SUMS, then the non-finite
+    count) is added to; with CLEAR the gradient becomes 0; with STREAM `into` is aligned to
+    STREAM_ALIGNMENT.
     """
     survivors = 0
-    dense = False
+    dense = 0
     for start in range(0, length, TILE):
         size = min(TILE, length - start)
         at = start * 4
-        tile = (
+        count = sieve_tile(
             gradient + at,
             residual + at,
+            into + at,
             size,
             threshold,
             indices + survivors * 4,
             values + survivors * 4,
             first + start,
             totals,
+            way + dense,
         )
-        if clear:
-            count = tile_dense_clear(*tile) if dense else tile_sparse_clear(*tile)
-        else:
-            count = tile_dense(*tile) if dense else tile_sparse(*tile)
         survivors += count
         # Where one vector in five holds a survivor, a mispredicted branch for each costs more
         # than packing them all.
-        dense = count * 40 > size
+        dense = DENSE if count * 40 > size else 0
+    if way & STREAM:
+        wait_for_stores()
     return survivors
 
 
@@ -353,8 +390,9 @@ def measure_blocks(gradient, residual, length, totals):  # type: ignore[no-untyp
             scratch[:size] = 0
         else:
             scratch[:size] = residual[start : start + size]
-        tile_sparse(
+        sieve_tile(
             gradient + start * 4,
+            scratch.ctypes.data,
             scratch.ctypes.data,
             size,
             np.float32(np.inf),
@@ -362,4 +400,5 @@ def measure_blocks(gradient, residual, length, totals):  # type: ignore[no-untyp
             values.ctypes.data,
             start,
             totals,
+            0,
         )
