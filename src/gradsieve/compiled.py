@@ -17,19 +17,10 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     Where neither can be written (a read-only container) every process compiles anew.
     """
-    return _compiled(function)
-
-
-def compiled_with_free_order(function: Callable[..., Any]) -> Any:
-    """As `compiled`; sums may be made in any order, so that they run in vector registers."""
-    return _compiled(function, fastmath={"reassoc", "nsz"})
-
-
-def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     try:
-        return njit(nogil=True, cache=True, **options)(function)
+        return njit(nogil=True, cache=True)(function)
     except RuntimeError:
-        return njit(nogil=True, **options)(function)
+        return njit(nogil=True)(function)
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
