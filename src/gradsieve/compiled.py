@@ -1,35 +1,42 @@
-"""Compile for the CPU, with a cache on disk where there is a place for it."""
+"""Compile for the CPU, with the machine code kept on disk where there is a place for it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, NoReturn
 
 import numba.extending
 from llvmlite import ir
 from numba import njit
 from numba.core import cgutils
 
+from gradsieve.errors import SieveError
+from gradsieve.machine_code import MachineCode
+
 intrinsic: Any = numba.extending.intrinsic
 """Without its types, in which the compiler's own first argument counts."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """numba's njit without the GIL; the cache lies beside the function's file or in the home.
-
-    Where neither can be written (a read-only container) every process compiles anew.
-    """
-    return _compiled(function)
-
-
-def compiled_with_free_order(function: Callable[..., Any]) -> Any:
-    """As `compiled`; sums may be made in any order, so that they run in vector registers."""
-    return _compiled(function, fastmath={"reassoc", "nsz"})
+    """numba's njit without the GIL, with `MachineCode` for its cache."""
+    settings: Any = numba.config
+    if settings.DISABLE_JIT:
+        return refused(function)
+    dispatcher: Any = njit(nogil=True)(function)
+    dispatcher._cache = MachineCode(function)
+    return dispatcher
 
 
-def _compiled(function: Callable[..., Any], **options: Any) -> Any:
-    try:
-        return njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:
-        return njit(nogil=True, **options)(function)
+def refused(function: Callable[..., Any]) -> Callable[..., NoReturn]:
+    """What stands for a function where numba must not compile."""
+
+    @wraps(function)
+    def refuse(*args: Any, **keywords: Any) -> NoReturn:
+        raise SieveError(
+            "NUMBA_DISABLE_JIT is set, and gradsieve's kernels work on memory in ways that only "
+            "numba's compiler knows; unset it to use gradsieve"
+        )
+
+    return refuse
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:

@@ -1,20 +1,19 @@
 """Compiling ahead of the first step."""
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from functools import cache
 from threading import Timer
 
 import torch
+from numba.core.event import Event, Listener, install_listener
 
 from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section, whole_section
+from gradsieve.notices import tell
 from gradsieve.rotation import Rotation
 from gradsieve.sieve import measure, sample_magnitudes, select
 
 NOTICE_AFTER = 2.0
-"""Seconds; loading what an earlier process has compiled takes less."""
+"""Seconds of compiling."""
 
 
 @cache
@@ -22,9 +21,9 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
     """Run every compiled function that training with these settings calls, on a few numbers.
 
     The first time on a machine they are compiled, about half a minute on one core, and kept in
-    numba's cache. In the first step all ranks would wait for it, and its time be counted as theirs.
+    on disk. In the first step all ranks would wait for it, and its time be counted as theirs.
     """
-    with notice("gradsieve: compiling for this processor, once; this takes about half a minute"):
+    with install_listener("numba:compile", Told()):
         ones, zeros = torch.ones(8), torch.zeros(8)
         measure(ones)
         measure(ones, zeros)
@@ -46,14 +45,27 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
             rotation.restore(torch.ones(4))
 
 
-@contextmanager
-def notice(text: str) -> Iterator[None]:
-    """Print it if the block takes long, once for all ranks of a machine."""
-    timer = Timer(NOTICE_AFTER, print, (text,), {"file": sys.stderr, "flush": True})
-    timer.daemon = True
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+class Told(Listener):
+    """Tells that something is compiled, once that has taken `NOTICE_AFTER` in all."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._left = NOTICE_AFTER
+        self._start = 0.0
+        self._timer = Timer(0, tell)
+
+    def on_start(self, event: Event) -> None:
+        # One function's compiling holds that of those that it calls; only one thread compiles.
+        self._depth += 1
+        if self._depth == 1:
+            self._start = time.perf_counter()
+            text = "gradsieve: compiling for this processor, which takes about half a minute"
+            self._timer = Timer(max(self._left, 0.0), tell, (text,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def on_end(self, event: Event) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._timer.cancel()
+            self._left -= time.perf_counter() - self._start

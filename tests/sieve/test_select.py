@@ -16,7 +16,7 @@ from reference import sieve_reference
 from gradsieve.sieve import Workspace, measure, select
 from gradsieve.sieve.cpu import STREAMED_FROM
 from gradsieve.sieve.device import measure_on_device, sieve_on_device
-from gradsieve.sieve.kernel import BLOCK, TILE
+from gradsieve.sieve.tile import BLOCK, TILE
 
 SUMS = ("sum", "unsent_sum", "unsent_square_sum", "survivor_sum", "survivor_square_sum", "largest")
 SIZES = [0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1, TILE - 1, TILE, TILE + 5, 3 * TILE + BLOCK + 3]

@@ -12,6 +12,7 @@ from gradsieve.codec.bits import (
     store_byte,
 )
 from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
+from gradsieve.codec.lanes import TILE, tile_sum
 from gradsieve.codec.planes import (
     PLANES,
     first_plane,
@@ -26,7 +27,6 @@ from gradsieve.codec.positions import write_positions, write_rest
 from gradsieve.codec.quantizer import (
     LARGEST_MAGNITUDE,
     SMALLEST_MEAN_EXCESS,
-    TILE,
     choose_step,
     mean_excess_over,
     quantize,
@@ -39,7 +39,7 @@ from gradsieve.codec.settings import (
     write_settings,
 )
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_PLANES, BAD_VALUES, GOOD, add_survivors
-from gradsieve.compiled import compiled, compiled_with_free_order
+from gradsieve.compiled import compiled
 
 UINT = np.uint64
 SIGN = np.uint32(0x80000000)
@@ -86,14 +86,16 @@ def settle(indices, values, sent, residual):  # type: ignore[no-untyped-def]
     return squared_distance(values, sent)
 
 
-@compiled_with_free_order
+@compiled
 def squared_distance(left, right):  # type: ignore[no-untyped-def]
     total = 0.0
+    squares = np.empty(TILE, np.float32)
     for start in range(0, left.size, TILE):
-        part = np.float32(0)
-        for i in range(start, min(start + TILE, left.size)):
-            part += (left[i] - right[i]) * (left[i] - right[i])
-        total += part
+        some, others = left[start : start + TILE], right[start : start + TILE]
+        for i in range(some.size):
+            difference = some[i] - others[i]
+            squares[i] = difference * difference
+        total += tile_sum(squares, some.size)
     return total
 
 

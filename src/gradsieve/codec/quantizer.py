@@ -25,7 +25,8 @@ import math
 
 import numpy as np
 
-from gradsieve.compiled import compiled, compiled_with_free_order
+from gradsieve.codec.lanes import TILE, tile_sum
+from gradsieve.compiled import compiled
 
 SMALLEST_STEP = 1 / 16
 """In mean excesses: some 5.5 bits a level, with which the error is a thousandth of the excess."""
@@ -35,8 +36,6 @@ HALVINGS = 6
 SMALLEST_MEAN_EXCESS, LARGEST_MAGNITUDE = 1e-30, 1e35
 """Beyond, levels might leave float32's range."""
 ZERO, ONE = np.float32(0), np.float32(1)
-TILE = 1024
-"""Survivors that are summed in float32 before the sums go on in float64."""
 
 
 @compiled
@@ -69,33 +68,43 @@ def choose_step(threshold, mean_excess, density):  # type: ignore[no-untyped-def
     return min(high, LARGEST_STEP) * mean_excess
 
 
-@compiled_with_free_order
+@compiled
 def mean_excess_over(threshold, values):  # type: ignore[no-untyped-def]
     total = 0.0
+    excesses = np.empty(TILE, np.float32)
     for start in range(0, values.size, TILE):
-        part = ZERO
-        for i in range(start, min(start + TILE, values.size)):
-            part += abs(values[i]) - threshold
-        total += part
+        some = values[start : start + TILE]
+        for i in range(some.size):
+            excesses[i] = abs(some[i]) - threshold
+        total += tile_sum(excesses, some.size)
     return total / values.size
 
 
-@compiled_with_free_order
-def quantize_tile(values, threshold, inverse, limit, levels):  # type: ignore[no-untyped-def]
-    lowest = lowest_sum = top = level_sum = excess_sum = ZERO
+@compiled
+def quantize_tile(values, threshold, inverse, limit, levels, lowest, others):  # type: ignore[no-untyped-def]
+    """Write levels, and the excess of each survivor to `lowest` or `others`, and 0 to the other.
+
+    Survivors of level `limit` are in neither.
+
+    Returns:
+        how many have level 0 and level `limit`, and the sum of the other levels.
+    """
     for i in range(values.size):
-        excess = max(abs(values[i]) - threshold, ZERO)
-        level = min(excess * inverse, limit)
-        whole = np.int32(level)
-        levels[i] = whole
-        is_lowest = ONE if level < ONE else ZERO
-        is_below_top = ZERO if level >= limit else ONE
-        lowest += is_lowest
-        lowest_sum += excess * is_lowest
-        top += ONE - is_below_top
-        level_sum += np.float32(whole) * is_below_top
-        excess_sum += excess * is_below_top
-    return lowest, lowest_sum, top, level_sum, excess_sum
+        excess = abs(values[i]) - threshold
+        excess = excess if excess > ZERO else ZERO
+        level = excess * inverse
+        level = level if level < limit else limit
+        levels[i] = np.int32(level)
+        lowest[i] = excess if level < ONE else ZERO
+        others[i] = excess if ONE <= level < limit else ZERO
+    # Whole numbers have a sum of their own in any order.
+    lowest_count = tops = level_sum = np.int32(0)
+    top = np.uint16(limit)
+    for i in range(values.size):
+        lowest_count += np.int32(levels[i] == 0)
+        tops += np.int32(levels[i] == top)
+        level_sum += np.int32(levels[i])
+    return lowest_count, tops, level_sum - tops * np.int32(top)
 
 
 @compiled
@@ -107,18 +116,20 @@ def quantize(values, threshold, step, limit, levels):  # type: ignore[no-untyped
     `limit` have no part in them.
     """
     t, inverse, top = np.float32(threshold), np.float32(1 / step), np.float32(limit)
-    lowest = lowest_sum = tops = level_sum = excess_sum = 0.0
+    lowest = tops = level_sum = 0
+    lowest_sum = excess_sum = 0.0
+    lowest_excesses, excesses = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     for start in range(0, values.size, TILE):
-        stop = min(start + TILE, values.size)
-        part = quantize_tile(values[start:stop], t, inverse, top, levels[start:stop])
+        some, places = values[start : start + TILE], levels[start : start + TILE]
+        part = quantize_tile(some, t, inverse, top, places, lowest_excesses, excesses)
         lowest += part[0]
-        lowest_sum += part[1]
-        tops += part[2]
-        level_sum += part[3]
-        excess_sum += part[4]
+        tops += part[1]
+        level_sum += part[2]
+        lowest_sum += tile_sum(lowest_excesses, some.size)
+        excess_sum += tile_sum(excesses, some.size)
     first = lowest_sum / lowest if lowest else 0.5 * step
     others = values.size - tops - lowest
-    offsets = excess_sum - lowest_sum - step * level_sum
+    offsets = excess_sum - step * level_sum
     # The sums are rounded: their difference may leave the step by a little.
     rest = min(max(offsets / others, 0.0), step) if others else 0.5 * step
     return np.float32(threshold + first), np.float32(threshold + rest)

@@ -4,19 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradsieve.sieve.kernel import (
-    BLOCK,
-    CLEAR,
-    LARGEST,
-    PADDING,
-    STREAM,
-    STREAM_ALIGNMENT,
-    TILE,
-    TOTALS,
-    measure_blocks,
-    sieve_blocks,
-)
+from gradsieve.sieve.kernel import ROW_BYTES, UNIT, measure_blocks, sieve_blocks
 from gradsieve.sieve.moments import Moments
+from gradsieve.sieve.tile import BLOCK, CLEAR, LARGEST, PADDING, STREAM, STREAM_ALIGNMENT, TOTALS
 from gradsieve.sieve.workspace import Workspace
 from gradsieve.threads import shared
 
@@ -42,29 +32,18 @@ def sieve_on_cpu(
 ) -> tuple[NDArray[np.int32], Floats, Moments]:
     """Sieve flat float32 arrays; the survivors lie in `out`.
 
-    The new residual goes to `into`, which is `residual` or does not overlap it.
+    The new residual goes to `into`: `residual` itself, or an array that does not overlap it.
     """
     numel = gradient.size
     bounds = chunk_bounds(numel, torch.get_num_threads())
     indices, values = out.free(numel + len(bounds) * PADDING)
-    limit = np.float32(threshold)
-    totals = np.zeros((len(bounds), TOTALS))
+    totals = totals_for(numel)
+    way = (CLEAR if clear else 0) | (STREAM if streams(residual, into) else 0)
+    one_pass = Pass(gradient, residual, into, np.float32(threshold), indices, values, totals, way)
 
     def sieve(chunk: int) -> int:
         start, stop = bounds[chunk]
-        at = start + chunk * PADDING
-        return sieve_range(
-            gradient,
-            residual,
-            into,
-            limit,
-            start,
-            stop,
-            indices[at:],
-            values[at:],
-            totals[chunk],
-            clear,
-        )
+        return one_pass.sieve(start, stop, start + chunk * PADDING)
 
     counts = shared(sieve, len(bounds), len(bounds))
     survivors = close_gaps(indices, values, bounds, counts)
@@ -78,7 +57,7 @@ def sieve_on_cpu(
 
 def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
     numel = gradient.size
-    totals = np.zeros((1, TOTALS))
+    totals = totals_for(numel)
     whole = numel // BLOCK * BLOCK
     if whole:
         measure_blocks(
@@ -89,7 +68,7 @@ def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
         )
     if whole < numel:
         rest, left = filled_blocks(gradient, residual, whole, numel)
-        measure_blocks(rest.ctypes.data, left, BLOCK, totals.ctypes.data)
+        measure_blocks(rest.ctypes.data, left, BLOCK, totals[whole // UNIT :].ctypes.data)
     moments = moments_from(totals, numel, 0)
     if vanished_or_overflowed(moments):
         kept = np.zeros_like(gradient) if residual is None else residual
@@ -102,66 +81,86 @@ def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
     return moments
 
 
+def totals_for(numel: int) -> NDArray[np.float64]:
+    """Zeros, a row for each unit."""
+    return np.zeros((max(1, -(-numel // UNIT)), TOTALS))
+
+
 def chunk_bounds(numel: int, threads: int) -> list[tuple[int, int]]:
-    """Cut a parameter into at most `threads` ranges of whole tiles."""
+    """Cut a parameter into at most `threads` ranges of whole units."""
     chunks = max(1, min(threads, numel // SMALLEST_CHUNK))
     size = -(-numel // chunks)
-    size = -(-size // TILE) * TILE
+    size = -(-size // UNIT) * UNIT
     return [(start, min(start + size, numel)) for start in range(0, max(numel, 1), max(size, 1))]
 
 
-def sieve_range(
-    gradient: Floats,
-    residual: Floats,
-    into: Floats,
-    threshold: np.float32,
-    start: int,
-    stop: int,
-    indices: NDArray[np.int32],
-    values: Floats,
-    totals: NDArray[np.float64],
-    clear: bool,
-) -> int:
-    whole = start + (stop - start) // BLOCK * BLOCK
-    way = (CLEAR if clear else 0) | (STREAM if streams(residual, into) else 0)
-    survivors = sieve_blocks(
-        gradient.ctypes.data + start * 4,
-        residual.ctypes.data + start * 4,
-        into.ctypes.data + start * 4,
-        whole - start,
-        threshold,
-        indices.ctypes.data,
-        values.ctypes.data,
-        start,
-        totals.ctypes.data,
-        way,
-    )
-    if whole < stop:
-        # The last elements go through the same code, on copies filled up to a whole block.
-        rest, left = filled_blocks(gradient, residual, whole, stop)
-        assert left is not None
-        survivors += sieve_blocks(
-            rest.ctypes.data,
-            left.ctypes.data,
-            left.ctypes.data,
-            BLOCK,
-            threshold,
-            indices.ctypes.data + survivors * 4,
-            values.ctypes.data + survivors * 4,
-            whole,
-            totals.ctypes.data,
-            0,
+class Pass:
+    """One pass over a parameter; several threads may be at its ranges."""
+
+    def __init__(
+        self,
+        gradient: Floats,
+        residual: Floats,
+        into: Floats,
+        threshold: np.float32,
+        indices: NDArray[np.int32],
+        values: Floats,
+        totals: NDArray[np.float64],
+        way: int,
+    ) -> None:
+        self.gradient, self.residual, self.into = gradient, residual, into
+        self.threshold, self.way = threshold, way
+        arrays = (gradient, residual, into, indices, values, totals)
+        self.addresses = [array.ctypes.data for array in arrays]
+
+    def sieve(self, start: int, stop: int, out: int) -> int:
+        """Sieve a range that begins with a unit; survivors go to place `out` and behind.
+
+        Returns:
+            the number of survivors.
+        """
+        gradient, residual, into, indices, values, totals = self.addresses
+        whole = start + (stop - start) // BLOCK * BLOCK
+        survivors = sieve_blocks(
+            gradient + start * 4,
+            residual + start * 4,
+            into + start * 4,
+            whole - start,
+            self.threshold,
+            indices + out * 4,
+            values + out * 4,
+            start,
+            totals + start // UNIT * ROW_BYTES,
+            self.way,
         )
-        if clear:
-            gradient[whole:stop] = 0
-        into[whole:stop] = left[: stop - whole]
-    return int(survivors)
+        if whole < stop:
+            # The last elements go through the same code, on copies filled up to a whole block.
+            rest, left = filled_blocks(self.gradient, self.residual, whole, stop)
+            assert left is not None
+            at = left.ctypes.data
+            survivors += sieve_blocks(
+                rest.ctypes.data,
+                at,
+                at,
+                BLOCK,
+                self.threshold,
+                indices + (out + survivors) * 4,
+                values + (out + survivors) * 4,
+                whole,
+                totals + whole // UNIT * ROW_BYTES,
+                0,
+            )
+            if self.way & CLEAR:
+                self.gradient[whole:stop] = 0
+            self.into[whole:stop] = left[: stop - whole]
+        return int(survivors)
 
 
 def streams(residual: Floats, into: Floats) -> bool:
-    elsewhere = into.ctypes.data != residual.ctypes.data
-    aligned = into.ctypes.data % STREAM_ALIGNMENT == 0
-    return elsewhere and aligned and into.size >= STREAMED_FROM
+    """Whether the new residual is written past the caches."""
+    if into is residual or into.size < STREAMED_FROM:
+        return False
+    return into.ctypes.data % STREAM_ALIGNMENT == 0
 
 
 def filled_blocks(
@@ -194,8 +193,8 @@ def close_gaps(
 
 
 def moments_from(totals: NDArray[np.float64], numel: int, survivors: int) -> Moments:
-    """Join the chunks' totals: all are sums but the largest magnitude."""
-    joined = totals.sum(axis=0)
+    """Join the units' totals in order: all are sums but the largest magnitude."""
+    joined = np.add.accumulate(totals)[-1]
     joined[LARGEST] = totals[:, LARGEST].max()
     return Moments.from_totals(numel, survivors, joined.tolist())
 
@@ -216,11 +215,16 @@ def exact_moments(
         numel=residual.size,
         survivors=values.size,
         nonfinite=nonfinite,
-        sum=float(unsent.sum() + sent.sum()),
-        unsent_sum=float(magnitudes[0].sum()),
-        unsent_square_sum=float(unsent @ unsent),
-        survivor_sum=float(magnitudes[1].sum()),
-        survivor_square_sum=float(sent @ sent),
+        sum=in_order(unsent) + in_order(sent),
+        unsent_sum=in_order(magnitudes[0]),
+        unsent_square_sum=in_order(np.square(unsent)),
+        survivor_sum=in_order(magnitudes[1]),
+        survivor_square_sum=in_order(np.square(sent)),
         gradient_square_sum=gradient_square_sum,
         largest=float(max(part.max(initial=0.0) for part in magnitudes)),
     )
+
+
+def in_order(terms: NDArray[np.float64]) -> float:
+    """A sum from first to last; numpy's own order, and a library's, depend on the processor."""
+    return float(np.add.accumulate(terms)[-1]) if terms.size else 0.0

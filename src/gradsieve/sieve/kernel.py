@@ -1,339 +1,27 @@
-"""The inner loop of the CPU kernel, written as vector instructions.
+"""The loops of the CPU kernel over whole blocks of a parameter."""
 
-numba vectorizes plain loops but has no word for "pack the lanes that passed": a scalar loop with a
-branch or a running output position stays four to ten times below the memory's speed. This module
-emits that one loop as LLVM vector code. It compiles for the host's own vector unit: AVX2 packs with
-a permutation looked up by the lane mask, everything else with LLVM's own compress operation, which
-is one instruction on AVX-512.
-
-All of it stands in one file because numba's disk cache follows the file of the compiled function.
-"""
-
-from collections.abc import Sequence
-from typing import Any
-
-import llvmlite.binding
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
-from gradsieve.compiled import call, compiled, intrinsic
+from gradsieve.compiled import compiled
+from gradsieve.sieve.tile import (
+    DENSE,
+    PADDING,
+    STREAM,
+    TILE,
+    TOTALS,
+    sieve_tile,
+    wait_for_stores,
+)
 
-FLOAT = ir.FloatType()
-INT8 = ir.IntType(8)
-INT32 = ir.IntType(32)
-INT64 = ir.IntType(64)
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
-DOUBLE = ir.DoubleType()
-SUMS = 7
-"""Sums of a tile: signed, unsent magnitudes, unsent squares, sent magnitudes, sent squares, the
-gradient's squares, then the largest magnitude. The number of non-finite elements follows them."""
-GRADIENT_SQUARES = SUMS - 2
-LARGEST = SUMS - 1
-TOTALS = SUMS + 1
+UNIT = 16 * TILE
+"""Elements that have a row of totals of their own, so that sums do not depend on the threads."""
+ROW_BYTES = 8 * TOTALS
 
 
-def host_features() -> dict[str, bool]:
-    settings: Any = numba.config
-    if settings.CPU_NAME or settings.CPU_FEATURES:
-        return {}
-    return dict(llvmlite.binding.get_host_cpu_features())
-
-
-def choose_lanes(features: dict[str, bool]) -> int:
-    return 16 if features.get("avx512f") else 8
-
-
-HAS_PERMUTE = host_features().get("avx2", False) and not host_features().get("avx512f", False)
-LANES = choose_lanes(host_features())
-BLOCK = 4 * LANES
-"""Elements an iteration; tiles are multiples of it."""
-LINE = 16
-"""float32 in a cache line."""
-PREFETCH = 512
-"""Elements ahead of the loop that are fetched into the cache."""
-TILE = 4096
-"""Elements that are summed in float32 before the sums go on in float64; fits the L1 cache."""
-PADDING = BLOCK
-"""Elements of room behind the survivors: the kernel writes whole vectors."""
-DENSE, CLEAR, STREAM, WAYS = 1, 2, 4, 8
-"""How a tile is sieved, added up: pack survivors of every vector instead of looking first whether
-it has any; set the gradient to 0; write the new residual past the caches, whole aligned vectors."""
-STREAM_ALIGNMENT = 64
-
-VECTOR = ir.VectorType(FLOAT, LANES)
-DOUBLES = ir.VectorType(DOUBLE, LANES)
-INDICES = ir.VectorType(INT32, LANES)
-MASK_BITS = ir.IntType(LANES)
-
-
-def constant(kind: ir.VectorType, value: float) -> ir.Constant:
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def broadcast(builder: ir.IRBuilder, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, INT32(0))
-    lanes = constant(ir.VectorType(INT32, kind.count), 0)
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
-
-
-def load(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.Type) -> ir.Value:
-    address = builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
-    return builder.load(address, align=4)
-
-
-def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
-    address = builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())
-    builder.store(value, address, align=4)
-
-
-def permutations() -> list[list[int]]:
-    """For each mask of 8 lanes, the lanes that are set, in order, then zeros."""
-    rows = []
-    for mask in range(256):
-        lanes = [lane for lane in range(8) if mask >> lane & 1]
-        rows.append(lanes + [0] * (8 - len(lanes)))
-    return rows
-
-
-def permutation_table(builder: ir.IRBuilder) -> ir.Value:
-    row = ir.VectorType(INT8, 8)
-    table = ir.Constant(ir.ArrayType(row, 256), [ir.Constant(row, r) for r in permutations()])
-    return cgutils.global_constant(builder, "gradsieve_permutations", table)
-
-
-def pack(builder: ir.IRBuilder, values: ir.Value, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Move the masked lanes to the front: their values and their lane numbers."""
-    if HAS_PERMUTE:
-        bits = builder.zext(builder.bitcast(mask, MASK_BITS), INT32)
-        row = builder.gep(permutation_table(builder), [INT32(0), bits], inbounds=True)
-        lanes = builder.zext(builder.load(row), INDICES)
-        packed = call(
-            builder, "llvm.x86.avx2.permd", INDICES, [builder.bitcast(values, INDICES), lanes]
-        )
-        return builder.bitcast(packed, VECTOR), lanes
-    numbers = ir.Constant(INDICES, list(range(LANES)))
-    name = f"llvm.experimental.vector.compress.v{LANES}"
-    undefined = ir.Constant(VECTOR, ir.Undefined), ir.Constant(INDICES, ir.Undefined)
-    return (
-        call(builder, name + "f32", VECTOR, [values, mask, undefined[0]]),
-        call(builder, name + "i32", INDICES, [numbers, mask, undefined[1]]),
-    )
-
-
-class TileLoop:
-    """Emits the loop over one tile; an instance lives while one intrinsic is compiled."""
-
-    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], way: int) -> None:
-        self.dense, self.clear, self.stream = bool(way & DENSE), bool(way & CLEAR), way & STREAM
-        gradient, residual, into, self.length, threshold, indices, values, self.first, sums = args
-        self.builder = builder
-        floats, ints = FLOAT.as_pointer(), INT32.as_pointer()
-        self.gradient = builder.inttoptr(gradient, floats)
-        self.residual = builder.inttoptr(residual, floats)
-        self.into = builder.inttoptr(into, floats)
-        self.indices = builder.inttoptr(indices, ints)
-        self.values = builder.inttoptr(values, floats)
-        self.totals = builder.inttoptr(sums, DOUBLE.as_pointer())
-        self.zero = constant(VECTOR, 0.0)
-        self.limit = constant(VECTOR, LARGEST_FLOAT)
-        self.threshold = self.at_most_finite(broadcast(builder, threshold, VECTOR))
-        self.survivors = cgutils.alloca_once_value(builder, INT64(0))
-        self.nonfinite = cgutils.alloca_once_value(builder, constant(INDICES, 0))
-        self.sums = [cgutils.alloca_once_value(builder, self.zero) for _ in range(SUMS)]
-
-    def emit(self) -> ir.Value:
-        builder = self.builder
-        vectors = BLOCK // LANES if self.dense else LINE // LANES
-        step = INT64(vectors * LANES)
-        with cgutils.for_range_slice(builder, INT64(0), self.length, step, inc=True) as (at, _):
-            for line in range(0, vectors * LANES, LINE):
-                self.prefetch(builder.add(at, INT64(line + PREFETCH)))
-            for vector in range(vectors):
-                self.emit_vector(builder.add(at, INT64(vector * LANES)))
-        self.add_totals()
-        return builder.load(self.survivors)
-
-    def prefetch(self, offset: ir.Value) -> None:
-        """Ask for a cache line of each input: the hardware's own prefetch ends with the page."""
-        builder = self.builder
-        pointer = INT8.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for array, write in ((self.gradient, 0), (self.residual, 1)):
-            address = builder.bitcast(builder.gep(array, [offset]), pointer)
-            builder.call(function, [address, INT32(write), INT32(3), INT32(1)])
-
-    def emit_vector(self, offset: ir.Value) -> None:
-        builder = self.builder
-        before = load(builder, self.residual, offset, VECTOR)
-        gradient = load(builder, self.gradient, offset, VECTOR)
-        if self.clear:
-            store(builder, self.zero, self.gradient, offset)
-        self.add_square(gradient, self.sums[GRADIENT_SQUARES])
-        accumulated = builder.fadd(gradient, before)
-        passed = builder.fcmp_unordered(">", self.magnitude(accumulated), self.threshold)
-        if self.dense:
-            self.emit_survivors(offset, accumulated, before, passed)
-            return
-        bits = builder.bitcast(passed, MASK_BITS)
-        any_passed = builder.icmp_unsigned("!=", bits, MASK_BITS(0))
-        with builder.if_else(any_passed, likely=False) as (some, none):
-            with some:
-                self.emit_survivors(offset, accumulated, before, passed)
-            with none:
-                self.store_residual(accumulated, offset)
-                self.add_any(accumulated)
-                self.add_unsent(accumulated)
-
-    def emit_survivors(
-        self, offset: ir.Value, accumulated: ir.Value, before: ir.Value, passed: ir.Value
-    ) -> None:
-        builder = self.builder
-        finite = builder.fcmp_ordered("<=", self.magnitude(accumulated), self.limit)
-        # What is not finite goes out, so that the training loop sees it, and leaves the residual.
-        kept = builder.select(finite, accumulated, before)
-        sent = builder.and_(passed, finite)
-        self.store_residual(builder.select(sent, self.zero, kept), offset)
-        self.write_survivors(offset, accumulated, passed)
-        infinite = builder.zext(builder.not_(finite), INDICES)
-        builder.store(builder.add(builder.load(self.nonfinite), infinite), self.nonfinite)
-        self.add_any(kept)
-        self.add_unsent(builder.select(sent, self.zero, kept))
-        self.add_sent(builder.select(sent, kept, self.zero))
-
-    def store_residual(self, value: ir.Value, offset: ir.Value) -> None:
-        builder = self.builder
-        if not self.stream:
-            store(builder, value, self.into, offset)
-            return
-        address = builder.bitcast(builder.gep(self.into, [offset]), value.type.as_pointer())
-        written = builder.store(value, address, align=4 * LANES)
-        written.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
-
-    def write_survivors(self, offset: ir.Value, accumulated: ir.Value, passed: ir.Value) -> None:
-        builder = self.builder
-        values, lanes = pack(builder, accumulated, passed)
-        at = builder.load(self.survivors)
-        store(builder, values, self.values, at)
-        base = builder.trunc(builder.add(self.first, offset), INT32)
-        store(builder, builder.add(lanes, broadcast(builder, base, INDICES)), self.indices, at)
-        bits = builder.bitcast(passed, MASK_BITS)
-        count = call(builder, f"llvm.ctpop.i{LANES}", MASK_BITS, [bits])
-        builder.store(builder.add(at, builder.zext(count, INT64)), self.survivors)
-
-    def magnitude(self, value: ir.Value) -> ir.Value:
-        return call(self.builder, f"llvm.fabs.v{LANES}f32", VECTOR, [value])
-
-    def at_most_finite(self, value: ir.Value) -> ir.Value:
-        """At a threshold of infinity non-finite elements must pass."""
-        below = self.builder.fcmp_ordered("<", value, self.limit)
-        return self.builder.select(below, value, self.limit)
-
-    def add_any(self, value: ir.Value) -> None:
-        builder = self.builder
-        signed, largest = self.sums[0], self.sums[LARGEST]
-        self.add(signed, value)
-        magnitude, before = self.magnitude(value), builder.load(largest)
-        larger = builder.fcmp_ordered(">", magnitude, before)
-        builder.store(builder.select(larger, magnitude, before), largest)
-
-    def add_magnitude(self, value: ir.Value, magnitudes: ir.Value, squares: ir.Value) -> None:
-        self.add(magnitudes, self.magnitude(value))
-        self.add_square(value, squares)
-
-    def add_square(self, value: ir.Value, squares: ir.Value) -> None:
-        builder = self.builder
-        square = [value, value, builder.load(squares)]
-        builder.store(call(builder, f"llvm.fma.v{LANES}f32", VECTOR, square), squares)
-
-    def add_unsent(self, value: ir.Value) -> None:
-        self.add_magnitude(value, self.sums[1], self.sums[2])
-
-    def add_sent(self, value: ir.Value) -> None:
-        self.add_magnitude(value, self.sums[3], self.sums[4])
-
-    def add(self, accumulator: ir.Value, value: ir.Value) -> None:
-        self.builder.store(self.builder.fadd(self.builder.load(accumulator), value), accumulator)
-
-    def add_totals(self) -> None:
-        """Add the tile's float32 sums to the caller's float64 ones."""
-        builder = self.builder
-        for row, accumulator in enumerate(self.sums):
-            lanes = builder.fpext(builder.load(accumulator), DOUBLES)
-            total = builder.gep(self.totals, [INT64(row)])
-            before = builder.load(total)
-            if row == LARGEST:
-                largest = call(builder, f"llvm.vector.reduce.fmax.v{LANES}f64", DOUBLE, [lanes])
-                larger = builder.fcmp_ordered(">", largest, before)
-                builder.store(builder.select(larger, largest, before), total)
-            else:
-                name = f"llvm.vector.reduce.fadd.v{LANES}f64"
-                builder.store(call(builder, name, DOUBLE, [before, lanes]), total)
-        total = builder.gep(self.totals, [INT64(SUMS)])
-        name = f"llvm.vector.reduce.add.v{LANES}i32"
-        nonfinite = call(builder, name, INT32, [builder.load(self.nonfinite)])
-        nonfinite = builder.uitofp(nonfinite, DOUBLE)
-        builder.store(builder.fadd(builder.load(total), nonfinite), total)
-
-
-@intrinsic
-def sieve_tile(  # type: ignore[no-untyped-def]
-    typing, gradient, residual, into, length, threshold, indices, values, first, sums, way
-):
-    """Sieve one tile; returns the number of survivors.
-
-    gradient, residual, into: addresses of the tile's first element, where `into` gets the new
-    residual; length: a multiple of BLOCK; threshold: float32; indices, values: addresses where
-    int32 and float32 go, with room for the tile and one vector more; first: the index of the
-    tile's first element; sums: address of SUMS + 1 float64 totals; way: see WAYS.
-    """
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        survivors = cgutils.alloca_once(builder, INT64)
-        behind = builder.append_basic_block("behind")
-        unknown = builder.append_basic_block("unknown")
-        switch = builder.switch(args[-1], unknown)
-        for number in range(WAYS):
-            block = builder.append_basic_block(f"way{number}")
-            switch.add_case(INT64(number), block)
-            builder.position_at_end(block)
-            builder.store(TileLoop(builder, args[:-1], number).emit(), survivors)
-            builder.branch(behind)
-        builder.position_at_end(unknown)
-        builder.unreachable()
-        builder.position_at_end(behind)
-        return builder.load(survivors)
-
-    address = number = types.int64
-    return (
-        types.int64(
-            address,
-            address,
-            address,
-            number,
-            types.float32,
-            address,
-            address,
-            number,
-            address,
-            number,
-        ),
-        codegen,
-    )
-
-
-@intrinsic
-def wait_for_stores(typing):  # type: ignore[no-untyped-def]
-    """What was written past the caches is there for other threads from now on."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
+@compiled
+def totals_row(totals, first, at):  # type: ignore[no-untyped-def]
+    """The address of the row for element `at` where element `first` has the one at `totals`."""
+    return totals + (at // UNIT - first // UNIT) * ROW_BYTES
 
 
 @compiled
@@ -345,9 +33,9 @@ def sieve_blocks(  # type: ignore[no-untyped-def]
     gradient, residual, into, indices, values, totals: addresses of float32 (three times), int32,
     float32 and float64; threshold: float32, not negative; first: the index of the first element;
     way: CLEAR and STREAM, added up. The new residual goes to `into`, which may be `residual`, up to
-    PADDING elements behind the survivors are overwritten, `totals` (SUMS, then the non-finite
-    count) is added to; with CLEAR the gradient becomes 0; with STREAM `into` is aligned to
-    STREAM_ALIGNMENT.
+    PADDING elements behind the survivors are overwritten; `totals` has a row of TOTALS for each
+    UNIT of the parameter from that of `first` on, which are added to. With CLEAR the gradient
+    becomes 0; with STREAM `into` is aligned to STREAM_ALIGNMENT.
     """
     survivors = 0
     dense = 0
@@ -363,7 +51,7 @@ def sieve_blocks(  # type: ignore[no-untyped-def]
             indices + survivors * 4,
             values + survivors * 4,
             first + start,
-            totals,
+            totals_row(totals, first, first + start),
             way + dense,
         )
         survivors += count
@@ -399,6 +87,6 @@ def measure_blocks(gradient, residual, length, totals):  # type: ignore[no-untyp
             indices.ctypes.data,
             values.ctypes.data,
             start,
-            totals,
+            totals_row(totals, 0, start),
             0,
         )

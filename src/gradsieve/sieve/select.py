@@ -52,14 +52,16 @@ def select(
     if not threshold >= 0:
         raise ValueError(f"the threshold must be 0 or more, got {threshold}")
     flat, left = flatten(gradient), residual.detach().view(-1)
-    target = left if into is None else into.detach().view(-1)
     if clear and flat.data_ptr() != gradient.data_ptr():
         raise ValueError("a gradient that is to be cleared must be float32 and contiguous")
+    target = left if into is None else into.detach().view(-1)
     if flat.device.type != "cpu":
         return sieve_on_device(flat, left, threshold, clear=clear, into=target)
     workspace = Workspace() if out is None else out
+    before = left.numpy()
+    after = before if into is None else target.numpy()
     indices, values, moments = sieve_on_cpu(
-        flat.numpy(), left.numpy(), target.numpy(), threshold, workspace, clear=clear
+        flat.numpy(), before, after, threshold, workspace, clear=clear
     )
     survivors = torch.from_numpy(indices), torch.from_numpy(values)
     if out is None:
