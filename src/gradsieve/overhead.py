@@ -28,7 +28,9 @@ def coding_overhead(plan: Plan, values: Values, ranks: int) -> float:
 
 def one_try(plan: Plan, values: Values, ranks: int) -> float:
     frames = [emptiest_frame(plan, part, values) for part in plan.parts]
-    total = torch.zeros(sum(parameter.numel for parameter in plan.parameters))
+    total = torch.zeros(
+        sum(parameter.numel for parameter in plan.parameters), dtype=torch.float32, device="cpu"
+    )
     cleared = [plan.takes_all and p.clears(torch.float32) for p in plan.parameters]
     start = time.thread_time()
     for part in plan.own_parts:

@@ -93,7 +93,7 @@ class Sieve:
                 for frame, part in zip(sums, plan.parts, strict=True)
             ]
         numels = [gradient.numel() for gradient in gradients[0]]
-        buffer = torch.empty(sum(numels))
+        buffer = torch.empty(sum(numels), dtype=torch.float32, device="cpu")
         average_into(buffer, added, [parameter.rotation for parameter in plan.parameters])
         self.decay(plans)
         self.turn()
