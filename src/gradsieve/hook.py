@@ -10,6 +10,7 @@ from gradsieve.codec import Values
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
 from gradsieve.loss_scale import Scaler
+from gradsieve.requirements import require_ddp
 from gradsieve.route import Exchange
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
@@ -39,14 +40,11 @@ def attach(
 
     Raises:
         TypeError: `model` is not a DistributedDataParallel.
-        SieveError: the model has a communication hook already, or torch is too old.
+        SieveError: the model has a communication hook already, a parameter that is trained has
+            sparse gradients or a dtype that the sieve does not take, or torch is too old.
         ValueError: a number is out of range.
     """
-    if not isinstance(model, DistributedDataParallel):
-        raise TypeError(
-            f"attach takes a torch.nn.parallel.DistributedDataParallel, got "
-            f"{type(model).__name__}; wrap the model first: model = DDP(model)"
-        )
+    require_ddp(model)
     require_no_hook(model)
     state = SieveState(
         threshold,

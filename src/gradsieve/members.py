@@ -86,7 +86,7 @@ class Members:
                 cannot make their groups.
         """
         if self._nodes is None:
-            mine = torch.tensor([groups_joined()], dtype=torch.float64)
+            mine = torch.tensor([groups_joined()], dtype=torch.float64, device="cpu")
             require_alike_names([int(n) for (n,) in numbers_of_all(self.everyone, mine)])
             size = require_nodes([size for size, _ in self._stated_nodes()])
             self._nodes = Nodes(self.group, size, self._notes, slowest_of, on_host=self.on_host)
@@ -108,7 +108,9 @@ class Members:
     def _stated_nodes(self) -> list[tuple[int, int]]:
         """Each rank's node size, and a number for its machine."""
         host = zlib.crc32(socket.gethostname().encode())
-        mine = torch.tensor([stated_node_size(self._node_size), host], dtype=torch.float64)
+        mine = torch.tensor(
+            [stated_node_size(self._node_size), host], dtype=torch.float64, device="cpu"
+        )
         return [(int(size), int(host)) for size, host in numbers_of_all(self.everyone, mine)]
 
     def add_up_on_node(self, tensor: Tensor) -> None:

@@ -28,7 +28,8 @@ def coding_overhead(plan: Plan, values: Values, ranks: int) -> float:
 
 def one_try(plan: Plan, values: Values, ranks: int) -> float:
     frames = [emptiest_frame(plan, part, values) for part in plan.parts]
-    total = torch.zeros(sum(unit.numel for unit in plan.units))
+    numel = sum(unit.numel for unit in plan.units)
+    total = torch.zeros(numel, dtype=torch.float32, device="cpu")
     cleared = plan.cleared(torch.float32)
     start = time.thread_time()
     for part in plan.own_parts:

@@ -185,7 +185,7 @@ class ParameterState:
     def owned_residual(self, start: int, stop: int) -> Tensor:
         """The residual of the sums of elements `start` to `stop`."""
         if self.owned is None:
-            self.owned = Owned(start, torch.zeros(stop - start))
+            self.owned = Owned(start, torch.zeros(stop - start, dtype=torch.float32, device="cpu"))
         self.is_empty = False
         self.owned.before = self.owned.residual.clone()
         return self.owned.residual
@@ -262,7 +262,7 @@ class ParameterState:
 
     def unrotated_owned(self) -> Tensor:
         """What this rank has pruned of the sums as a part of the averaged gradient, on the host."""
-        whole = torch.zeros(self.numel)
+        whole = torch.zeros(self.numel, dtype=torch.float32, device="cpu")
         if self.owned is not None:
             whole[self.owned.start : self.owned.stop] = self.owned.residual
         return self._restored(whole).as_strided(self.shape, self.stride)

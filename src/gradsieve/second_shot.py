@@ -32,7 +32,7 @@ def add_and_prune(
     for place, piece in enumerate(plan.parts[rank]):
         unit, name = plan.units[piece.number], f"section {place}"
         arrived = [frame.sections[place] for frame in frames]
-        average = torch.zeros(piece.numel)
+        average = torch.zeros(piece.numel, dtype=torch.float32, device="cpu")
         for section in arrived:
             section.add_to(average.numpy(), 1.0 / len(frames), name)
         if isinstance(unit, WholeGroup):

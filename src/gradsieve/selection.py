@@ -185,7 +185,8 @@ def divided(
         yield pieces[0], indices, values
         return
     starts = [piece.start - pieces[0].start for piece in pieces]
-    cuts = torch.searchsorted(indices, torch.tensor(starts, dtype=torch.int32)).tolist()
+    places = torch.tensor(starts, dtype=torch.int32, device="cpu")
+    cuts = torch.searchsorted(indices, places).tolist()
     for piece, start, first, last in zip(
         pieces, starts, cuts, [*cuts[1:], len(indices)], strict=True
     ):

@@ -2,6 +2,7 @@
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ from gradsieve.requirements import (
     require_all_buckets,
     require_bucket,
     require_counts,
+    require_even_division,
+    require_prunable,
     require_torch,
     require_word,
 )
@@ -137,6 +140,8 @@ class SieveState:
         self.route = Route(exchange, may_be_dense=not limits_bytes(policy))
         self.members = Members(process_group, node_size, self.route.accounts.notes)
         self.plans = Plans(self.members, values)
+        self._ddp: Callable[[], DistributedDataParallel | None] = lambda: None
+        """The model; it keeps the hook's state, and neither would ever be freed."""
         self.may_be_unused = True
         """DDP throws the result of a parameter away that no rank used."""
         self.was_loaded = False
@@ -149,16 +154,22 @@ class SieveState:
         """Name the parameters as the model does. `attach` calls it.
 
         Raises:
-            SieveError: the state belongs to another model, or has numbered its parameters already.
+            SieveError: the state belongs to another model, or has numbered its parameters already;
+                a parameter that is trained has sparse gradients or a dtype that is not taken.
         """
+        # A compiled module hides the DDP model in it.
+        model = getattr(model, "_orig_mod", model)
         if not isinstance(model, DistributedDataParallel):
+            require_prunable(model)
             self.registry.bind(model)
             return
         require_all_buckets(model)
+        require_prunable(model.module, getattr(model, "parameters_to_ignore", ()))
         # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
         self.registry.bind(model.module, getattr(model, "parameters_to_ignore", ()))
         self.may_be_unused = model.find_unused_parameters or model.static_graph
         self.members.use_unless_given(model.process_group)
+        self._ddp = weakref.ref(model)
 
     def bind_named(
         self, model: nn.Module, named: Sequence[tuple[str, Tensor]], turns: int = 1
@@ -222,6 +233,8 @@ class SieveState:
         self._settle()
         self.workspace.clear()
         self.loss_scale.read()
+        if (model := self._ddp()) is not None:
+            require_even_division(model)
         if not self.members.have_met:
             self._compare_ranks(first.parameters())
         self.route.begin_step(self.members, self.registry, self._turns)

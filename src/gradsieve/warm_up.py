@@ -24,7 +24,8 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
     on disk. In the first step all ranks would wait for it, and its time be counted as theirs.
     """
     with install_listener("numba:compile", Told()):
-        ones, zeros = torch.ones(8), torch.zeros(8)
+        ones = torch.ones(8, dtype=torch.float32, device="cpu")
+        zeros = torch.zeros_like(ones)
         measure(ones)
         measure(ones, zeros)
         sample_magnitudes(ones, zeros, 0)
@@ -40,9 +41,9 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
             decoded.add_to(ones.numpy(), 1.0)
         if rotates:
             rotation = Rotation(2, 2, 2, ones.device)
-            rotation.learn(torch.ones(4))
-            rotation.turn([torch.ones(4)])
-            rotation.restore(torch.ones(4))
+            rotation.learn(ones[:4])
+            rotation.turn([ones[:4]])
+            rotation.restore(ones[:4])
 
 
 class Told(Listener):

@@ -163,7 +163,7 @@ def misuse():
 
     def sparse():
         model = build(Words)
-        gs.attach(model, **POLICY)
+        model.register_comm_hook(gs.SieveState(**POLICY), gs.sieve_hook)
         train(model, 1)
 
     raises_everywhere(gs.SieveError, ["sparse", "[200, 20]"], sparse)

@@ -181,7 +181,9 @@ def speeds(
     parameters: list[Selected], frame: Tensor, repeats: int
 ) -> tuple[float, float, float, float]:
     """Median seconds of encode, encode and settle, decode and add; select and encode over add_."""
-    buckets = [torch.zeros(p.gradient.numel()) for p in parameters]
+    buckets = [
+        torch.zeros(p.gradient.numel(), dtype=torch.float32, device="cpu") for p in parameters
+    ]
     residuals = [torch.zeros_like(bucket) for bucket in buckets]
     flats = [p.gradient.flatten() for p in parameters]
     workspace = Workspace()

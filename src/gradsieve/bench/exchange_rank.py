@@ -20,11 +20,12 @@ from gradsieve.thresholds import Density
 
 def exchange_again_and_again(order: ExchangeOrder) -> ExchangeRow:
     state = SieveState(Density(order.density), exchange=order.exchange)
-    state.bind(nn.ParameterList([torch.empty(order.numel // 1024, 1024)]))
+    parameter = torch.empty(order.numel // 1024, 1024, dtype=torch.float32, device="cpu")
+    state.bind(nn.ParameterList([parameter]))
     parameters = list(state.registry)
     numel = parameters[0].numel
     generator = torch.Generator().manual_seed(dist.get_rank())
-    gradient = torch.randn(numel, generator=generator)
+    gradient = torch.randn(numel, generator=generator, dtype=torch.float32, device="cpu")
     plan, notes = state.plan(parameters), state.route.accounts.notes
     rows: list[tuple[float, float, int, int]] = []
     for _ in range(WARM_UP + REPEATS):

@@ -49,6 +49,8 @@ def sources(names: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 def laplace(numel: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    magnitudes = torch.empty(numel).exponential_(generator=generator)
-    signs = torch.randint(0, 2, (numel,), generator=generator).mul_(2).sub_(1)
+    magnitudes = torch.empty(numel, dtype=torch.float32, device="cpu")
+    magnitudes.exponential_(generator=generator)
+    signs = torch.randint(0, 2, (numel,), generator=generator, dtype=torch.int64, device="cpu")
+    signs.mul_(2).sub_(1)
     return magnitudes * signs

@@ -82,7 +82,9 @@ def low_rank(gradient: Tensor, rank: int) -> tuple[Tensor, float]:
     if matrix.shape[1] == 1 or gradient.dim() < 2:
         return gradient, 32.0 * gradient.numel()
     generator = torch.Generator().manual_seed(0)
-    right = torch.randn(matrix.shape[1], rank, generator=generator)
+    right = torch.randn(
+        matrix.shape[1], rank, generator=generator, dtype=torch.float32, device="cpu"
+    )
     left = matrix @ right
     for _ in range(POWER_ITERATIONS):
         left = torch.linalg.qr(matrix @ right).Q

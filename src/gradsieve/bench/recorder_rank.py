@@ -103,7 +103,7 @@ def measure(order: RecorderOrder) -> RecorderRow:
 
 
 def float64(numbers: list[float]) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
 
 def size_of(path: Path) -> int:

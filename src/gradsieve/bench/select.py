@@ -42,8 +42,8 @@ class SelectRow:
 def bench_select(numel: int, repeats: int) -> Iterator[SelectRow]:
     """Rows for one thread, then for all; the two are timed in turn, on the same arrays."""
     generator = torch.Generator().manual_seed(0)
-    gradient = torch.randn(numel, generator=generator)
-    residual = torch.randn(numel, generator=generator).mul_(0.1)
+    gradient = torch.randn(numel, generator=generator, dtype=torch.float32, device="cpu")
+    residual = torch.randn(numel, generator=generator, dtype=torch.float32, device="cpu").mul_(0.1)
     before = torch.get_num_threads()
     cores = usable_cores()
     try:

@@ -55,7 +55,7 @@ class FrameExchange:
         try:
             leaving = [0 if rank == self.rank else f.numel() for rank, f in enumerate(frames)]
             arriving = self.exchange_sizes(leaving)
-            received = torch.empty(sum(arriving), dtype=torch.uint8)
+            received = torch.empty(sum(arriving), dtype=torch.uint8, device="cpu")
             sent = torch.cat([f for rank, f in enumerate(frames) if rank != self.rank])
             dist.all_to_all_single(received, sent, arriving, leaving, group=self.group)
         except RuntimeError as error:
@@ -67,7 +67,9 @@ class FrameExchange:
     def exchange_sizes(self, leaving: list[int]) -> list[int]:
         start = time.perf_counter()
         # Bytes of a frame and the numbers of a note are exact in float64.
-        told = torch.tensor([[size, *self.notes.mine] for size in leaving], dtype=torch.float64)
+        told = torch.tensor(
+            [[size, *self.notes.mine] for size in leaving], dtype=torch.float64, device="cpu"
+        )
         heard = torch.empty_like(told)
         dist.all_to_all_single(heard, told, group=self.group)
         self.notes.heard = heard[:, 1:].tolist()

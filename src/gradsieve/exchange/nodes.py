@@ -111,7 +111,7 @@ class Nodes:
 
 
 def bundled(frames: Sequence[Tensor]) -> Tensor:
-    sizes = torch.tensor([frame.numel() for frame in frames], dtype=torch.int64)
+    sizes = torch.tensor([frame.numel() for frame in frames], dtype=torch.int64, device="cpu")
     return torch.cat([sizes.view(torch.uint8), *frames])
 
 

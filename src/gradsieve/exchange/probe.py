@@ -45,7 +45,7 @@ def quickest(exchange: FrameExchange, size: int) -> float:
 
 
 def timed(exchange: FrameExchange, size: int) -> float:
-    frame = torch.zeros(size, dtype=torch.uint8)
+    frame = torch.zeros(size, dtype=torch.uint8, device="cpu")
     start = time.perf_counter()
     exchange.to_all(frame)
     return time.perf_counter() - start
@@ -53,4 +53,5 @@ def timed(exchange: FrameExchange, size: int) -> float:
 
 def largest(exchange: FrameExchange, number: float) -> float:
     """Of all ranks' numbers, the same on all."""
-    return max(numbers_of_all(exchange, torch.tensor([number], dtype=torch.float64)))[0]
+    mine = torch.tensor([number], dtype=torch.float64, device="cpu")
+    return max(numbers_of_all(exchange, mine))[0]

@@ -81,7 +81,9 @@ def buckets_of(parameters: Sequence[Tensor]) -> list[PseudoGradients]:
             number=number,
             last=number == len(groups) - 1,
             outer=group,
-            flat=torch.empty(sum(p.numel() for p in group), device=group[0].device),
+            flat=torch.empty(
+                sum(p.numel() for p in group), device=group[0].device, dtype=torch.float32
+            ),
         )
         for number, group in enumerate(groups)
     ]

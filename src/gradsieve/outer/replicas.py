@@ -25,7 +25,9 @@ def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
     first = dist.get_process_group_ranks(group)[0]
     with torch.no_grad():
         sent = [(tensor, tensor.detach().contiguous()) for tensor in tensors]
-        works = [dist.broadcast(copy, first, group, async_op=True) for _, copy in sent]
+        # As bytes: Gloo knows few dtypes.
+        flat = [copy.reshape(-1).view(torch.uint8) for _, copy in sent]
+        works = [dist.broadcast(part, first, group, async_op=True) for part in flat]
         for work in works:
             if work is not None:
                 work.wait()

@@ -23,6 +23,7 @@ from gradsieve.outer.replicas import checksum, require_node_of, share
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import UnderWay, load_under_way
 from gradsieve.outer.weights import Flight, OuterOptimizer, OuterWeights, nesterov
+from gradsieve.requirements import require_dtype, require_unsharded
 from gradsieve.route import Exchange
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
@@ -76,7 +77,8 @@ class OuterSync:
             torch optimizer.
         ValueError: a number is out of range, there is nothing to train, the optimizer is not one of
             the outer weights, or this rank is no member of the group.
-        SieveError: on every rank, where they differ; a DDP model's ranks are those that exchange.
+        SieveError: on every rank, where they differ; a DDP model's ranks are those that exchange;
+            a parameter that is trained is of a dtype that the sieve does not take.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class OuterSync:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"OuterSync takes a torch.nn.Module, got {type(model).__name__}")
+        require_unsharded(model, f"OuterSync takes a whole model, got {type(model).__name__}")
         if offload not in (None, "cpu"):
             raise ValueError(f'offload must be "cpu" or None, got {offload!r}')
         self._schedule = Schedule(every, fragments, delay)
@@ -121,6 +124,8 @@ class OuterSync:
                 f"{self.state.steering.policy}; give one number"
             )
         group = self.state.members.group
+        # A compiled module names its parameters otherwise, and hides the DDP model in it.
+        model = getattr(model, "_orig_mod", model)
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
             model = model.module
@@ -128,6 +133,8 @@ class OuterSync:
         device = None if offload is None else torch.device(offload)
         self._buffers = averaged_buffers(model)
         require_agreement(self._description([*named, *model.named_buffers()]), group)
+        for name, parameter in named:
+            require_dtype(f"parameter {name}", parameter)
         share([*model.parameters(), *model.buffers()], group)
         self._weights = OuterWeights(named, optimizer, fragments, device)
         made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from gradsieve.errors import SieveError
 from gradsieve.outer.fragments import PseudoGradients, buckets_of, split_alike
-from gradsieve.sieve import DTYPES
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 LEARNING_RATE, MOMENTUM = 0.7, 0.9
@@ -43,7 +41,6 @@ class OuterWeights:
         TypeError: `optimizer` makes no torch optimizer.
         ValueError: there is nothing to train, or less than there are to be fragments; the optimizer
             is not one of the outer weights.
-        SieveError: a parameter is of a dtype that the sieve does not take.
     """
 
     def __init__(
@@ -55,12 +52,6 @@ class OuterWeights:
     ) -> None:
         if not inner:
             raise ValueError("the model has no parameters that are trained")
-        for name, parameter in inner:
-            if parameter.dtype not in DTYPES:
-                raise SieveError(
-                    f"parameter {name} is {parameter.dtype}; local steps take float32, float16 and "
-                    "bfloat16 (model.float() converts the parameters)"
-                )
         self.inner = [parameter for _, parameter in inner]
         self.outer = [copied(parameter, device) for parameter in self.inner]
         self.names = [name for name, _ in inner]

@@ -48,7 +48,8 @@ def seconds_of(
 
 
 def select_seconds(gradient: Tensor) -> float:
-    bucket, residual, threshold = torch.empty(NUMEL), torch.zeros(NUMEL), 2.576
+    bucket = torch.empty(NUMEL, dtype=torch.float32, device="cpu")
+    residual, threshold = torch.zeros(NUMEL, dtype=torch.float32, device="cpu"), 2.576
     workspace = Workspace()
 
     def prepare() -> None:
@@ -67,7 +68,8 @@ def code_seconds(gradient: Tensor) -> tuple[float, float]:
     largest = gradient.abs().topk(int(DENSITY * NUMEL)).indices.sort().values
     threshold = float(gradient[largest].abs().min())
     indices, values = largest.int().numpy(), gradient[largest].numpy()
-    total, residual = torch.zeros(NUMEL).numpy(), torch.zeros(NUMEL).numpy()
+    total = torch.zeros(NUMEL, dtype=torch.float32, device="cpu").numpy()
+    residual = torch.zeros(NUMEL, dtype=torch.float32, device="cpu").numpy()
 
     def make() -> Tensor:
         return encode_frame(
@@ -87,14 +89,15 @@ def code_seconds(gradient: Tensor) -> tuple[float, float]:
 def section_seconds() -> float:
     count = 50
     state = SieveState(Fixed(1.0))
-    state.bind(nn.ParameterList([torch.empty(SMALL) for _ in range(count)]))
+    parameters = [torch.empty(SMALL, dtype=torch.float32, device="cpu") for _ in range(count)]
+    state.bind(nn.ParameterList(parameters))
     layout = BucketLayout(list(state.registry))
     return coding_overhead(plan_for("gather", layout, 0, 2), "levels", 2) / count
 
 
 def collective_seconds() -> float:
     exchange = FrameExchange(group_of_its_own(dist.group.WORLD))  # type: ignore[arg-type]
-    frame = torch.zeros(1000, dtype=torch.uint8)
+    frame = torch.zeros(1000, dtype=torch.uint8, device="cpu")
 
     def work() -> None:
         for _ in range(50):
@@ -104,7 +107,7 @@ def collective_seconds() -> float:
 
 
 def reduce_seconds() -> float:
-    buffer = torch.zeros(NUMEL)
+    buffer = torch.zeros(NUMEL, dtype=torch.float32, device="cpu")
     return seconds_of(lambda: dist.all_reduce(buffer), time.process_time) / (4 * NUMEL)
 
 
@@ -129,7 +132,7 @@ def train_alone(name: str) -> Training:
         half_way = time.perf_counter()
         loss.backward()  # type: ignore[no-untyped-call]
         backward = time.perf_counter() - half_way
-        dist.all_reduce(torch.zeros(1))
+        dist.all_reduce(torch.zeros(1, dtype=torch.float32, device="cpu"))
         optimizer.step()
         return time.perf_counter() - start, backward
 
@@ -155,7 +158,9 @@ def exchange_nothing(state: None, bucket: GradBucket) -> torch.futures.Future[Te
 
 
 def measure_machine() -> Machine:
-    gradient = torch.randn(NUMEL, generator=torch.Generator().manual_seed(0))
+    gradient = torch.randn(
+        NUMEL, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    )
     made, read = code_seconds(gradient)
     return Machine(
         section=section_seconds(),

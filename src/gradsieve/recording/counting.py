@@ -44,7 +44,7 @@ def sampled(tensor: Tensor, every: int) -> Tensor:
         return flat.float()
     runs = numel // (RUN * every)
     # Another run of each stretch: else a matrix whose rows are as long would show the same columns.
-    rows = torch.arange(runs, device=flat.device)
+    rows = torch.arange(runs, device=flat.device, dtype=torch.int64)
     blocks = flat[: runs * RUN * every].view(runs, every, RUN)
     return blocks[rows, rows * STRIDE % every].reshape(-1).float()
 

@@ -116,7 +116,7 @@ class Recorder:
             self._histograms = RecordFile(directory / HISTOGRAMS, heading)
             self._board = tensorboard_or_none(directory, tensorboard)
         # Compiles what else would be compiled within a step.
-        histogram_of(torch.zeros(1))
+        histogram_of(torch.zeros(1, dtype=torch.float32, device="cpu"))
         if state is None:
             self._count_weights(self._step)
         else:

@@ -19,9 +19,9 @@ class Basis:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.vectors = torch.eye(size, device=device)
+        self.vectors = torch.eye(size, device=device, dtype=torch.float32)
         """float32 [size, size], a vector a row."""
-        self.covariance = torch.zeros(size, size, device=device)
+        self.covariance = torch.zeros(size, size, device=device, dtype=torch.float32)
         """float32 [size, size], in the coordinates of `vectors`."""
 
     def learn(self, matrix: Tensor) -> None:
@@ -64,6 +64,6 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     """The matrix product, of one dtype, the same bits on every CPU."""
     if not left.is_cpu:
         return torch.mm(left, right)
-    result: Tensor = torch.empty(left.shape[0], right.shape[1], dtype=left.dtype)
+    result: Tensor = torch.empty(left.shape[0], right.shape[1], dtype=left.dtype, device="cpu")
     multiply(left.contiguous().numpy(), right.contiguous().numpy(), result.numpy())
     return result

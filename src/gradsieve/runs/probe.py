@@ -49,7 +49,8 @@ def measure(order: Order) -> Probed:
     All-to-all of two ranks may send first and receive then, at half the rate.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    sent, received = torch.ones(ELEMENTS), torch.empty(ELEMENTS)
+    sent = torch.ones(ELEMENTS, dtype=torch.float32, device="cpu")
+    received = torch.empty_like(sent)
     rates = []
     dist.barrier()
     for _ in range(WARM_UP + TRIES):

@@ -62,7 +62,8 @@ def lock_step(replica: Replica, batch: Batch) -> tuple[Tensor, Tensor]:
 
     It trains this rank's model apart from the others'.
     """
-    return train_step(replica, replica.model, batch, meet=lambda: dist.all_reduce(torch.zeros(1)))
+    met = torch.zeros(1, dtype=torch.float32, device="cpu")
+    return train_step(replica, replica.model, batch, meet=lambda: dist.all_reduce(met))
 
 
 class Run:
@@ -212,7 +213,7 @@ class Run:
         if not trains_together(self.config.method):
             return None
         share = self.workload.metric(self.trained.model, self.rank, self.ranks)
-        shares = torch.tensor(share, dtype=torch.float64)
+        shares = torch.tensor(share, dtype=torch.float64, device="cpu")
         dist.all_reduce(shares)
         return Judged(*shares.tolist()).mean
 

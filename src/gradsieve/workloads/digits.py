@@ -45,7 +45,7 @@ def _endless(
     images, labels = split
     step_size = world_size * batch_size
     while True:
-        order = torch.randperm(len(labels), generator=generator)
+        order = torch.randperm(len(labels), generator=generator, dtype=torch.int64, device="cpu")
         for step_start in range(0, len(order) - step_size + 1, step_size):
             start = step_start + rank * batch_size
             mine = order[start : start + batch_size]

@@ -126,13 +126,18 @@ def _endless(rank: int, world_size: int, seed: int) -> Iterator[tuple[Tensor, Te
     generator = torch.Generator().manual_seed(seed)
     while True:
         starts = torch.randint(
-            len(text) - CONTEXT, (world_size, WINDOWS), generator=generator, dtype=torch.int64
+            len(text) - CONTEXT,
+            (world_size, WINDOWS),
+            generator=generator,
+            dtype=torch.int64,
+            device="cpu",
         )
         yield windows(text, starts[rank])
 
 
 def windows(text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    bytes_ = text[starts[:, None] + torch.arange(CONTEXT + 1)].long()
+    places = torch.arange(CONTEXT + 1, dtype=torch.int64, device="cpu")
+    bytes_ = text[starts[:, None] + places].long()
     return bytes_[:, :-1], bytes_[:, 1:]
 
 
@@ -142,8 +147,9 @@ def held_out_loss(
 ) -> Judged:
     """Loss in nats a byte on a rank's share of `count` windows, spread over the held-out files."""
     text = load_stdlib_text().held_out
-    places = torch.linspace(0, len(text) - CONTEXT - 1, count, dtype=torch.float64).long()
-    starts = places[rank::world_size]
+    last = len(text) - CONTEXT - 1
+    places = torch.linspace(0, last, count, dtype=torch.float64, device="cpu")
+    starts = places.long()[rank::world_size]
     total = 0.0
     with evaluating(model) as device:
         for several in torch.split(starts, EVALUATED_AT_ONCE):

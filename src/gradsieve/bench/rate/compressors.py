@@ -72,7 +72,9 @@ class PowerSGD:
         self.rank = rank
         self.residuals = [[torch.zeros_like(p) for p in parameters] for _ in range(ranks)]
         self.rights = [
-            torch.randn(p[0].numel(), rank, generator=generator) if p.dim() > 1 else None
+            torch.randn(p[0].numel(), rank, generator=generator, dtype=torch.float32, device="cpu")
+            if p.dim() > 1
+            else None
             for p in parameters
         ]
 
