@@ -100,12 +100,12 @@ def undivided(parameters: Sequence[ParameterState]) -> list[Part]:
 def dealt_to(parameters: Sequence[ParameterState], ranks: int) -> list[list[Piece]]:
     """A part for each rank, with one piece of a parameter at most.
 
-    A parameter's pieces are of one size, to a row; who has them depends on its name alone, so that
+    A parameter's pieces are of one size, to a row; who has them depends on its label alone, so that
     they stay where they are when DDP puts its buckets together anew.
     """
     parts: list[list[Piece]] = [[] for _ in range(ranks)]
     for number, parameter in enumerate(parameters):
-        first = zlib.crc32(parameter.name.encode()) % ranks
+        first = zlib.crc32(parameter.label.encode()) % ranks
         for place, (start, stop) in enumerate(cut(parameter, ranks)):
             parts[(first + place) % ranks].append(Piece(number, start, stop))
     return parts
