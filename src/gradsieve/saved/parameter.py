@@ -94,15 +94,15 @@ def require_rotation(field: str, saved: object) -> None:
     found = with_keys(field, saved, ROTATION)
     count(f"{field}.steps", found["steps"])
     vectors = items(f"{field}.vectors", found["vectors"])
-    covariances = items(f"{field}.covariances", found["covariances"], len(vectors))
+    covariances = items(f"{field}.covariances", found["covariances"])
+    if len(vectors) != len(covariances):
+        refuse(f"{field}.vectors", f"as many as covariances, {len(covariances)}", len(vectors))
     for place, (basis, covariance) in enumerate(zip(vectors, covariances, strict=True)):
         basis = numbers(f"{field}.vectors[{place}]", basis, dims=2)
         if basis.shape[0] != basis.shape[1]:
             refuse(f"{field}.vectors[{place}]", "square", list(basis.shape))
         require_orthonormal(f"{field}.vectors[{place}]", basis)
         numbers(f"{field}.covariances[{place}]", covariance, basis.shape, largest=LARGEST_FLOAT)
-        if basis.numel() and float(covariance.diagonal().min()) < 0:
-            refuse(f"{field}.covariances[{place}]", "0 or more on its diagonal", shown(covariance))
 
 
 def require_orthonormal(field: str, basis: Tensor) -> None:
