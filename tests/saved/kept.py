@@ -50,7 +50,8 @@ def kept_state(model=None, seed=0, **settings):
         if parameter.rotation is not None:
             parameter.rotation.learn(parameter.flat_residual())
             parameter.rotation.turn([])
-    owning, dealt = state.registry.states["one.weight"], state.registry.states["vectors"]
+    by_label = {parameter.label: parameter for parameter in state.registry}
+    owning, dealt = by_label["one.weight"], by_label["vectors"]
     owning.owned_residual(100, 300).copy_(torch.randn(200, generator=generator))
     dealt.flat_residual()[50:] = 0
     dealt.dealt = Dealt(0, 50, 2)
