@@ -33,7 +33,12 @@ from gradsieve.route import Exchange
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
-from gradsieve.saved.sieve import require_own_place, require_settings, require_weights
+from gradsieve.saved.sieve import (
+    lines_of,
+    require_own_place,
+    require_settings,
+    require_weights,
+)
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
 
@@ -336,7 +341,8 @@ class OuterSync:
         found = require_sound_outer(state)
         place = place_in(self.state.members)
         require_own_place(found["rank"], found["world_size"], *place)
-        require_settings(found["settings"], self._settings)
+        theirs = [*found["settings"], *found["sieve"]["settings"]]
+        require_settings(theirs, [*self._settings, *lines_of(self.state.settings)])
         self._schedule.require_fit(found["schedule"])
         names = self._weights.require_fit(found["names"], found["weights"])
         model = {name: found["model"][other] for name, other in names.items()}

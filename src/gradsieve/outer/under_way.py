@@ -71,7 +71,8 @@ def load_under_way(
     averages = [bucket.flat for bucket in flight.buckets]
     replace_all("under_way.averages", averages, saved["averages"])
     replace_all("under_way.departed", flight.departed, saved["departed"])
-    averaged = empty_averages(buffers) if saved["buffers"] else []
+    # They travel with the last fragment.
+    averaged = empty_averages(buffers) if fragment == len(weights.parts) - 1 else []
     replace_all("under_way.buffers", averaged, saved["buffers"])
     return UnderWay(
         flight,
