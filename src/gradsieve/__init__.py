@@ -7,6 +7,7 @@ from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
 from gradsieve.outer import OuterRecord, OuterSync
 from gradsieve.recording import JsonLines, Recorder
+from gradsieve.reshard import reshard
 from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
 from gradsieve.telemetry import StepRecord, Totals
@@ -40,6 +41,7 @@ __all__ = [
     "encode",
     "inspect",
     "measure",
+    "reshard",
     "select",
     "sieve_hook",
 ]

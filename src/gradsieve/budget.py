@@ -129,8 +129,11 @@ class BudgetSteering:
         fitting = statistics.fmean(self.unscaled) / statistics.median(self.affordable)
         least = LEAST_FACTOR if self.scale > 1 else LEAST_FACTOR_BELOW_ONE
         factor = max(least, min(LARGEST_FACTOR, (fitting / self.scale) ** APPROACH))
-        largest = 1 / SMALLEST_SCALE if limits_bytes(self.budget) else LARGEST_SCALE
-        self.scale = max(SMALLEST_SCALE, min(largest, self.scale * factor))
+        self.scale = max(SMALLEST_SCALE, min(self.largest_scale, self.scale * factor))
+
+    @property
+    def largest_scale(self) -> float:
+        return 1 / SMALLEST_SCALE if limits_bytes(self.budget) else LARGEST_SCALE
 
     def wanted_share(self, account: Account, buckets: int) -> float:
         """Bytes wanted over bytes sent.

@@ -20,7 +20,7 @@ class BucketLayout:
 
     Args:
         parameters: in the bucket's order.
-        owners: ranks that whole parameters are dealt to. Who owns one follows from its name: it
+        owners: ranks that whole parameters are dealt to. Who owns one follows from its label: it
             stays where it is when DDP puts its buckets together anew.
     """
 
@@ -34,7 +34,7 @@ class BucketLayout:
         whole: list[list[tuple[ParameterState, int]]] = [[] for _ in range(owners)]
         for parameter, start in zip(parameters, starts, strict=False):
             if parameter.whole:
-                whole[zlib.crc32(parameter.name.encode()) % owners].append((parameter, start))
+                whole[zlib.crc32(parameter.label.encode()) % owners].append((parameter, start))
             else:
                 self.units.append(parameter)
                 self.places.append(slice(start, start + parameter.numel))

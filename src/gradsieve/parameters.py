@@ -1,19 +1,23 @@
 """What the sieve keeps for each parameter."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradsieve.errors import SieveError
 from gradsieve.rotation import rotation_of
+from gradsieve.saved.memory import order_in_memory
+from gradsieve.saved.parameter import MOMENTS
 from gradsieve.sieve import Moments
 
 if TYPE_CHECKING:
     from gradsieve.whole import WholeGroup
 
-SavedParameter = dict[str, object]
+SavedParameter = Mapping[str, Any]
 AddUp = Callable[[Tensor], None]
 
 
@@ -68,6 +72,8 @@ class ParameterState:
         can_undo: bool = True,
     ) -> None:
         self.name = name
+        self.label = name
+        """The name without modules around the whole model: the same however that is wrapped."""
         self.shape = tuple(parameter.shape)
         self.numel = parameter.numel()
         self.element_size = parameter.element_size()
@@ -163,8 +169,8 @@ class ParameterState:
         if dealt is not None and self.dealt is not None:
             raise SieveError(
                 f"parameter {self.name}: this rank keeps the residual of elements {dealt.start} to "
-                f"{dealt.stop}, the loaded state has {self.dealt.start} to {self.dealt.stop}; "
-                "load on each rank what it has saved itself, with nodes of the same size"
+                f"{dealt.stop}, the loaded state has {self.dealt.start} to {self.dealt.stop}: "
+                "nodes were of another size; gs.reshard makes states without pieces"
             )
         if self.dealt is not None:
             # An average of ranks divides it by as many more than one of nodes.
@@ -282,71 +288,78 @@ class ParameterState:
         self.flat_residual()[start:][indices[finite].long()] = values[finite]
 
     def save(self) -> SavedParameter:
-        moments = None
-        if self.moments is not None:
-            fields = Moments.__dataclass_fields__
-            moments = {n: getattr(self.moments, n) for n in fields if n != "magnitudes"}
-        residual = self.residual.contiguous().clone()
-        rotation = None if self.rotation is None else self.rotation.save()
-        owned = self.owned
+        residual = self.residual.detach().contiguous().clone()
+        owned, rotation = self.owned, self.rotation
         return {
             "threshold": self.threshold,
-            "moments": moments,
+            "moments": None if self.moments is None else saved_moments(self.moments),
             "mean_square": self.mean_square,
             "residual": residual,
-            "rotation": rotation,
+            "stride": list(self.stride),
+            "rotation": None if rotation is None else rotation.save(),
             "owned": None if owned is None else (owned.start, owned.residual.clone()),
             "dealt": None if self.dealt is None else tuple(self.dealt),
         }
 
-    def require_fit(self, saved: Mapping[str, object]) -> None:
-        """Raise ValueError if `load` cannot take what was saved."""
-        if not {"residual", "threshold", "moments"} <= saved.keys():
+    def require_fit(self, saved: SavedParameter) -> None:
+        """Raise ValueError if `load` cannot take what was saved and passed `require_parameter`."""
+        residual, rotation = saved["residual"], saved["rotation"]
+        for what, theirs, mine in (
+            ("residual", residual, self.residual),
+            ("rotation", rotation, self.rotation),
+        ):
+            if (theirs is None) != (mine is None):
+                raise ValueError(
+                    f"parameter {self.name}: the saved state has {'no' if theirs is None else 'a'} "
+                    f"{what}, this one has the opposite: the parameter is of another size, or "
+                    "min_numel, values and rotation are not what they were when saving"
+                )
+        if residual is None:
+            return
+        if residual.shape != self.shape:
             raise ValueError(
-                f"parameter {self.name}: the saved state lacks its residual, threshold or moments"
+                f"parameter {self.name}: the saved residual is {list(residual.shape)}, the "
+                f"parameter {list(self.shape)}"
             )
-        residual = saved["residual"]
-        rotation = saved.get("rotation")
-        if (rotation is None) != (self.rotation is None):
-            raise ValueError(
-                f"parameter {self.name}: the saved state has {'no' if rotation is None else 'a'} "
-                "rotation, this one has the opposite; rotation must be what it was when saving"
-            )
-        if self.rotation is not None and isinstance(rotation, Mapping):
+        if self.rotation is not None:
             self.rotation.require_fit(self.name, rotation)
-        owned = saved.get("owned")
-        if isinstance(owned, Sequence) and int(owned[0]) + owned[1].numel() > self.numel:
-            raise ValueError(
-                f"parameter {self.name}: the saved state owns elements {owned[0]} to "
-                f"{owned[0] + owned[1].numel()}, the parameter has {self.numel}"
-            )
-        shape = residual.shape if isinstance(residual, Tensor) else None
-        if shape != self.residual.shape:
-            raise ValueError(
-                f"parameter {self.name}: the saved residual is {shape}, the "
-                f"parameter {list(self.residual.shape)}"
-            )
+        self._require_order(saved)
 
-    def load(self, saved: Mapping[str, object]) -> None:
-        self.require_fit(saved)
-        residual = saved["residual"]
-        if isinstance(residual, Tensor):
-            self.residual.copy_(residual)
-            self.is_empty, self._spare = False, None
-        rotation = saved.get("rotation")
-        if self.rotation is not None and isinstance(rotation, Mapping):
-            self.rotation.load(rotation)
-        owned = saved.get("owned")
-        self.owned = None
-        if isinstance(owned, Sequence):
-            self.owned = Owned(int(owned[0]), owned[1].clone())
-        dealt = saved.get("dealt")
-        self.dealt = Dealt(*dealt) if isinstance(dealt, Sequence) else None
-        threshold, moments = saved["threshold"], saved["moments"]
-        self.threshold = float(threshold) if isinstance(threshold, float | int) else None
-        self.moments = Moments(**moments) if isinstance(moments, dict) else None
-        mean_square = saved.get("mean_square")
-        self.mean_square = float(mean_square) if isinstance(mean_square, float | int) else None
+    def _require_order(self, saved: SavedParameter) -> None:
+        """Pieces and coefficients are those of elements in their order in memory."""
+        pieces = [saved[field] for field in ("rotation", "owned", "dealt")]
+        theirs, mine = (order_in_memory(self.shape, s) for s in (saved["stride"], self.stride))
+        if theirs == mine or all(piece is None for piece in pieces):
+            return
+        todo = (
+            "lay the model out as it was when saving (model.to(memory_format=...))"
+            if self.rotation is not None
+            else "gs.reshard makes states without pieces, also for as many ranks as before"
+        )
+        raise ValueError(
+            f"parameter {self.name}: its elements lie in another order in memory than when "
+            f"saving (dimensions {mine}, then {theirs}, from the outermost); {todo}"
+        )
+
+    def load(self, saved: SavedParameter) -> None:
+        """What `require_fit` lets pass."""
+        self.residual.copy_(saved["residual"].detach())
+        self.is_empty, self._spare = False, None
+        if self.rotation is not None:
+            self.rotation.load(saved["rotation"])
+        owned, dealt, moments = saved["owned"], saved["dealt"], saved["moments"]
+        # Sums are pruned on the host, wherever the state was loaded to.
+        self.owned = None if owned is None else Owned(owned[0], owned[1].detach().cpu().clone())
+        self.dealt = None if dealt is None else Dealt(*dealt)
+        self.threshold, self.mean_square = saved["threshold"], saved["mean_square"]
+        self.moments = None if moments is None else Moments(**moments)
+
+
+def saved_moments(moments: Moments) -> dict[str, float]:
+    """The gradient's squares are of no use after the step, and may not be finite."""
+    squares = moments.gradient_square_sum
+    finite = replace(moments, gradient_square_sum=squares if math.isfinite(squares) else 0.0)
+    return {name: getattr(finite, name) for name in MOMENTS}
 
 
 def row_numel(parameter: Tensor) -> int:

@@ -110,7 +110,7 @@ def undivided(units: Sequence[Unit]) -> list[Part]:
 def dealt_to(units: Sequence[Unit], ranks: int) -> list[list[Piece]]:
     """A part for each rank, with one piece of a unit at most.
 
-    A parameter's pieces are of one size, to a row; who has them depends on its name alone, so that
+    A parameter's pieces are of one size, to a row; who has them depends on its label alone, so that
     they stay where they are when DDP puts its buckets together anew.
     """
     parts: list[list[Piece]] = [[] for _ in range(ranks)]
@@ -118,7 +118,7 @@ def dealt_to(units: Sequence[Unit], ranks: int) -> list[list[Piece]]:
         if isinstance(unit, WholeGroup):
             parts[unit.owner].append(Piece(number, 0, unit.numel))
             continue
-        first = zlib.crc32(unit.name.encode()) % ranks
+        first = zlib.crc32(unit.label.encode()) % ranks
         for place, (start, stop) in enumerate(cut(unit, ranks)):
             parts[(first + place) % ranks].append(Piece(number, start, stop))
     return parts

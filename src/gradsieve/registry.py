@@ -1,14 +1,26 @@
 """Which state belongs to which parameter: named by the model, or numbered as DDP shows them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from gradsieve.errors import SieveError
 from gradsieve.parameters import ParameterState, SavedParameter
+from gradsieve.saved.names import counterparts, module_prefix, plain_names
+from gradsieve.saved.seal import crc_of
+from gradsieve.saved.sieve import require_weights
 from gradsieve.small import choose_min_numel, tell_of_whole
 
 ANOTHER_MODEL = "make one SieveState a model"
+
+
+class Loaded(NamedTuple):
+    """A loaded state whose parameters are not all known yet."""
+
+    parameters: Mapping[str, SavedParameter]
+    weights: Mapping[str, int]
+    """Checksums of the model's parameters when it was saved."""
 
 
 class Registry:
@@ -33,8 +45,9 @@ class Registry:
         self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
         self._shown: list[list[Tensor]] = []
         """The buckets of a step in which the names are not known."""
-        self._awaiting: dict[str, SavedParameter] | None = None
-        """A loaded state whose parameters are not all known yet."""
+        self._awaiting: Loaded | None = None
+        self._unproven: Mapping[str, int] = {}
+        """Of a state that was loaded before its model was known: what the parameters must be."""
 
     def __iter__(self) -> Iterator[ParameterState]:
         return iter(self._states.values())
@@ -63,13 +76,14 @@ class Registry:
 
         Raises:
             SieveError: they are another model's, or numbered already.
+            ValueError: a state was loaded that is another model's.
         """
-        named = [
-            (name, parameter)
+        named = {
+            name: parameter
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and name not in ignored
-        ]
-        self.bind_named(model, named)
+        }
+        self.bind_named(model, list(zip(plain_names([*named]), named.values(), strict=True)))
 
     def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
         """As `bind`, of parameters that stand for those of the model."""
@@ -79,8 +93,8 @@ class Registry:
             raise SieveError(f"this state is bound to another model already; {ANOTHER_MODEL}")
         if self._by_id or self._shown:
             raise SieveError("bind the state before the first training step, not after it")
-        self._model = model
         self._keep(named)
+        self._model = model
 
     def meet(self, parameters: list[Tensor], *, last: bool) -> list[ParameterState]:
         """The states of a bucket's parameters, in its order; none while the names are unknown.
@@ -102,7 +116,7 @@ class Registry:
                 f"this state has met a parameter that is not of its model; {ANOTHER_MODEL}"
             )
         if self._awaiting is not None:
-            total = len(self._awaiting) - len(self._by_id)
+            total = len(self._awaiting.parameters) - len(self._by_id)
             self._keep(numbers_for([parameters], total), complete=last)
             return
         self._shown.append(parameters)
@@ -110,12 +124,10 @@ class Registry:
             self._keep(numbers_for(self._shown))
 
     def _keep(self, named: Sequence[tuple[str, Tensor]], *, complete: bool = True) -> None:
-        if self._awaiting is not None:
-            mine = {*self._states, *(name for name, _ in named)}
-            require_same_model(self._awaiting, mine if complete else mine.union(self._awaiting))
-        numels = [parameter.numel() for _, parameter in named]
         if self.min_numel is None:
-            self.min_numel = choose_min_numel(numels)
+            self.min_numel = choose_min_numel([parameter.numel() for _, parameter in named])
+        prefix = module_prefix([name for name, _ in named])
+        made = []
         for name, parameter in named:
             state = ParameterState(
                 name,
@@ -124,15 +136,29 @@ class Registry:
                 rotation=self._rotation,
                 can_undo=self.can_undo,
             )
-            self._states[name] = state
+            state.label = name.removeprefix(prefix)
+            made.append((parameter, state))
+        self._load_awaited([state for _, state in made], complete=complete)
+        for parameter, state in made:
+            self._states[state.name] = state
             self._by_id[id(parameter)] = (parameter, state)
-        if self._awaiting is not None:
-            for name, _ in named:
-                self._states[name].load(self._awaiting[name])
-            if complete:
-                self._awaiting = None
         if complete:
             tell_of_whole(list(self), self.min_numel)
+
+    def _load_awaited(self, made: Sequence[ParameterState], *, complete: bool) -> None:
+        """Into parameters that have just become known; changes nothing where they do not fit."""
+        if self._awaiting is None:
+            return
+        parameters, weights = self._awaiting
+        mine = [*self._states, *(state.name for state in made)]
+        names = counterparts(parameters, mine if complete else {*mine, *parameters})
+        for state in made:
+            state.require_fit(parameters[names[state.name]])
+        for state in made:
+            state.load(parameters[names[state.name]])
+        self._unproven = {name: weights[names[name]] for name in mine}
+        if complete:
+            self._awaiting = None
 
     def _state_of(self, parameter: Tensor) -> ParameterState:
         found = self._by_id.get(id(parameter))
@@ -145,33 +171,66 @@ class Registry:
 
     # Checkpoints.
 
+    def weights(self) -> dict[str, int] | None:
+        """A checksum of each parameter; None while there are none."""
+        found = {state.name: crc_of(parameter) for parameter, state in self._by_id.values()}
+        awaited = {} if self._awaiting is None else self._awaiting.weights
+        return {**awaited, **found} or None
+
     def save(self) -> dict[str, SavedParameter]:
-        return {name: state.save() for name, state in self._states.items()}
+        awaited = {} if self._awaiting is None else self._awaiting.parameters
+        return {**awaited, **{name: state.save() for name, state in self._states.items()}}
 
-    def require_fit(self, saved: Mapping[str, SavedParameter]) -> None:
-        """Raise ValueError where it is of another model, as far as the parameters are known."""
-        if not self._states:
+    def require_fit(
+        self,
+        saved: Mapping[str, SavedParameter],
+        saved_weights: Mapping[str, int] | None,
+        weights: Mapping[str, int] | None = None,
+    ) -> None:
+        """Raise ValueError where it is of another model, as far as the parameters are known.
+
+        Args:
+            weights: as for `require_loadable`.
+        """
+        if not self._is_complete:
             return
-        require_same_model(saved, self._states)
+        names = counterparts(saved, self._states)
         for name, state in self._states.items():
-            state.require_fit(saved[name])
+            state.require_fit(saved[names[name]])
+        mine = self.weights() if weights is None else weights
+        if saved_weights is not None and mine is not None:
+            require_weights({name: saved_weights[names[name]] for name in mine}, mine)
 
-    def load(self, saved: Mapping[str, SavedParameter]) -> None:
+    def require_awaited(self, first: list[Tensor]) -> None:
+        """Raise ValueError where a state that was loaded before its model is of another model, or
+        of other weights, as far as the first bucket of a step shows."""
+        if self._awaiting is not None:
+            named = numbers_for([first], len(self._awaiting.parameters))
+            counterparts(self._awaiting.parameters, {*self._awaiting.parameters, *dict(named)})
+            require_weights(
+                self._awaiting.weights, {name: crc_of(parameter) for name, parameter in named}
+            )
+        elif self._unproven:
+            require_weights(self._unproven, self.weights() or {})
+            self._unproven = {}
+
+    def load(
+        self, saved: Mapping[str, SavedParameter], saved_weights: Mapping[str, int] | None
+    ) -> None:
         """What `require_fit` lets pass: now, or as soon as the parameters are known."""
-        if not self._states:
-            self._awaiting = dict(saved)
+        if not self._is_complete:
+            self._states, self._by_id = {}, {}
+            self._awaiting = Loaded(dict(saved), saved_weights or {}) if saved else None
             return
+        names = counterparts(saved, self._states)
         for name, state in self._states.items():
-            state.load(saved[name])
-        self._awaiting = None
+            state.load(saved[names[name]])
+        self._unproven = {}
 
-
-def require_same_model(saved: Collection[str], mine: Collection[str]) -> None:
-    missing, extra = sorted(set(mine) - set(saved)), sorted(set(saved) - set(mine))
-    if missing or extra:
-        raise ValueError(
-            f"the saved state is of another model: it lacks {missing} and has {extra} besides"
-        )
+    @property
+    def _is_complete(self) -> bool:
+        """All parameters are known."""
+        return bool(self._states) and self._awaiting is None
 
 
 def numbers_for(

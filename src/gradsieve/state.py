@@ -15,7 +15,7 @@ from gradsieve.agreement import Description, require_agreement
 from gradsieve.bucket import Bucket
 from gradsieve.budget import limits_bytes
 from gradsieve.changes import Changes
-from gradsieve.checkpoint import load_sieve, require_loadable, save_sieve
+from gradsieve.checkpoint import fault_of_loaded, load_sieve, require_loadable, save_sieve
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
@@ -144,7 +144,8 @@ class SieveState:
         """The model; it keeps the hook's state, and neither would ever be freed."""
         self.may_be_unused = True
         """DDP throws the result of a parameter away that no rank used."""
-        self.was_loaded = False
+        self.loaded_place: tuple[int, int] | None = None
+        """Rank and world size of a state that was loaded."""
         self._turns = 1
         self._belongs_to_weights = False
 
@@ -270,17 +271,20 @@ class SieveState:
         return self.error_feedback and self.values != "float32"
 
     def _compare_ranks(self, parameters: list[Tensor]) -> None:
+        fault = fault_of_loaded(self, parameters)
         mine = Description(
             settings=(
                 *self.settings,
                 f"step={self.step}",
-                f"state loaded={self.was_loaded}",
+                f"state loaded={fault or self.loaded_place is not None}",
             ),
             parameters=tuple(
                 f"{n} {list(p.shape)} {p.dtype}" for n, p in self.registry.described(parameters)
             ),
         )
         require_agreement(mine, self.members.group)
+        if fault:
+            raise ValueError(fault)
         _ = self.members.everyone
 
     def holds(self, gradient: Tensor) -> bool:
@@ -423,10 +427,14 @@ class SieveState:
         return self.save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` saved on the same rank of a run with the same model.
+        """Restore what `state_dict` saved on the same rank, after the model's own weights.
+
+        What is refused changes nothing. A state that is not bound to its model yet compares names
+        and weights when it is, or at the first step, on all ranks.
 
         Raises:
-            ValueError: it is no such state, or one of another model.
+            ValueError: it is no such state, or damaged, naming the field; or it is of another
+                model, rank, world size, step or other settings.
             SieveError: the state is that of an `OuterSync`.
         """
         self._require_own_checkpoint()
@@ -443,8 +451,8 @@ class SieveState:
         self._settle()
         return save_sieve(self)
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any], weights: Mapping[str, int] | None = None) -> None:
         # What is refused leaves an unfinished step as it is.
-        require_loadable(self, state)
+        found = require_loadable(self, state, weights)
         self._settle()
-        load_sieve(self, state)
+        load_sieve(self, found)

@@ -36,6 +36,7 @@ def steered_bytes(exchange):
 
     again = build(Wide)
     resumed = gs.attach(again, threshold=gs.Budget(bytes_per_step=6000), **settings)
+    again.load_state_dict(model.state_dict())
     resumed.load_state_dict(state.state_dict())
     assert resumed.steering.scale == scales[0]
     return statistics.median(record.frame_bytes for record in records[-20:])

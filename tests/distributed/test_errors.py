@@ -33,6 +33,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
 from gradsieve.requirements import require_torch
+from gradsieve.saved.seal import sealed
 
 POLICY = {"threshold": gs.Density(0.05), "min_numel": 100}
 
@@ -93,7 +94,7 @@ def different_ranks():
         model = build()
         state = gs.attach(model, **POLICY)
         if rank == 0:
-            state.load_state_dict(state.state_dict() | {"step": 7})
+            state.load_state_dict(sealed(state.state_dict() | {"step": 7}))
         train(model, 1)
 
     raises_everywhere(gs.SieveError, ["step=7", "step=0"], steps)

@@ -12,6 +12,7 @@ from ranks import run_ranks
 from torch import nn
 
 import gradsieve as gs
+from gradsieve.saved.seal import sealed
 
 STEPS = 17
 
@@ -113,6 +114,106 @@ def test_resume_between_nodes_is_exact():
     run_ranks(4, resume_between_nodes)
 
 
+def forged(saved, changes, of_sieve=None):
+    """With checksums of its own."""
+    sieve = sealed(saved["sieve"] | (of_sieve or {}))
+    return sealed(saved | {"sieve": sieve} | changes)
+
+
+def forgeries(saved):
+    """What makes no sense: a field, what it holds, and what is said."""
+    one = next(iter(saved["weights"]))
+    first = saved["weights"][one]
+    for bad in (first * float("nan"), first.double(), first[0], None, first.to(torch.complex64)):
+        yield "weights", saved["weights"] | {one: bad}, one
+    yield "weights", {one: first}, "weights lacks"
+    yield "model", saved["model"] | {one: 1.5}, "model"
+    yield "names", [*saved["names"][1:], saved["names"][0]], "another order"
+    yield "names", saved["names"][1:], one
+    yield "settings", [1], "settings"
+    for field in ("every", "step", "place", "began", "since", "ends"):
+        for bad in (-1, True, 2.0, "3", 10**6, [5]):
+            if (field, bad) != ("step", 10**6):
+                yield "schedule", saved["schedule"] | {field: bad}, field
+    state, groups = (saved["optimizer"][field] for field in ("state", "param_groups"))
+    buffer = state[0]["momentum_buffer"]
+    for bad in (buffer * float("inf"), buffer[0], buffer.to(torch.complex64), 3.5, "x"):
+        forged_state = state | {0: {"momentum_buffer": bad}}
+        yield "optimizer", {"state": forged_state, "param_groups": groups}, "optimizer"
+    for bad_groups in (
+        [],
+        groups * 2,
+        [groups[0] | {"params": [0, 1]}],
+        [groups[0] | {"lr": float("nan")}],
+        [groups[0] | {"lr": "fast"}],
+        [{"params": groups[0]["params"]}],
+    ):
+        yield "optimizer", {"state": state, "param_groups": bad_groups}, "optimizer"
+    yield "optimizer", {"state": {99: {}}, "param_groups": groups}, "optimizer.state"
+    yield "optimizer", {"param_groups": groups}, "optimizer lacks state"
+    under_way = saved["under_way"]
+    yield "under_way", None, "schedule.ends"
+    for field in ("averages", "departed", "buffers"):
+        tensor = under_way[field][0]
+        for bad in ([], [tensor[:-1]], [tensor.int()], [tensor * float("nan")], tensor, [None]):
+            bad = bad + under_way[field][1:] if isinstance(bad, list) and bad else bad
+            yield "under_way", under_way | {field: bad}, field
+    for field in ("fragment", "every", "since"):
+        for bad in (-1, 9.0, True, None):
+            yield "under_way", under_way | {field: bad}, field
+    yield "under_way", under_way | {"fragment": 5}, "fragment"
+    yield "sieve", None, "gradsieve state"
+    for field, value in saved.items():
+        yield field, {"forged": value}, field if field != "sieve" else "gradsieve state"
+
+
+def forged_states():
+    """Each is refused in words, and changes nothing."""
+    net, outer, optimizer = start(threshold=gs.Sigma(1.0), exchange="gather", delay=3)
+    train(net, outer, 12, optimizer=optimizer)
+    saved = through_a_file(outer)[0]
+    assert saved["under_way"] is not None
+    before = saved["checksum"]
+    for field, bad, words in forgeries(saved):
+        one = saved | {field: bad}
+        with pytest.raises(ValueError, match=words):
+            outer.load_state_dict(one if field == "checksum" else sealed(one))
+        assert outer.state_dict()["checksum"] == before, (field, bad)
+    # Without a checksum of its own.
+    with pytest.raises(ValueError, match="damaged"):
+        outer.load_state_dict(saved | {"schedule": saved["schedule"] | {"step": 11}})
+    shifted = {n: p | {"threshold": 7.5} for n, p in saved["sieve"]["parameters"].items()}
+    with pytest.raises(ValueError, match="damaged"):
+        outer.load_state_dict(sealed(saved | {"sieve": saved["sieve"] | {"parameters": shifted}}))
+    # The outer weights are those that the sieve was saved with.
+    others = {name: weights + 1 for name, weights in saved["weights"].items()}
+    with pytest.raises(ValueError, match="weights"):
+        outer.load_state_dict(sealed(saved | {"weights": others}))
+    assert outer.state_dict()["checksum"] == before
+    outer.load_state_dict(saved)
+    train(net, outer, 3, 12, optimizer)
+    # A model that is wrapped otherwise takes it too.
+    wrapped = nn.Sequential(torch.compile(Net()))
+    torch.manual_seed(0)
+    other = gs.OuterSync(
+        wrapped, every=5, min_numel=100, threshold=gs.Sigma(1.0), exchange="gather", delay=3
+    )
+    kept = outer.state_dict()
+    for mine, theirs in zip(wrapped.parameters(), net.parameters(), strict=True):
+        mine.data.copy_(theirs.data)
+    other.load_state_dict(kept)
+    assert [*other.state.residuals] == [f"0.{name}" for name in outer.state.residuals]
+    for mine, theirs in zip(
+        other.state.residuals.values(), outer.state.residuals.values(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+    assert on_every_rank(True)
+
+
+def test_forged_states_are_refused_and_change_nothing():
+    run_ranks(2, forged_states)
+
+
 def refusals():
     net, outer, optimizer = start(threshold=gs.Sigma(1.0), exchange="gather")
     train(net, outer, 3, optimizer=optimizer)
@@ -123,28 +224,37 @@ def refusals():
     assert other.inner_steps == 0
     fresh.load_state_dict(saved[0])
     other.load_state_dict(saved[1])
-    for broken, words in (({"version": 7}, "version 7"), ({}, "version None")):
+    for broken, words in (
+        ({"version": 7}, "version 7"),
+        ({}, "version None"),
+        ({"version": 2, "weights": {}, "schedule": {}}, "lacks rank, world_size, settings, names"),
+        (saved[1]["sieve"] | {"version": 2}, "lacks schedule, names"),
+    ):
         with pytest.raises(ValueError, match=words):
             other.load_state_dict(broken)
-    with pytest.raises(ValueError, match="lacks checksum, optimizer"):
-        other.load_state_dict({"version": 1, "weights": {}, "schedule": {}})
     assert other.inner_steps == 3
-    later = gs.OuterSync(fresh, every=5, delay=1, threshold=gs.Sigma(1.0), exchange="gather")
-    with pytest.raises(ValueError, match=r"other phases .* \[5, 5, 1, 0\], .* \[5, 5, 1, 1\]"):
-        later.load_state_dict(saved[1])
-    third = gs.OuterSync(nn.Linear(3, 4), every=5, threshold=gs.Sigma(1.0), exchange="gather")
+    options = {"every": 5, "threshold": gs.Sigma(1.0), "exchange": "gather", "min_numel": 100}
+    for changes, words in (
+        ({"delay": 1}, "delay was 0 and is 1 here"),
+        ({"every": 6}, r"every was \[5, 5\] and is \[6, 6\] here"),
+        ({"threshold": gs.Sigma(2.0)}, r"threshold was Sigma\(k=1.0.* and is Sigma\(k=2.0"),
+        ({"optimizer": torch.optim.Adam}, "optimizer was SGD and is Adam here"),
+    ):
+        unlike = gs.OuterSync(fresh, **options | changes)
+        before = unlike.state_dict()
+        with pytest.raises(ValueError, match=words):
+            unlike.load_state_dict(saved[1])
+        assert unlike.state_dict()["checksum"] == before["checksum"]
+    third = gs.OuterSync(nn.Linear(3, 4), **options)
     with pytest.raises(ValueError, match="another model"):
         third.load_state_dict(saved[1])
     others = [None] * 2
     dist.all_gather_object(others, saved)
     theirs = 1 - dist.get_rank()
-    with pytest.raises(ValueError, match=f"the state of rank {theirs}, loaded on rank"):
+    with pytest.raises(ValueError, match=f"the state of rank {theirs} of 2, loaded on rank"):
         other.load_state_dict(others[theirs][1])
-    adam = gs.OuterSync(
-        fresh, every=5, optimizer=torch.optim.Adam, threshold=gs.Sigma(1.0), exchange="gather"
-    )
-    with pytest.raises(ValueError, match="saved outer optimizer is SGD, this one is Adam"):
-        adam.load_state_dict(saved[1])
+    with pytest.raises(ValueError, match=r"loaded on rank . of 2: .*gs.reshard\(states, 2\)"):
+        other.load_state_dict(forged(saved[1], {"world_size": 4}, {"world_size": 4}))
     for call in (outer.state.state_dict, lambda: outer.state.load_state_dict(saved[1]["sieve"])):
         with pytest.raises(gs.SieveError, match=r"save and load outer.state_dict\(\)"):
             call()

@@ -1,14 +1,17 @@
 """Stop, load, go on: as if never stopped, bit for bit."""
 
+import copy
 import io
 
 import pytest
 import torch
-from models import Crossed, Net, build, smaller_pieces, train, weights
+import torch.distributed as dist
+from models import Crossed, Net, batch, build, on_every_rank, smaller_pieces, train, weights
 from ranks import run_ranks
 from torch import nn
 
 import gradsieve as gs
+from gradsieve.saved.seal import sealed
 
 POLICIES = [gs.UnsentMean(4.0), gs.Sigma(2.0), gs.Density(0.05), gs.Sigma(1.0, of="balanced")]
 
@@ -79,10 +82,6 @@ def test_resume_is_exact():
     run_ranks(2, every_way_to_resume)
 
 
-def images():
-    return nn.Conv2d(20, 8, 1).to(memory_format=torch.channels_last)
-
-
 def saved_state(make=Net, **settings):
     state = gs.SieveState(gs.Fixed(1.0), **({"min_numel": 100} | settings))
     state.bind(make())
@@ -98,12 +97,8 @@ def wider():
 @pytest.mark.parametrize(
     ("saved", "words"),
     [
-        ({}, "version"),
-        ({"version": 99, "step": 0, "parameters": {}}, "version 99"),
-        ({"version": 1}, "parameters"),
-        ({"version": 1, "step": 1, "parameters": {"one.weight": {}}}, "another model"),
         (saved_state(lambda: nn.Linear(20, 40)), "another model"),
-        (saved_state(min_numel=10_000), "min_numel"),
+        (saved_state(min_numel=10_000), "min_numel was 10000 and is 100 here"),
         (saved_state(wider), "one.weight"),
     ],
 )
@@ -118,6 +113,7 @@ def test_a_state_that_does_not_fit_is_refused_in_words(saved, words):
         else:
             with pytest.raises(ValueError, match=words):
                 load_and_bind(state, saved)
+            assert not state.registry.states
 
 
 def load_and_bind(state, saved):
@@ -125,15 +121,81 @@ def load_and_bind(state, saved):
     state.bind(Net())
 
 
-def unbound_state_of_another_model():
-    _, small, _ = start(gs.Fixed(0.1), bound=False, make=lambda: nn.Linear(20, 40))
-    model, state, optimizer = start(gs.Fixed(0.1), bound=False, make=Net)
-    small.bind(nn.Linear(20, 40))
-    saved = {str(n): p for n, p in enumerate(small.state_dict()["parameters"].values())}
-    state.load_state_dict({"version": 1, "step": 0, "parameters": saved})
-    with pytest.raises((ValueError, gs.SieveError), match="another model"):
+def refused_at_the_first_step(saved, words, right, *, bound, kinds=ValueError):
+    """By all ranks, whichever of them have loaded what is wrong."""
+    state = gs.SieveState(gs.Fixed(0.1), min_numel=100)
+    state.load_state_dict(saved)
+    model, state, optimizer = start(None, bound=bound, make=Net, state=state)
+    model.load_state_dict(right)
+    before = weights(model)
+    with pytest.raises(kinds, match=words):
         train(model, 1, optimizer=optimizer)
+    assert torch.equal(weights(model), before)
+    assert on_every_rank(True)
 
 
-def test_an_unbound_state_of_another_model_is_refused_at_the_first_step():
-    run_ranks(1, unbound_state_of_another_model)
+def start_and_train(state, *, bound):
+    model, _, optimizer = start(None, bound=bound, make=Net, state=state)
+    train(model, 1, optimizer=optimizer)
+
+
+def others_states():
+    rank = dist.get_rank()
+    for bound in (True, False):
+        model, state, optimizer = start(gs.Fixed(0.1), bound=bound, make=Net)
+        train(model, 2, optimizer=optimizer)
+        right, saved = copy.deepcopy(model.state_dict()), state.state_dict()
+        train(model, 1, first=2, optimizer=optimizer)
+        words = r"weights are not those of the step .*load the model's checkpoint of the same step"
+        refused_at_the_first_step(saved, words, model.state_dict(), bound=bound)
+        # One rank alone has loaded another state than the model's, of the same number of steps.
+        later = sealed(state.state_dict() | {"step": 2})
+        one = later if rank else saved
+        refused_at_the_first_step(one, words, right, bound=bound, kinds=gs.SieveError)
+        # Numbers for names, and the other way round.
+        if not bound:
+            numbered = state.state_dict()
+        else:
+            named = state.state_dict()
+    for saved, bound in ((named, False), (numbered, True)):
+        one = gs.SieveState(gs.Fixed(0.1), min_numel=100)
+        one.load_state_dict(saved)
+        with pytest.raises((ValueError, gs.SieveError), match="another model"):
+            start_and_train(one, bound=bound)
+        assert on_every_rank(True)
+
+    # Another rank's, another world size's: refused at once.
+    model, state, _ = start(gs.Fixed(0.1), bound=True, make=Net)
+    model.load_state_dict(right)
+    others = [None, None]
+    dist.all_gather_object(others, named)
+    for saved, theirs in ((others[1 - rank], 1 - rank), (sealed(named | {"world_size": 4}), rank)):
+        size = saved["world_size"]
+        words = f"state of rank {theirs} of {size}, loaded on rank {rank} of 2"
+        for fresh in (state, gs.SieveState(gs.Fixed(0.1), min_numel=100)):
+            with pytest.raises(ValueError, match=words):
+                fresh.load_state_dict(saved)
+            assert fresh.step == 0
+
+
+def test_another_s_state_is_refused_before_anything_is_exchanged():
+    run_ranks(2, others_states)
+
+
+def a_state_after_an_overflow():
+    """What a step that was not finite leaves behind can be saved and loaded."""
+    model, state, _ = start(gs.UnsentMean(4.0), bound=True, make=Net, exchange="two-shot")
+    train(model, 2, lr=0.0)
+    bad = batch(2)
+    bad[0, 0] = float("inf")
+    model(bad).square().mean().backward()
+    assert state.last.nonfinite
+    saved = through_a_file(state)[0]
+    fresh = gs.SieveState(gs.UnsentMean(4.0), min_numel=100, exchange="two-shot")
+    fresh.bind(model.module)
+    fresh.load_state_dict(saved)
+    assert fresh.state_dict()["checksum"] == saved["checksum"]
+
+
+def test_a_state_after_an_overflow_loads():
+    run_ranks(2, a_state_after_an_overflow)

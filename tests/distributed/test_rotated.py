@@ -12,6 +12,8 @@ from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
+from gradsieve.saved.seal import sealed
+from gradsieve.saved.sieve import lines_of
 
 SETTINGS = {"rotation": 16, "min_numel": 100}
 
@@ -68,14 +70,23 @@ def a_state_without_rotation():
     model = build()
     state = gs.attach(model, threshold=gs.Density(0.1), **SETTINGS)
     train(model, 2)
-    other = gs.attach(build(), min_numel=100, rotation=0)
-    with pytest.raises(ValueError, match="has a rotation"):
+    plain = build()
+    plain.load_state_dict(model.state_dict())
+    other = gs.attach(plain, threshold=gs.Density(0.1), **SETTINGS | {"rotation": 0})
+    with pytest.raises(ValueError, match="rotation was 16 and is 0 here"):
         other.load_state_dict(state.state_dict())
-    with pytest.raises(ValueError, match="has no rotation"):
+    with pytest.raises(ValueError, match="rotation was 0 and is 16 here"):
         state.load_state_dict(other.state_dict())
-    narrower = gs.attach(build(), min_numel=100, rotation=8)
+    narrower = SETTINGS | {"rotation": 8}
+    saved = sealed(state.state_dict() | {"settings": lines_of(other.settings)})
+    with pytest.raises(ValueError, match="has a rotation, this one has the opposite"):
+        other.load_state_dict(saved)
+    again = build()
+    again.load_state_dict(model.state_dict())
+    narrow = gs.attach(again, threshold=gs.Density(0.1), **narrower)
+    saved = sealed(state.state_dict() | {"settings": lines_of(narrow.settings)})
     with pytest.raises(ValueError, match="saved rotation has vectors"):
-        narrower.load_state_dict(state.state_dict())
+        narrow.load_state_dict(saved)
 
 
 def test_a_state_of_another_rotation_is_refused():

@@ -64,6 +64,14 @@ class BufferAverage:
         return self.sums
 
 
+def empty_averages(buffers: Sequence[Tensor]) -> list[Tensor]:
+    """Laid out as what `BufferAverage.wait` returns."""
+    sizes: dict[torch.device, int] = {}
+    for buffer in buffers:
+        sizes[buffer.device] = sizes.get(buffer.device, 0) + buffer.numel()
+    return [torch.empty(n, dtype=torch.float64, device=device) for device, n in sizes.items()]
+
+
 @torch.no_grad()
 def assign(buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
     """Replace the buffers; what was added to them since the averages began is dropped."""

@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import index
 
+from gradsieve.saved.fields import count
+from gradsieve.saved.outer import SCHEDULE
+
 Begin = Callable[[int, int], None]
 """Of a fragment, with the inner steps that go on until it ends."""
 End = Callable[[], None]
@@ -105,27 +108,29 @@ class Schedule:
         # The phase is over, whatever its length was.
         self.place = self.every
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Lines of what must be alike on all ranks."""
+        return (
+            f"every={[self.shortest, self.longest]}",
+            f"delay={self.delay}",
+            f"fragments={self.fragments}",
+        )
+
     def save(self) -> dict[str, int | None]:
-        return {name: getattr(self, name) for name in (*SETTINGS, *PLACE)}
+        return {name: getattr(self, name) for name in SCHEDULE}
 
     def require_fit(self, saved: Mapping[str, int | None]) -> None:
-        """Raise ValueError where another schedule was saved."""
-        mine = {name: getattr(self, name) for name in SETTINGS}
-        theirs = {name: saved.get(name) for name in SETTINGS}
-        if theirs != mine:
-            raise ValueError(
-                "the saved local steps have other phases (shortest, longest, fragments, delay): "
-                f"{[*theirs.values()]}, these have {[*mine.values()]}"
-            )
+        """Raise ValueError where `load` cannot take what passed `require_schedule`."""
+        count("schedule.every", saved["every"], self.shortest, self.longest)
+        if saved["ends"] is not None:
+            # Where every exchange ends at once none is under way.
+            count("schedule.ends - began", saved["ends"] - (saved["began"] or 0), 1, self.delay)
 
     def load(self, saved: Mapping[str, int | None]) -> None:
-        self.require_fit(saved)
-        for name in PLACE:
+        """What `require_fit` lets pass."""
+        for name in SCHEDULE:
             setattr(self, name, saved[name])
-
-
-SETTINGS = ("shortest", "longest", "fragments", "delay")
-PLACE = ("every", "step", "place", "began", "since", "ends")
 
 
 def whole(name: str, number: object) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.agreement import Description, require_agreement
+from gradsieve.checkpoint import place_in
 from gradsieve.codec import Values
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
@@ -19,28 +20,31 @@ from gradsieve.loss_scale import Scaler
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
-from gradsieve.outer.replicas import checksum, require_node_of, share
+from gradsieve.outer.replicas import require_node_of, share
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import UnderWay, load_under_way
-from gradsieve.outer.weights import Flight, OuterOptimizer, OuterWeights, nesterov
+from gradsieve.outer.weights import (
+    Flight,
+    OuterOptimizer,
+    OuterWeights,
+    nesterov,
+    require_optimizer_fits,
+)
 from gradsieve.requirements import require_dtype, require_unsharded
 from gradsieve.route import Exchange
+from gradsieve.saved.names import plain_names
+from gradsieve.saved.outer import VERSION, require_sound_outer
+from gradsieve.saved.seal import crc_of, sealed
+from gradsieve.saved.sieve import (
+    lines_of,
+    require_own_place,
+    require_settings,
+    require_weights,
+)
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
 
-STATE_VERSION = 1
-SAVED = frozenset(
-    {
-        "schedule",
-        "weights",
-        "optimizer",
-        "optimizer_name",
-        "rank",
-        "sieve",
-        "under_way",
-        "checksum",
-    }
-)
+MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 
 
 class OuterSync:
@@ -129,7 +133,8 @@ class OuterSync:
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
             model = model.module
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        named = list(zip(plain_names([*trained]), trained.values(), strict=True))
         device = None if offload is None else torch.device(offload)
         self._buffers = averaged_buffers(model)
         require_agreement(self._description([*named, *model.named_buffers()]), group)
@@ -171,14 +176,8 @@ class OuterSync:
         return self._schedule.step
 
     def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
-        schedule = self._schedule
         return Description(
-            settings=(
-                f"every={[schedule.shortest, schedule.longest]}",
-                f"delay={schedule.delay}",
-                f"fragments={schedule.fragments}",
-                *self.state.settings,
-            ),
+            settings=(*self._schedule.settings, *self.state.settings),
             parameters=tuple(f"{name} {list(t.shape)} {t.dtype}" for name, t in named),
         )
 
@@ -324,60 +323,64 @@ class OuterSync:
         if under_way is not None:
             with self._failing():
                 self._arrive(under_way)
-        return {
-            "version": STATE_VERSION,
-            "schedule": self._schedule.save(),
-            "weights": {name: w.detach().clone() for name, w in self._weights.named},
-            "optimizer": deepcopy(self.optimizer.state_dict()),
-            "optimizer_name": type(self.optimizer).__name__,
-            "rank": dist.get_rank(self.state.members.group),
-            "sieve": self.state.save(),
-            "under_way": None if under_way is None else under_way.save(),
-            "checksum": checksum(self._weights.inner),
-        }
+        rank, world_size = place_in(self.state.members)
+        return sealed(
+            {
+                "version": VERSION,
+                "rank": rank,
+                "world_size": world_size,
+                "settings": self._settings,
+                "schedule": self._schedule.save(),
+                "names": list(self._weights.names),
+                "weights": {name: w.detach().clone() for name, w in self._weights.named},
+                "model": self._model_weights(),
+                "optimizer": deepcopy(self.optimizer.state_dict()),
+                "sieve": self.state.save(),
+                "under_way": None if under_way is None else under_way.save(),
+            }
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` saved on the same rank, after the model's own weights.
 
+        What is refused changes nothing.
+
         Raises:
-            ValueError: it is no such state, or one of another model, rank or optimizer; the model's
-                weights are not those that were saved with it.
+            ValueError: it is no such state, or damaged, naming the field; or it is of another
+                model, rank, world size, optimizer or other settings; or the model's weights are
+                not those that were saved with it.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(
-                f"expected a state of OuterSync of version {STATE_VERSION}, found version "
-                f"{state.get('version')!r}"
-            )
-        if missing := sorted(SAVED - state.keys()):
-            raise ValueError(f"the saved state lacks {', '.join(missing)}")
-        self._schedule.require_fit(state["schedule"])
-        saved_weights, mine = state["weights"], dict(self._weights.named)
-        if {n: list(w.shape) for n, w in saved_weights.items()} != {
-            n: list(w.shape) for n, w in mine.items()
-        }:
-            raise ValueError("the saved state is of another model: its parameters are others")
-        if state["rank"] != (rank := dist.get_rank(self.state.members.group)):
-            raise ValueError(
-                f"this is the state of rank {state['rank']}, loaded on rank {rank}: what each rank "
-                "has not sent is its own, and would be counted twice; save and load one on each"
-            )
-        if state["optimizer_name"] != (optimizer := type(self.optimizer).__name__):
-            raise ValueError(
-                f"the saved outer optimizer is {state['optimizer_name']}, this one is {optimizer}"
-            )
-        if state["checksum"] != checksum(self._weights.inner):
-            raise ValueError(
-                "the model's weights are not those that were saved with this state, on this rank: "
-                "make OuterSync first, then load the model, then this state"
-            )
-        self.state.load(state["sieve"])
+        found = require_sound_outer(state)
+        place = place_in(self.state.members)
+        require_own_place(found["rank"], found["world_size"], *place)
+        theirs = [*found["settings"], *found["sieve"]["settings"]]
+        require_settings(theirs, [*self._settings, *lines_of(self.state.settings)])
+        self._schedule.require_fit(found["schedule"])
+        names = self._weights.require_fit(found["names"], found["weights"])
+        model = {name: found["model"][other] for name, other in names.items()}
+        require_weights(model, self._model_weights(), MODEL_FIRST)
+        require_optimizer_fits(self.optimizer, found["optimizer"])
+        weights = {name: found["weights"][other] for name, other in names.items()}
+        saved, under_way = found["under_way"], None
+        if saved is not None:
+            under_way = load_under_way(self._weights, self._buffers, saved)
+        # From here on nothing is refused.
+        self.state.load(found["sieve"], {name: crc_of(w) for name, w in weights.items()})
         with torch.no_grad():
-            for name, weights in mine.items():
-                weights.copy_(saved_weights[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load(state["schedule"])
+            for name, mine in self._weights.named:
+                mine.copy_(weights[name])
+        # torch keeps the tensors that it is given, and steps on them.
+        self.optimizer.load_state_dict(deepcopy(found["optimizer"]))
+        self._schedule.load(found["schedule"])
         self._has_failed, self._untold = False, []
-        saved = state["under_way"]
-        self._under_way = (
-            None if saved is None else load_under_way(self._weights, self._buffers, saved)
-        )
+        self._under_way = under_way
+
+    def _model_weights(self) -> dict[str, int]:
+        """Checksums of the rank's own weights."""
+        inner = zip(self._weights.names, self._weights.inner, strict=True)
+        return {name: crc_of(parameter) for name, parameter in inner}
+
+    @property
+    def _settings(self) -> list[str]:
+        """Of a saved state, beside those of the sieve."""
+        return [*self._schedule.settings, f"optimizer={type(self.optimizer).__name__}"]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradsieve.outer.buffers import BufferAverage
+from gradsieve.outer.buffers import BufferAverage, empty_averages
 from gradsieve.outer.weights import Flight, OuterWeights
+from gradsieve.saved.fields import count, items, refuse, shown
 from gradsieve.telemetry import StepRecord
 
 
@@ -57,23 +58,35 @@ class UnderWay:
 def load_under_way(
     weights: OuterWeights, buffers: Sequence[Tensor], saved: Mapping[str, Any]
 ) -> UnderWay:
-    """One that has arrived, as it was saved.
+    """One that has arrived, as it was saved and passed `require_under_way`; changes nothing else.
 
     Args:
         buffers: those that are averaged, on their devices.
+
+    Raises:
+        ValueError: it is of another model or of other fragments.
     """
-    devices = {buffer.device: None for buffer in buffers} if saved["buffers"] else {}
-    flight = weights.begin(saved["fragment"], goes_on=True)
-    for bucket, average in zip(flight.buckets, saved["averages"], strict=True):
-        bucket.flat.copy_(average)
-    for mine, departed in zip(flight.departed, saved["departed"], strict=True):
-        mine.copy_(departed)
+    fragment = count("under_way.fragment", saved["fragment"], 0, len(weights.parts) - 1)
+    flight = weights.begin(fragment, goes_on=True)
+    averages = [bucket.flat for bucket in flight.buckets]
+    replace_all("under_way.averages", averages, saved["averages"])
+    replace_all("under_way.departed", flight.departed, saved["departed"])
+    # They travel with the last fragment.
+    averaged = empty_averages(buffers) if fragment == len(weights.parts) - 1 else []
+    replace_all("under_way.buffers", averaged, saved["buffers"])
     return UnderWay(
         flight,
         every=saved["every"],
         since=saved["since"],
-        buffers=[
-            average.to(device) for average, device in zip(saved["buffers"], devices, strict=True)
-        ],
+        buffers=averaged,
         has_arrived=True,
     )
+
+
+@torch.no_grad()
+def replace_all(field: str, mine: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
+    items(field, saved, len(mine))
+    for own, other in zip(mine, saved, strict=True):
+        if (own.shape, own.dtype) != (other.shape, other.dtype):
+            refuse(field, shown(own), shown(other))
+        own.copy_(other)

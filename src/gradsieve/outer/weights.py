@@ -1,13 +1,16 @@
 """The weights of the last outer step, which all ranks share, and the optimizer that moves them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from gradsieve.outer.fragments import PseudoGradients, buckets_of, split_alike
+from gradsieve.saved.names import counterparts
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 LEARNING_RATE, MOMENTUM = 0.7, 0.9
@@ -64,6 +67,28 @@ class OuterWeights:
         """The outer weights."""
         return list(zip(self.names, self.outer, strict=True))
 
+    def require_fit(self, names: Sequence[str], weights: Mapping[str, Tensor]) -> Mapping[str, str]:
+        """Each own name, and the one that was saved for it.
+
+        Args:
+            names: of the saved weights, in the order in which their optimizer knows them.
+
+        Raises:
+            ValueError: they are of another model.
+        """
+        found = counterparts(names, self.names)
+        if [found[name] for name in self.names] != list(names):
+            raise ValueError(
+                "the saved state is of another model: its parameters come in another order"
+            )
+        for name, mine in self.named:
+            if (saved := weights[found[name]]).shape != mine.shape:
+                raise ValueError(
+                    f"the saved state is of another model: parameter {name} is {list(mine.shape)}, "
+                    f"the saved weights are {list(saved.shape)}"
+                )
+        return found
+
     @torch.no_grad()
     def begin(self, fragment: int, *, goes_on: bool) -> Flight:
         """The pseudo-gradients of a fragment: outer weights - weights (arXiv 2311.08105, line 10 of
@@ -118,6 +143,24 @@ def made_by(make: OuterOptimizer, weights: Sequence[nn.Parameter]) -> Optimizer:
             "make it from the function's argument, not from the model's parameters"
         )
     return optimizer
+
+
+def require_optimizer_fits(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raise ValueError where the optimizer cannot load and use it; tried on a copy."""
+    trial = deepcopy(optimizer)
+    try:
+        trial.load_state_dict(deepcopy(dict(saved)))
+        # What others keep beside their state may not have been copied.
+        if type(optimizer).__module__.startswith("torch.optim"):
+            for group in trial.param_groups:
+                for weights in group["params"]:
+                    weights.grad = torch.zeros_like(weights)
+            trial.step()
+    except Exception as error:
+        raise ValueError(
+            f"the saved state cannot be loaded: optimizer does not fit this "
+            f"{type(optimizer).__name__} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def copied(parameter: Tensor, device: torch.device | None) -> nn.Parameter:

@@ -24,6 +24,7 @@ from gradsieve.recording.histogram import Histogram
 from gradsieve.recording.mailbox import Mailbox
 from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
+from gradsieve.saved.names import plain_names
 from gradsieve.state import SieveState
 from gradsieve.telemetry import StepRecord
 
@@ -85,7 +86,8 @@ class Recorder:
         self._state = state
         # Not DDP's module: it keeps the hook's state, which keeps this, and none would be freed.
         inner = model.module if isinstance(model, DistributedDataParallel) else model
-        self._parameters = {name: p for name, p in inner.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in inner.named_parameters() if p.requires_grad}
+        self._parameters = dict(zip(plain_names([*trained]), trained.values(), strict=True))
         # As a state that was not bound names them.
         self._numbered = {str(n): p for n, p in enumerate(self._parameters.values())}
         elements = sum(p.numel() for p in self._parameters.values())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradsieve.rotation.basis import Basis, product
 
-SavedRotation = dict[str, Any]
+SavedRotation = Mapping[str, Any]
 
 EARLY = (1, 3, 7)
 """The steps after which the bases turn for the first times."""
@@ -150,29 +150,31 @@ class Rotation:
         return {
             "steps": self.steps,
             "vectors": [basis.vectors.clone() for basis in self.bases],
-            "covariances": [basis.covariance.clone() for basis in self.bases],
+            # One that is not finite would be forgotten when the bases turn.
+            "covariances": [
+                torch.where(basis.covariance.isfinite(), basis.covariance, 0.0)
+                for basis in self.bases
+            ],
         }
 
-    def require_fit(self, name: str, saved: Mapping[str, Any]) -> None:
+    def require_fit(self, name: str, saved: SavedRotation) -> None:
         """Raise ValueError if `load` cannot take what was saved of the parameter `name`."""
-        if "steps" not in saved:
-            raise ValueError(f"parameter {name}: the saved rotation lacks its steps")
-        mine = [basis.vectors.shape for basis in self.bases]
-        for what in ("vectors", "covariances"):
-            theirs = [tensor.shape for tensor in saved.get(what, [])]
-            if theirs != mine:
-                raise ValueError(
-                    f"parameter {name}: the saved rotation has {what} of {theirs}, this one of "
-                    f"{mine}; rotation must be what it was when saving"
-                )
+        mine = [list(basis.vectors.shape) for basis in self.bases]
+        theirs = [list(vectors.shape) for vectors in saved["vectors"]]
+        if theirs != mine:
+            raise ValueError(
+                f"parameter {name}: the saved rotation has vectors of {theirs}, this one of "
+                f"{mine}; rotation must be what it was when saving"
+            )
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        self.steps = int(saved["steps"])
+    def load(self, saved: SavedRotation) -> None:
+        """What `require_fit` lets pass."""
+        self.steps, self.is_due = saved["steps"], False
         for basis, vectors, covariance in zip(
             self.bases, saved["vectors"], saved["covariances"], strict=True
         ):
-            basis.vectors.copy_(vectors)
-            basis.covariance.copy_(covariance)
+            basis.vectors.copy_(vectors.detach())
+            basis.covariance.copy_(covariance.detach())
         self._take_fingerprint()
 
 

@@ -1,0 +1,57 @@
+"""Names of parameters: as the model's modules give them, whatever the model is wrapped in."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+WRAPPERS = frozenset(
+    {
+        "_orig_mod",  # torch.compile
+        "_checkpoint_wrapped_module",  # activation checkpointing
+        "_fsdp_wrapped_module",
+        "_fpw_module",  # FSDP of older torch
+        "_forward_module",  # Lightning Fabric
+    }
+)
+"""Modules that hold another one and nothing else."""
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Without the modules that wrappers add; as they are, where two would become one."""
+    plain = []
+    for name in names:
+        *modules, own = name.split(".")
+        plain.append(".".join([*(module for module in modules if module not in WRAPPERS), own]))
+    return plain if len({*plain}) == len(plain) else [*names]
+
+
+def module_prefix(names: Collection[str]) -> str:
+    """The modules that all of them lie in: "module.net.", or nothing."""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = []
+    for level in zip(*paths, strict=False):
+        if len({*level}) > 1:
+            break
+        shared.append(level[0])
+    return "".join(f"{module}." for module in shared)
+
+
+def counterparts(saved: Collection[str], mine: Collection[str]) -> Mapping[str, str]:
+    """Each of the model's names, and the one that was saved for it.
+
+    They are the same, or differ by modules around the whole model on one side.
+
+    Raises:
+        ValueError: the saved state is of another model.
+    """
+    if {*saved} == {*mine}:
+        return {name: name for name in mine}
+    theirs, ours = module_prefix(saved), module_prefix(mine)
+    is_around = f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")
+    stripped = {name.removeprefix(theirs): name for name in saved}
+    matched = {name: stripped.get(name.removeprefix(ours)) for name in mine}
+    found = {name: other for name, other in matched.items() if other is not None}
+    if is_around and len(found) == len(mine) == len(saved):
+        return found
+    missing, extra = sorted({*mine} - {*saved}), sorted({*saved} - {*mine})
+    raise ValueError(
+        f"the saved state is of another model: it lacks {missing} and has {extra} besides"
+    )

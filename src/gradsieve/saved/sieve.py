@@ -1,0 +1,154 @@
+"""What `SieveState.state_dict` saves: sound by itself, and whose it is."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gradsieve.accounts import NO_ACCOUNT
+from gradsieve.budget import SMALLEST_SCALE
+from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
+from gradsieve.saved.parameter import require_parameter
+from gradsieve.saved.seal import SEAL, require_whole
+
+VERSION = 2
+FIELDS = (
+    "version",
+    "rank",
+    "world_size",
+    "settings",
+    "step",
+    "min_numel",
+    "weights",
+    "mean_square",
+    "scale",
+    "note",
+    "parameters",
+    SEAL,
+)
+LARGEST_CRC = 2**32 - 1
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""In the words of an object that has none of its own: another one in each process."""
+
+
+def lines_of(settings: Sequence[str]) -> list[str]:
+    """Settings as they are saved."""
+    return [ADDRESS.sub("", line) for line in settings]
+
+
+def require_sound(saved: object) -> Mapping[str, Any]:
+    """The state, where it is one and as it was saved.
+
+    Raises:
+        ValueError: naming the field that makes no sense, or the checksum.
+    """
+    require_version(saved, VERSION, "a gradsieve state")
+    found = with_keys("the state", saved, FIELDS)
+    require_place(found)
+    for line in items("settings", found["settings"]):
+        text("settings", line)
+    count("step", found["step"])
+    if found["min_numel"] is not None:
+        count("min_numel", found["min_numel"])
+    if found["mean_square"] is not None:
+        number("mean_square", found["mean_square"], 0.0)
+    number("scale", found["scale"], SMALLEST_SCALE, 1 / SMALLEST_SCALE)
+    for told in items("note", found["note"], len(NO_ACCOUNT)):
+        number("note", told, 0.0)
+    for name, parameter in by_name("parameters", found["parameters"]).items():
+        require_parameter(name, parameter)
+    if found["weights"] is None:
+        with_keys("parameters, without weights,", found["parameters"], ())
+    else:
+        for name, crc in with_keys("weights", found["weights"], found["parameters"]).items():
+            count(f"weights[{name}]", crc, 0, LARGEST_CRC)
+    require_whole(found)
+    return found
+
+
+def require_version(saved: object, version: int, kind: str) -> None:
+    found = saved.get("version") if isinstance(saved, Mapping) else None
+    if type(found) is int and found == version:
+        return
+    older = " (an older gradsieve's does not say whose it is)" if found == 1 else ""
+    raise ValueError(f"expected {kind} of version {version}, found version {found!r}{older}")
+
+
+def require_place(saved: Mapping[str, Any]) -> None:
+    """Rank and world size of a state that is sound otherwise."""
+    world_size = count("world_size", saved["world_size"], 1)
+    count("rank", saved["rank"], 0, world_size - 1)
+    text(SEAL, saved[SEAL])
+
+
+def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: int) -> None:
+    """Raise ValueError where the state is another rank's than this one's."""
+    if (saved_rank, saved_size) == (rank, world_size):
+        return
+    todo = "load on each rank what it has saved itself"
+    if saved_size != world_size:
+        todo = (
+            f"gs.reshard(states, {world_size}) makes states of {world_size} ranks from those of "
+            f"all {saved_size} (a rank knows its process group when that has been made)"
+        )
+    raise ValueError(
+        f"this is the state of rank {saved_rank} of {saved_size}, loaded on rank {rank} of "
+        f"{world_size}: what a rank has not sent is its own, and would be lost or counted twice; "
+        f"{todo}"
+    )
+
+
+def require_settings(saved: Sequence[str], mine: Sequence[str]) -> None:
+    """Raise ValueError with each setting that is another, and both its values."""
+    theirs, ours = dict(map(divided, saved)), dict(map(divided, mine))
+    differing = [
+        f"{name} was {theirs.get(name, 'unknown')} and is {ours.get(name, 'unknown')} here"
+        for name in {**ours, **theirs}
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"the state was saved with other settings: {'; '.join(differing)}. Go on with those "
+            "of the run that saved it; exchange may be set anew after loading"
+        )
+
+
+def divided(line: str) -> tuple[str, str]:
+    name, _, value = line.partition("=")
+    return name, value
+
+
+def require_weights(
+    saved: Mapping[str, int],
+    mine: Mapping[str, int],
+    todo: str = "load the model's checkpoint of the same step first, then this state",
+) -> None:
+    """Compare checksums by name; raise ValueError where the model's weights are others.
+
+    Args:
+        mine: of some of the parameters.
+        todo: what the message says besides.
+    """
+    others = [name for name, crc in mine.items() if saved[name] != crc]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ValueError(
+            f"the model's weights are not those of the step at which this state was saved "
+            f"({others[0]}{more}): {todo}"
+        )
+
+
+def require_scale(scale: float, largest: float | None) -> None:
+    """
+    Args:
+        largest: that the own budget may reach; None without one.
+    """
+    if largest is None:
+        number("scale", scale, 1.0, 1.0)
+    else:
+        number("scale", scale, SMALLEST_SCALE, largest)
+
+
+def finite_note(note: Sequence[float]) -> list[float]:
+    """What is kept of an account: clocks are read one after the other and may cross."""
+    return [max(0.0, number) if math.isfinite(number) else 0.0 for number in note]
