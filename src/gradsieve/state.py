@@ -141,6 +141,7 @@ class SieveState:
 
         Raises:
             SieveError: the state belongs to another model, or has numbered its parameters already.
+            ValueError: a state of another model was loaded before.
         """
         if not isinstance(model, DistributedDataParallel):
             self.registry.bind(model)
