@@ -12,6 +12,7 @@ from gradsieve.saved.sieve import (
     VERSION,
     finite_note,
     lines_of,
+    require_min_numel,
     require_own_place,
     require_scale,
     require_settings,
@@ -55,6 +56,7 @@ def require_loadable(
     require_settings(found["settings"], lines_of(state.settings))
     budget = state.steering.budget
     require_scale(found["scale"], None if budget is None else budget.largest_scale)
+    require_min_numel(found["min_numel"], state.registry.min_numel)
     state.registry.require_fit(found["parameters"], found["weights"], weights)
     if found["step"] and not found["parameters"]:
         raise ValueError(f"the saved state is of step {found['step']} and has no parameters")

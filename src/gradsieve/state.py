@@ -157,6 +157,7 @@ class SieveState:
         Raises:
             SieveError: the state belongs to another model, or has numbered its parameters already;
                 a parameter that is trained has sparse gradients or a dtype that is not taken.
+            ValueError: a state of another model was loaded before.
         """
         # A compiled module hides the DDP model in it.
         model = getattr(model, "_orig_mod", model)

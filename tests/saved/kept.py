@@ -56,7 +56,7 @@ def kept_state(model=None, seed=0, **settings):
     dealt.flat_residual()[50:] = 0
     dealt.dealt = Dealt(0, 50, 2)
     for parameter in state.registry:
-        parameter.keep()
+        parameter.commit()
     return state
 
 

@@ -48,7 +48,7 @@ def require_sound(saved: object) -> Mapping[str, Any]:
     for line in items("settings", found["settings"]):
         text("settings", line)
     count("step", found["step"])
-    if found["min_numel"] is not None:
+    if found["parameters"] or found["min_numel"] is not None:
         count("min_numel", found["min_numel"])
     if found["mean_square"] is not None:
         number("mean_square", found["mean_square"], 0.0)
@@ -135,6 +135,15 @@ def require_weights(
         raise ValueError(
             f"the model's weights are not those of the step at which this state was saved "
             f"({others[0]}{more}): {todo}"
+        )
+
+
+def require_min_numel(saved: int | None, mine: int | None) -> None:
+    """Raise ValueError where other parameters were small; None: not known yet."""
+    if None not in (saved, mine) and saved != mine:
+        raise ValueError(
+            f"min_numel was {saved} when the state was saved and is {mine} here: other parameters "
+            "travel whole"
         )
 
 
