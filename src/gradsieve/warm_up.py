@@ -4,6 +4,7 @@ import time
 from functools import cache
 from threading import Timer
 
+import numpy as np
 import torch
 from numba.core.event import Event, Listener, install_listener
 
@@ -20,11 +21,13 @@ NOTICE_AFTER = 2.0
 def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) -> None:
     """Run every compiled function that training with these settings calls, on a few numbers.
 
-    The first time on a machine they are compiled, about half a minute on one core, and kept in
+    The first time on a machine they are compiled, about half a minute on one core, and kept
     on disk. In the first step all ranks would wait for it, and its time be counted as theirs.
     """
     with install_listener("numba:compile", Told()):
-        ones, zeros = torch.ones(8), torch.zeros(8)
+        # Whatever the default dtype and device are.
+        ones = torch.from_numpy(np.ones(8, np.float32))
+        zeros = torch.from_numpy(np.zeros(8, np.float32))
         measure(ones)
         measure(ones, zeros)
         sample_magnitudes(ones, zeros, 0)
@@ -40,9 +43,9 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
             decoded.add_to(ones.numpy(), 1.0)
         if rotates:
             rotation = Rotation(2, 2, 2, ones.device)
-            rotation.learn(torch.ones(4))
-            rotation.turn([torch.ones(4)])
-            rotation.restore(torch.ones(4))
+            rotation.learn(ones[:4])
+            rotation.turn([ones[:4]])
+            rotation.restore(ones[:4])
 
 
 class Told(Listener):

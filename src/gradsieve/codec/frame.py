@@ -174,7 +174,8 @@ def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
     if frame.is_contiguous() and behind >= SLACK:
         data: NDArray[np.uint8] = frame.numpy()
         return data
-    padded = torch.zeros(frame.numel() + SLACK, dtype=torch.uint8)[: frame.numel()]
+    padded = torch.zeros(frame.numel() + SLACK, dtype=torch.uint8, device="cpu")
+    padded = padded[: frame.numel()]
     copied: NDArray[np.uint8] = padded.copy_(frame).numpy()
     return copied
 
