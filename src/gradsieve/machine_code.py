@@ -28,8 +28,9 @@ from numba.misc.appdirs import AppDirs
 from gradsieve.notices import tell
 
 PACKAGE = Path(__file__).parent
-COMPILED = ("compiled.py", "machine_code.py", "codec", "recording", "rotation", "sieve")
-"""Files and folders of the package whose sources are compiled, or feed what is."""
+FILES = ("arrays.py", "compiled.py", "machine_code.py")
+FOLDERS = ("codec", "recording", "rotation", "sieve")
+"""Parts of the package whose sources are compiled, or feed what is."""
 MAGIC = b"gradsieve machine code 1\n"
 DIGEST_BYTES = 32
 
@@ -156,9 +157,9 @@ def sources() -> str:
 
 
 def source_files() -> Iterator[Path]:
-    for name in COMPILED:
-        path = PACKAGE / name
-        yield from sorted(path.glob("*.py")) if path.is_dir() else [path]
+    yield from (PACKAGE / name for name in FILES)
+    for name in FOLDERS:
+        yield from sorted((PACKAGE / name).glob("*.py"))
 
 
 def versions() -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ NOTICE_AFTER = 2.0
 def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) -> None:
     """Run every compiled function that training with these settings calls, on a few numbers.
 
-    The first time on a machine they are compiled, about half a minute on one core, and kept in
+    The first time on a machine they are compiled, about half a minute on one core, and kept
     on disk. In the first step all ranks would wait for it, and its time be counted as theirs.
     """
     with install_listener("numba:compile", Told()):

@@ -8,13 +8,14 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gradsieve.arrays import FLOAT32, INT32, UINT8, require_array, require_target
 from gradsieve.codec.bfloat16 import from_bfloat16, to_bfloat16
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.exact import encode_exact, open_exact
 from gradsieve.codec.levels import add_levels, encode_levels, open_levels, settle
 from gradsieve.codec.planes import MOST_LOW_BITS, PLANES
 from gradsieve.codec.settings import LEVEL_SETTINGS, SETTINGS
-from gradsieve.codec.survivors import PARTS, add_survivors, read_survivors
+from gradsieve.codec.survivors import PARTS, add_survivors, ascend, read_survivors
 
 Floats = NDArray[np.float32]
 Values = Literal["levels", "float32", "bfloat16"]
@@ -90,10 +91,11 @@ class Section:
         Raises:
             FrameError: the payload makes no sense; `name` is in the message. Nothing outside
                 `total` was touched.
-            ValueError: `total` is not float32 [numel].
+            TypeError: `total` is not float32.
+            ValueError: `total` does not have `numel` elements, is not contiguous or read-only.
         """
-        if total.shape != (self.numel,):
-            raise ValueError(f"{name} has {self.numel} elements, what it is added to {total.shape}")
+        require_target(f"what {name} is added to", total, FLOAT32, self.numel)
+        require_array(f"{name}'s payload", self.payload, UINT8)
         scale = np.float32(factor)
         if self.whole:
             # What overflowed or was NaN on one rank is to be so on all.
@@ -131,6 +133,7 @@ class Section:
         Raises:
             FrameError: the payload makes no sense.
         """
+        require_array(f"{name}'s payload", self.payload, UINT8)
         if self.kind is Kind.LEVELS:
             found, counts, values, at = open_levels(
                 self.payload, self.count, self.numel, self.low_bits, self.planes
@@ -152,7 +155,13 @@ class Section:
 
 
 def whole_section(values: Floats, mode: Values) -> Section:
-    """All elements of a parameter, as float32 where that is the mode, else as bfloat16."""
+    """All elements of a parameter, as float32 where that is the mode, else as bfloat16.
+
+    Raises:
+        TypeError: the values are not float32.
+        ValueError: they do not lie in one row.
+    """
+    require_array("values", values, FLOAT32)
     if mode == "float32":
         raw = values.astype("<f4", copy=False)
         return Section(values.size, values.size, Kind.WHOLE_FLOAT32, raw.view(np.uint8))
@@ -173,7 +182,7 @@ def pruned_section(
 ) -> Section:
     """A parameter's survivors.
 
-    Nothing of this is checked here; `gradsieve.encode` does.
+    What the values and the residual hold is not checked here; `gradsieve.encode` does.
 
     Args:
         indices: int32, ascending, each in 0 .. numel - 1.
@@ -182,10 +191,20 @@ def pruned_section(
             count of their own are a row or several. 0 where it is not known.
         finite: no value is NaN or infinite; others travel exactly whatever the mode.
         residual: float32 [numel], 0 at `indices`; gets what the section does not carry.
+
+    Raises:
+        TypeError: arrays of other dtypes.
+        ValueError: sizes that do not fit, strides, or indices that do not ascend below `numel`.
     """
     dead_zone, smallest, count = np.float32(threshold), smallest_block(row), indices.size
+    require_array("indices", indices, INT32)
+    require_array("values", values, FLOAT32, count)
+    if residual is not None:
+        require_target("the residual", residual, FLOAT32, numel)
     if not count:
         return empty_section(numel, threshold)
+    if not ascend(indices, numel):
+        raise ValueError(f"indices must ascend strictly within 0..{numel - 1}")
     if mode == "levels" and finite:
         payload, low_bits, planes, error = encode_levels(
             indices, values, numel, smallest, dead_zone, residual

@@ -15,6 +15,16 @@ CHUNK = 2048
 
 
 @compiled
+def ascend(indices, numel):  # type: ignore[no-untyped-def]
+    """Whether indices (int32 [N], 1 or more) ascend strictly within 0 .. numel - 1."""
+    ends = indices[0] >= 0 and indices[-1] < numel
+    falls = np.int32(0)
+    for i in range(1, indices.size):
+        falls += np.int32(indices[i] <= indices[i - 1])
+    return ends and not falls
+
+
+@compiled
 def add_survivors(payload, address, universe, counts, values, factor, total):  # type: ignore[no-untyped-def]
     """total[positions] += factor · values; each chunk is checked before it is added.
 

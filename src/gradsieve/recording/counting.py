@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradsieve.arrays import FLOAT32, require_array
 from gradsieve.compiled import compiled
 from gradsieve.recording.histogram import (
     BINS,
@@ -50,11 +51,18 @@ def sampled(tensor: Tensor, every: int) -> Tensor:
 
 
 def counted(sample: Tensor, elements: int) -> Histogram:
-    """Count what `sampled` gives, of a tensor of so many elements."""
+    """Count what `sampled` gives, of a tensor of so many elements.
+
+    Raises:
+        TypeError: the sample is not float32.
+        ValueError: it is not flat.
+    """
     if sample.device.type != "cpu":
         return count_on_device(sample, elements)
+    numbers = sample.numpy()
+    require_array("the sample", numbers, FLOAT32)
     counts = np.zeros(BINS, np.int64)
-    total, square_sum, nonfinite = count(sample.numpy(), sample.numpy().view(np.int32), counts)
+    total, square_sum, nonfinite = count(numbers, numbers.view(np.int32), counts)
     return Histogram(
         counts=counts,
         elements=elements,

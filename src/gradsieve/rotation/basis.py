@@ -1,8 +1,10 @@
 """An orthonormal basis that follows the gradients."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gradsieve.arrays import FLOAT32, FLOAT64, require_matrix
 from gradsieve.rotation.fixed_order import add_gram, multiply, orthonormal_factor
 
 FORGETTING = 0.6
@@ -25,9 +27,18 @@ class Basis:
         """float32 [size, size], in the coordinates of `vectors`."""
 
     def learn(self, matrix: Tensor) -> None:
-        """Add rows of averaged coefficients, float32 [*, size], to the covariance."""
+        """Add rows of averaged coefficients, float32 [*, size], to the covariance.
+
+        Raises:
+            TypeError: another dtype.
+            ValueError: another shape.
+        """
         if matrix.is_cpu:
-            add_gram(matrix.contiguous().numpy(), self.covariance.numpy())
+            rows, covariance = matrix.contiguous().numpy(), self.covariance.numpy()
+            size = covariance.shape[0]
+            require_matrix("the coefficients", rows, FLOAT32, (-1, size))
+            require_matrix("the covariance", covariance, FLOAT32, (size, size))
+            add_gram(rows, covariance)
         else:
             self.covariance.addmm_(matrix.T, matrix)
 
@@ -52,18 +63,34 @@ class Basis:
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
-    """Q of the QR decomposition, float64, the same bits on every CPU."""
+    """Q of the QR decomposition of a square matrix, float64, the same bits on every CPU.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: another shape.
+    """
     if not matrix.is_cpu:
         return torch.linalg.qr(matrix).Q  # type: ignore[no-any-return]
-    factor = torch.empty_like(matrix)
-    orthonormal_factor(matrix.clone().numpy(), factor.numpy())
-    return factor
+    overwritten = matrix.clone(memory_format=torch.contiguous_format).numpy()
+    require_matrix("the matrix", overwritten, FLOAT64, (len(matrix), len(matrix)))
+    factor = np.empty_like(overwritten)
+    orthonormal_factor(overwritten, factor)
+    return torch.from_numpy(factor)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product, of one dtype, the same bits on every CPU."""
+    """The matrix product, of one dtype, the same bits on every CPU.
+
+    Raises:
+        TypeError: dtypes that differ, or neither float32 nor float64.
+        ValueError: shapes that do not fit.
+    """
     if not left.is_cpu:
         return torch.mm(left, right)
-    result: Tensor = torch.empty(left.shape[0], right.shape[1], dtype=left.dtype, device="cpu")
-    multiply(left.contiguous().numpy(), right.contiguous().numpy(), result.numpy())
-    return result
+    factor, other = left.contiguous().numpy(), right.contiguous().numpy()
+    dtype = FLOAT64 if left.dtype is torch.float64 else FLOAT32
+    require_matrix("the left factor", factor, dtype, (-1, -1))
+    require_matrix("the right factor", other, dtype, (factor.shape[1], -1))
+    result = np.empty((factor.shape[0], other.shape[1]), dtype)
+    multiply(factor, other, result)
+    return torch.from_numpy(result)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradsieve.arrays import FLOAT32, require_array, require_target
 from gradsieve.sieve.kernel import ROW_BYTES, UNIT, measure_blocks, sieve_blocks
 from gradsieve.sieve.moments import Moments
 from gradsieve.sieve.tile import BLOCK, CLEAR, LARGEST, PADDING, STREAM, STREAM_ALIGNMENT, TOTALS
@@ -35,6 +36,10 @@ def sieve_on_cpu(
     The new residual goes to `into`: `residual` itself, or an array that does not overlap it.
     """
     numel = gradient.size
+    require_gradient = require_target if clear else require_array
+    require_gradient("the gradient", gradient, FLOAT32)
+    require_array("the residual", residual, FLOAT32, numel)
+    require_target("what gets the residual", into, FLOAT32, numel)
     bounds = chunk_bounds(numel, torch.get_num_threads())
     indices, values = out.free(numel + len(bounds) * PADDING)
     totals = totals_for(numel)
@@ -57,6 +62,9 @@ def sieve_on_cpu(
 
 def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
     numel = gradient.size
+    require_array("the gradient", gradient, FLOAT32)
+    if residual is not None:
+        require_array("the residual", residual, FLOAT32, numel)
     totals = totals_for(numel)
     whole = numel // BLOCK * BLOCK
     if whole:

@@ -71,16 +71,38 @@ def sample_magnitudes(gradient: Tensor, residual: Tensor, step: int) -> Magnitud
     """Histogram of the accumulated gradient from at most SAMPLE elements.
 
     gradient, residual: flat float32 tensors of one device. The sample moves with the step.
+
+    Raises:
+        TypeError: tensors of another dtype.
+        ValueError: sizes or devices that differ, or strides.
     """
+    require_flat("the gradient", gradient, gradient)
+    require_flat("the residual", residual, gradient)
     phase = phase_of(step)
     every = -(-gradient.numel() // SAMPLE)
     first = int(phase * every)
     if gradient.device.type == "cpu":
         counts = np.zeros(BINS, np.int64)
-        count_magnitudes(gradient.numpy(), residual.numpy(), first, every, counts)
+        flat, left = gradient.detach().numpy(), residual.detach().numpy()
+        count_magnitudes(flat, left, first, every, counts)
         return Magnitudes(counts, phase)
     accumulated = every_nth_run(gradient, first, every) + every_nth_run(residual, first, every)
     return Magnitudes(count_on_device(accumulated), phase)
+
+
+def require_flat(name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.dtype is not torch.float32:
+        raise TypeError(f"{name} must be torch.float32, got {tensor.dtype}")
+    if tensor.dim() != 1 or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be flat and contiguous, got {list(tensor.shape)} with strides of "
+            f"{list(tensor.stride())}"
+        )
+    if tensor.numel() != like.numel() or tensor.device != like.device:
+        raise ValueError(
+            f"{name} has {tensor.numel()} elements on {tensor.device}, the gradient "
+            f"{like.numel()} on {like.device}"
+        )
 
 
 def every_nth_run(flat: Tensor, first: int, every: int) -> Tensor:
