@@ -81,6 +81,7 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     """
     if bucket.index() == 0:
         state.begin_step(bucket)
+    state.follow_layout(bucket)
     future = dispatch(state, bucket)
     if bucket.is_last():
         state.end_step()

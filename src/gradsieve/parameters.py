@@ -68,6 +68,7 @@ class ParameterState:
         """Nothing was kept so far, here or in `owned`."""
         self._given: Tensor | None = None
         """The residual before this step, where the step has sent all of it."""
+        self._rotation_block = rotation
         self.rotation = None if whole else rotation_of(residual, rotation)
         """With one, residual and survivors are coefficients in its bases."""
         self.row = row_numel(residual)
@@ -177,6 +178,24 @@ class ParameterState:
         piece += ranks * self.owned.residual.to(piece.device)
         self.owned = None
 
+    def lay_out(self, stride: Sequence[int], ranks: int) -> None:
+        """The gradient lies in its bucket by other strides than before: the residual follows.
+
+        All ranks must call it in the same step. Bases, which are of rows in memory, begin anew.
+        """
+        residual = self.residual
+        if residual is not None:
+            self.take_over(ranks)
+            self.deal(None, nothing_to_add)
+            before = self.unrotated_residual()
+            residual = torch.empty_strided(
+                self.shape, tuple(stride), dtype=torch.float32, device=self.device
+            )
+            self.residual = residual.copy_(before)
+            if self.rotation is not None:
+                self.rotation = rotation_of(residual, self._rotation_block)
+        self.stride = tuple(stride)
+
     def unrotated_residual(self) -> Tensor:
         """A copy of the residual as a part of the gradient."""
         return self._restored(self.flat_residual().clone()).as_strided(self.shape, self.stride)
@@ -273,6 +292,10 @@ class ParameterState:
         self.moments = Moments(**moments) if isinstance(moments, dict) else None
         mean_square = saved.get("mean_square")
         self.mean_square = float(mean_square) if isinstance(mean_square, float | int) else None
+
+
+def nothing_to_add(total: Tensor) -> None:
+    """The sum of one residual is itself."""
 
 
 def row_numel(parameter: Tensor) -> int:

@@ -42,6 +42,11 @@ class Registry:
         """This step began before the names were known."""
         return bool(self._shown)
 
+    def known(self, parameter: Tensor) -> ParameterState | None:
+        """What is kept for a parameter; None while the names are unknown."""
+        found = self._by_id.get(id(parameter))
+        return None if found is None else found[1]
+
     def end_step(self) -> None:
         self._shown = []
 

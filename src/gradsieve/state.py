@@ -40,6 +40,7 @@ from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
+from gradsieve.strides import Layouts
 from gradsieve.tally import Tally, computing_threads
 from gradsieve.telemetry import Observer, StepRecord, Totals
 from gradsieve.thresholds import Threshold
@@ -131,6 +132,7 @@ class SieveState:
         self.route = Route(exchange, may_be_dense=not limits_bytes(policy))
         self.members = Members(process_group, node_size, self.route.accounts.notes)
         self.plans = Plans(self.members, values)
+        self._layouts = Layouts()
         self._ddp: Callable[[], DistributedDataParallel | None] = lambda: None
         """The model; it keeps the hook's state, and neither would ever be freed."""
         self._may_be_unused = True
@@ -224,6 +226,14 @@ class SieveState:
             self._compare_ranks(first.parameters())
         self.route.begin_step(self.members, self.registry, self._turns)
         self.tally = Tally(computing_threads(first.buffer().device))
+
+    def follow_layout(self, bucket: Bucket) -> None:
+        """Lay residuals out as the gradients lie in a bucket of DDP's; raises as `Layouts.follow`.
+
+        Before `meet`, in the same order on all ranks.
+        """
+        if self._layouts.follow(bucket, self.registry.known, self.members.group.size()):
+            self.plans.forget()
 
     def meet(self, bucket: Bucket) -> list[ParameterState]:
         """What the state keeps for the bucket's parameters, in the bucket's order.
