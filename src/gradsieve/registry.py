@@ -1,6 +1,7 @@
 """Which state belongs to which parameter: named by the model, or numbered as DDP shows them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -54,6 +55,22 @@ class Registry:
         """Names and parameters; while there are none, those of the first bucket, numbered."""
         known = [(state.name, own) for own, state in self._by_id.values()]
         return known or numbers_for([bucket])
+
+    # Copies.
+
+    @property
+    def is_numbered(self) -> bool:
+        """It has parameters, or a loaded state of some, and no model has named them."""
+        waiting = all(name.isdecimal() for name in self._awaiting or ())
+        return self._model is None and (bool(self._states) or (bool(self._awaiting) and waiting))
+
+    def blank(self) -> "Registry":
+        """One with the same settings, and no parameters yet."""
+        return Registry(self._min_numel, self._rotation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is kept of each parameter, without the model and its parameters."""
+        return self.__dict__ | {"_model": None, "_by_id": {}, "_shown": []}
 
     # Names.
 
@@ -135,6 +152,8 @@ class Registry:
     # Checkpoints.
 
     def save(self) -> dict[str, SavedParameter]:
+        if not self._states and self._awaiting is not None:
+            return dict(self._awaiting)
         return {name: state.save() for name, state in self._states.items()}
 
     def require_fit(self, saved: Mapping[str, SavedParameter]) -> None:
