@@ -60,6 +60,7 @@ def attach(
         process_group=model.process_group,
     )
     state.bind(model)
+    drop_copies(model)
     try:
         model.register_comm_hook(state, sieve_hook)
     except RuntimeError as error:
@@ -68,13 +69,23 @@ def attach(
 
 
 def require_no_hook(model: nn.Module) -> None:
-    hooks = getattr(model, "_comm_hooks", [])
+    hooks = [entry for entry in getattr(model, "_comm_hooks", []) if not is_copy(entry[1])]
     if hooks:
         name = getattr(hooks[0][0], "__name__", repr(hooks[0][0]))
         raise SieveError(
             f"the model has the communication hook {name} already, and DDP takes one; attach "
             "gradsieve once, and no other hook beside it"
         )
+
+
+def is_copy(state: object) -> bool:
+    """A copied model remembers a copy of the original's state, and has no hook."""
+    return isinstance(state, SieveState) and state.copied is not None
+
+
+def drop_copies(model: DistributedDataParallel) -> None:
+    """Each holds residuals as large as the model, which the new state does not take over."""
+    model._comm_hooks = [entry for entry in model._comm_hooks if not is_copy(entry[1])]
 
 
 def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -84,6 +95,7 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     """
     if bucket.index() == 0:
         state.begin_step(bucket)
+    state.follow_layout(bucket)
     future = dispatch(state, bucket)
     if bucket.is_last():
         state.end_step()

@@ -1,7 +1,7 @@
 """What the sieve keeps for each parameter."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,6 +105,7 @@ class ParameterState:
         """Memory for the next step's residual; 0 outside what `dealt` leaves to this rank."""
         self._has_given = False
         """This step has sent all of the residual."""
+        self._rotation_block = rotation
         self.rotation = None if whole else rotation_of(residual, rotation)
         """With one, residual and survivors are coefficients in its bases."""
         self.row = row_numel(residual)
@@ -262,6 +263,24 @@ class ParameterState:
         piece += ranks * self.owned.residual.to(piece.device)
         self.owned = None
 
+    def lay_out(self, stride: Sequence[int], ranks: int) -> None:
+        """The gradient lies in its bucket by other strides than before: the residual follows.
+
+        All ranks must call it in the same step. Bases, which are of rows in memory, begin anew.
+        """
+        self.take_over(ranks)
+        self.deal(None, nothing_to_add)
+        before, self._spare = self.unrotated_residual(), None
+        residual = torch.empty_strided(
+            self.shape, tuple(stride), dtype=torch.float32, device=self.device
+        )
+        self.residual, self.stride = residual.copy_(before), tuple(stride)
+        if self.rotation is not None:
+            self.rotation = rotation_of(residual, self._rotation_block)
+        if self.group is not None:
+            # The group takes the new one in when it is next used.
+            self.group.is_current, self.group = False, None
+
     def unrotated_residual(self) -> Tensor:
         """A copy of the residual as a part of the gradient."""
         return self._restored(self.flat_residual().clone()).as_strided(self.shape, self.stride)
@@ -360,6 +379,10 @@ def saved_moments(moments: Moments) -> dict[str, float]:
     squares = moments.gradient_square_sum
     finite = replace(moments, gradient_square_sum=squares if math.isfinite(squares) else 0.0)
     return {name: getattr(finite, name) for name in MOMENTS}
+
+
+def nothing_to_add(total: Tensor) -> None:
+    """The sum of one residual is itself."""
 
 
 def row_numel(parameter: Tensor) -> int:

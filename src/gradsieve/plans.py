@@ -42,6 +42,11 @@ class Plans:
             self._plans[key] = plan_for(way, bucket, place, places)
         return self._plans[key]
 
+    def forget(self) -> None:
+        """A parameter lies otherwise in its bucket from now on."""
+        for kept in (self._plans, self._layouts, self._overheads):
+            kept.clear()
+
     def layout(self, plan: Plan) -> int:
         """Digest of what both sides of a frame must share: shapes, settings and bases."""
         key = id(plan)

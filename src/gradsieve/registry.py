@@ -1,7 +1,7 @@
 """Which state belongs to which parameter: named by the model, or numbered as DDP shows them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -61,6 +61,11 @@ class Registry:
         """This step began before the names were known."""
         return bool(self._shown)
 
+    def known(self, parameter: Tensor) -> ParameterState | None:
+        """What is kept for a parameter; None while the names are unknown."""
+        found = self._by_id.get(id(parameter))
+        return None if found is None else found[1]
+
     def end_step(self) -> None:
         self._shown = []
 
@@ -68,6 +73,23 @@ class Registry:
         """Names and parameters; while there are none, those of the first bucket, numbered."""
         known = [(state.name, own) for own, state in self._by_id.values()]
         return known or numbers_for([bucket])
+
+    # Copies.
+
+    @property
+    def is_numbered(self) -> bool:
+        """It has parameters, or a loaded state of some, and no model has named them."""
+        awaited = () if self._awaiting is None else self._awaiting.parameters
+        numbered = bool(awaited) and all(name.isdecimal() for name in awaited)
+        return self._model is None and (bool(self._states) or numbered)
+
+    def blank(self) -> "Registry":
+        """One with the same settings, and no parameters yet."""
+        return Registry(self.min_numel, self._rotation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is kept of each parameter, without the model and its parameters."""
+        return self.__dict__ | {"_model": None, "_by_id": {}, "_shown": []}
 
     # Names.
 

@@ -3,7 +3,7 @@
 import math
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from gradsieve.budget import limits_bytes
 from gradsieve.changes import Changes
 from gradsieve.checkpoint import fault_of_loaded, load_sieve, require_loadable, save_sieve
 from gradsieve.codec import VALUES, Values
+from gradsieve.copies import Copied, packed, refuse_copy, require_taken_up, take_up, unpack
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
 from gradsieve.errors import SieveError
@@ -43,6 +44,7 @@ from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
+from gradsieve.strides import Layouts
 from gradsieve.tally import Tally, computing_threads
 from gradsieve.telemetry import Observer, StepRecord, Totals
 from gradsieve.thresholds import Threshold
@@ -116,6 +118,7 @@ class SieveState:
         warm_up(values, error_feedback, rotation > 0)
         # Settings.
         self.values: Values = values
+        self.node_size = node_size
         self.rotation = rotation
         self.error_feedback = error_feedback
         self.min_numel = min_numel
@@ -140,6 +143,7 @@ class SieveState:
         self.route = Route(exchange, may_be_dense=not limits_bytes(policy))
         self.members = Members(process_group, node_size, self.route.accounts.notes)
         self.plans = Plans(self.members, values)
+        self._layouts = Layouts()
         self._ddp: Callable[[], DistributedDataParallel | None] = lambda: None
         """The model; it keeps the hook's state, and neither would ever be freed."""
         self.may_be_unused = True
@@ -148,6 +152,8 @@ class SieveState:
         """Rank and world size of a state that was loaded."""
         self._turns = 1
         self._belongs_to_weights = False
+        self.copied: Copied | None = None
+        """Of a copy, until it is bound."""
 
     # Names.
 
@@ -157,21 +163,29 @@ class SieveState:
         Raises:
             SieveError: the state belongs to another model, or has numbered its parameters already;
                 a parameter that is trained has sparse gradients or a dtype that is not taken.
-            ValueError: a state of another model was loaded before.
+            ValueError: a state of another model was loaded before, or copied.
         """
+        if (copied := self.copied) is not None:
+            take_up(self, copied, lambda: self._bind(model, named=not copied.is_numbered))
+        else:
+            self._bind(model)
+
+    def _bind(self, model: nn.Module, *, named: bool = True) -> None:
         # A compiled module hides the DDP model in it.
         model = getattr(model, "_orig_mod", model)
-        if not isinstance(model, DistributedDataParallel):
-            require_prunable(model)
-            self.registry.bind(model)
-            return
-        require_all_buckets(model)
-        require_prunable(model.module, getattr(model, "parameters_to_ignore", ()))
-        # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
-        self.registry.bind(model.module, getattr(model, "parameters_to_ignore", ()))
-        self.may_be_unused = model.find_unused_parameters or model.static_graph
-        self.members.use_unless_given(model.process_group)
-        self._ddp = weakref.ref(model)
+        ignored: Collection[str] = ()
+        inner = model
+        if isinstance(model, DistributedDataParallel):
+            require_all_buckets(model)
+            # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
+            inner, ignored = model.module, getattr(model, "parameters_to_ignore", ())
+        require_prunable(inner, ignored)
+        if named:
+            self.registry.bind(inner, ignored)
+        if isinstance(model, DistributedDataParallel):
+            self.may_be_unused = model.find_unused_parameters or model.static_graph
+            self.members.use_unless_given(model.process_group)
+            self._ddp = weakref.ref(model)
 
     def bind_named(
         self, model: nn.Module, named: Sequence[tuple[str, Tensor]], turns: int = 1
@@ -205,7 +219,7 @@ class SieveState:
         A copy, float32, of the parameter's shape; 0 outside the piece that this rank adds up.
         """
         self.finish_exchanges()
-        return {p.name: p.unrotated_owned() for p in self.registry if not p.whole}
+        return {p.name: p.unrotated_owned() for p in self.registry}
 
     # A step.
 
@@ -234,6 +248,7 @@ class SieveState:
         """
         self._settle()
         self.workspace.clear()
+        require_taken_up(self)
         self.loss_scale.read()
         if (model := self._ddp()) is not None:
             require_even_division(model)
@@ -241,6 +256,14 @@ class SieveState:
             self._compare_ranks(first.parameters())
         self.route.begin_step(self.members, self.registry, self._turns)
         self.tally = Tally(computing_threads(first.buffer().device))
+
+    def follow_layout(self, bucket: Bucket) -> None:
+        """Lay residuals out as the gradients lie in a bucket of DDP's; raises as `Layouts.follow`.
+
+        Before `meet`, in the same order on all ranks.
+        """
+        if self._layouts.follow(bucket, self.registry.known, self.members.group.size()):
+            self.plans.forget()
 
     def meet(self, bucket: Bucket) -> list[ParameterState]:
         """What the state keeps for the bucket's parameters, in the bucket's order.
@@ -414,6 +437,36 @@ class SieveState:
             squares += [float(torch.linalg.vector_norm(r)) ** 2 for r in remainders]
         return math.sqrt(sum(squares))
 
+    # Copies.
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those that make a state with the same settings, for any group."""
+        return {
+            "threshold": self.steering.policy,
+            "values": self.values,
+            "exchange": self.exchange,
+            "node_size": self.node_size,
+            "rotation": self.rotation,
+            "error_feedback": self.error_feedback,
+            "min_numel": self.min_numel,
+            "start_step": self.steering.start_step,
+            "ramp_steps": self.steering.ramp_steps,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the settings and what is kept of the parameters, and must be bound anew.
+
+        Raises:
+            TypeError: the state is that of an `OuterSync`.
+        """
+        if self._belongs_to_weights:
+            refuse_copy("the state of an OuterSync", "save outer.state_dict() instead")
+        return packed(self)
+
+    def __setstate__(self, found: dict[str, Any]) -> None:
+        unpack(self, found)
+
     # Checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
@@ -450,9 +503,13 @@ class SieveState:
 
     def save(self) -> dict[str, Any]:
         self._settle()
+        if self.copied is not None:
+            return self.copied.saved | {"parameters": self.registry.save()}
         return save_sieve(self)
 
     def load(self, state: Mapping[str, Any], weights: Mapping[str, int] | None = None) -> None:
+        if self.copied is not None:
+            raise SieveError("this SieveState is a copy: bind it before a state is loaded")
         # What is refused leaves an unfinished step as it is.
         found = require_loadable(self, state, weights)
         self._settle()

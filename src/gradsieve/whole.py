@@ -97,7 +97,9 @@ class WholeGroup:
     def _used(self, gradient: Tensor) -> Tensor:
         """Which elements belong to a parameter whose gradient is not zero throughout."""
         if self._numbers is None:
-            numels = torch.tensor([p.numel for p in self.parameters], dtype=torch.int64)
+            numels = torch.tensor(
+                [p.numel for p in self.parameters], dtype=torch.int64, device="cpu"
+            )
             self._numbers = torch.repeat_interleave(numels).to(gradient.device)
         nonzero = torch.zeros(len(self.parameters), dtype=torch.int32, device=gradient.device)
         nonzero.index_add_(0, self._numbers, (gradient != 0).int())

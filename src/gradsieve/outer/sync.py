@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.agreement import Description, require_agreement
 from gradsieve.checkpoint import place_in
 from gradsieve.codec import Values
+from gradsieve.copies import refuse_copy
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
 from gradsieve.loss_scale import Scaler
@@ -305,6 +306,12 @@ class OuterSync:
             f"the weights of {'another' if mine else 'this'} rank were not finite when inner step "
             f"{self._schedule.began} ended; no rank has taken them over. Go back to a checkpoint, "
             "with a lower learning rate of the inner optimizer or with its gradients clipped."
+        )
+
+    def __getstate__(self) -> NoReturn:
+        """Raise TypeError: what ranks share cannot be copied on one of them."""
+        refuse_copy(
+            "an OuterSync", "save outer.state_dict() and make a new one of the copied model"
         )
 
     # Checkpoints.

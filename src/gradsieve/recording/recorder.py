@@ -10,13 +10,14 @@ from dataclasses import asdict, fields
 from numbers import Real
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.copies import refuse_copy
 from gradsieve.parameters import ParameterState
 from gradsieve.recording.counting import counted, histogram_of, sampled
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
@@ -205,6 +206,10 @@ class Recorder:
         for file in (self._records, self._histograms, self._board):
             if file is not None:
                 file.close()
+
+    def __getstate__(self) -> NoReturn:
+        """Raise TypeError: two of them would write the same files."""
+        refuse_copy("a Recorder", "make a new one with another directory")
 
     # Records.
 

@@ -1,0 +1,68 @@
+"""A copy or pickle of a state: its settings and what it keeps; no threads, groups or listeners."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gradsieve.errors import SieveError
+
+if TYPE_CHECKING:
+    from gradsieve.state import SieveState
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy remembers until it is bound."""
+
+    saved: dict[str, Any]
+    """As the original saved it, without the parameters."""
+    is_numbered: bool
+    """The original was not bound to a model, and numbered its parameters."""
+
+
+def packed(state: "SieveState") -> dict[str, Any]:
+    """Between steps, what a copy of the state is made of."""
+    saved, registry = state.save(), state.registry
+    header = {name: value for name, value in saved.items() if name != "parameters"}
+    copied = state.copied or Copied(header, registry.is_numbered)
+    return {"settings": state.arguments, "registry": registry, "copied": copied}
+
+
+def unpack(state: "SieveState", found: dict[str, Any]) -> None:
+    """Make a new object a copy."""
+    # What pickle makes has not been initialized.
+    state.__init__(**found["settings"])  # type: ignore[misc]
+    state.registry, state.copied = found["registry"], found["copied"]
+    state.step = int(found["copied"].saved["step"])
+
+
+def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> None:
+    """Bind a copy by `bind`, and let the parameters have what it keeps of them.
+
+    Raises:
+        ValueError: the model is another one, or as `SieveState.load_state_dict`.
+    """
+    saved, before = state.save(), state.registry
+    state.registry, state.copied = before.blank(), None
+    try:
+        bind()
+        # One that had met no parameters keeps nothing of any.
+        if saved["parameters"]:
+            state.load(saved)
+    except BaseException:
+        state.registry, state.copied = before, copied
+        raise
+
+
+def require_taken_up(state: "SieveState") -> None:
+    if state.copied is not None:
+        raise SieveError(
+            "this SieveState is a copy, which serves no model yet: bind it with state.bind(model) "
+            "and register it with model.register_comm_hook(state, gs.sieve_hook), or attach anew "
+            "with gs.attach(model)"
+        )
+
+
+def refuse_copy(what: str, instead: str) -> NoReturn:
+    """Raise TypeError where something cannot be copied or pickled."""
+    raise TypeError(f"{what} cannot be copied or pickled: {instead}")
