@@ -25,6 +25,7 @@ from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
 from gradsieve.loss_scale import LossScale, Scaler
 from gradsieve.members import Members
+from gradsieve.modes import ordinary_tensors
 from gradsieve.nonfinite import is_finite, sources
 from gradsieve.parameters import ParameterState, Residuals
 from gradsieve.pieces import Plan
@@ -157,6 +158,7 @@ class SieveState:
 
     # Names.
 
+    @ordinary_tensors()
     def bind(self, model: nn.Module) -> None:
         """Name the parameters as the model does. `attach` calls it.
 
@@ -187,6 +189,7 @@ class SieveState:
             self.members.use_unless_given(model.process_group)
             self._ddp = weakref.ref(model)
 
+    @ordinary_tensors()
     def bind_named(
         self, model: nn.Module, named: Sequence[tuple[str, Tensor]], turns: int = 1
     ) -> None:
@@ -501,12 +504,14 @@ class SieveState:
                 "save and load outer.state_dict(), where outer is the OuterSync"
             )
 
+    @ordinary_tensors()
     def save(self) -> dict[str, Any]:
         self._settle()
         if self.copied is not None:
             return self.copied.saved | {"parameters": self.registry.save()}
         return save_sieve(self)
 
+    @ordinary_tensors()
     def load(self, state: Mapping[str, Any], weights: Mapping[str, int] | None = None) -> None:
         if self.copied is not None:
             raise SieveError("this SieveState is a copy: bind it before a state is loaded")

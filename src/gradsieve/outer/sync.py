@@ -18,6 +18,7 @@ from gradsieve.copies import refuse_copy
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
 from gradsieve.loss_scale import Scaler
+from gradsieve.modes import ordinary_tensors
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
@@ -86,6 +87,7 @@ class OuterSync:
             a parameter that is trained is of a dtype that the sieve does not take.
     """
 
+    @ordinary_tensors()
     def __init__(
         self,
         model: nn.Module,
@@ -184,6 +186,7 @@ class OuterSync:
 
     # A step.
 
+    @ordinary_tensors()
     def step(self) -> None:
         """Call it after each step of the inner optimizer, on all ranks as often.
 
@@ -200,6 +203,7 @@ class OuterSync:
             self._schedule.follow(self.state.steering.scale)
         self._tell()
 
+    @ordinary_tensors()
     def finish(self) -> None:
         """Exchange what was learned since the last time: all ranks have the same weights then.
 
@@ -316,6 +320,7 @@ class OuterSync:
 
     # Checkpoints.
 
+    @ordinary_tensors()
     def state_dict(self) -> dict[str, Any]:
         """What this rank must save beside its model and its optimizer to go on exactly.
 
@@ -347,6 +352,7 @@ class OuterSync:
             }
         )
 
+    @ordinary_tensors()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` saved on the same rank, after the model's own weights.
 
