@@ -196,7 +196,7 @@ def unusual_models():
 
     model = build(Tied)
     ledger = Ledger(model, **POLICY)
-    assert list(ledger.state.residuals) == ["embed.weight"]
+    assert list(ledger.state.residuals) == ["embed.weight", "embed.bias", "out.bias"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     frozen = model.module.frozen.weight.clone()
     for step in range(4):
