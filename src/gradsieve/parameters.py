@@ -1,23 +1,18 @@
 """What the sieve keeps for each parameter."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradsieve.errors import SieveError
 from gradsieve.rotation import rotation_of
-from gradsieve.saved.memory import order_in_memory
-from gradsieve.saved.parameter import MOMENTS
 from gradsieve.sieve import Moments
 
 if TYPE_CHECKING:
     from gradsieve.whole import WholeGroup
 
-SavedParameter = Mapping[str, Any]
 AddUp = Callable[[Tensor], None]
 
 
@@ -306,79 +301,11 @@ class ParameterState:
         finite = values.isfinite()
         self.flat_residual()[start:][indices[finite].long()] = values[finite]
 
-    def save(self) -> SavedParameter:
-        residual = self.residual.detach().contiguous().clone()
-        owned, rotation = self.owned, self.rotation
-        return {
-            "threshold": self.threshold,
-            "moments": None if self.moments is None else saved_moments(self.moments),
-            "mean_square": self.mean_square,
-            "residual": residual,
-            "stride": list(self.stride),
-            "rotation": None if rotation is None else rotation.save(),
-            "owned": None if owned is None else (owned.start, owned.residual.clone()),
-            "dealt": None if self.dealt is None else tuple(self.dealt),
-        }
-
-    def require_fit(self, saved: SavedParameter) -> None:
-        """Raise ValueError if `load` cannot take what was saved and passed `require_parameter`."""
-        residual, rotation = saved["residual"], saved["rotation"]
-        for what, theirs, mine in (
-            ("residual", residual, self.residual),
-            ("rotation", rotation, self.rotation),
-        ):
-            if (theirs is None) != (mine is None):
-                raise ValueError(
-                    f"parameter {self.name}: the saved state has {'no' if theirs is None else 'a'} "
-                    f"{what}, this one has the opposite: the parameter is of another size, or "
-                    "min_numel, values and rotation are not what they were when saving"
-                )
-        if residual is None:
-            return
-        if residual.shape != self.shape:
-            raise ValueError(
-                f"parameter {self.name}: the saved residual is {list(residual.shape)}, the "
-                f"parameter {list(self.shape)}"
-            )
-        if self.rotation is not None:
-            self.rotation.require_fit(self.name, rotation)
-        self._require_order(saved)
-
-    def _require_order(self, saved: SavedParameter) -> None:
-        """Pieces and coefficients are those of elements in their order in memory."""
-        pieces = [saved[field] for field in ("rotation", "owned", "dealt")]
-        theirs, mine = (order_in_memory(self.shape, s) for s in (saved["stride"], self.stride))
-        if theirs == mine or all(piece is None for piece in pieces):
-            return
-        todo = (
-            "lay the model out as it was when saving (model.to(memory_format=...))"
-            if self.rotation is not None
-            else "gs.reshard makes states without pieces, also for as many ranks as before"
-        )
-        raise ValueError(
-            f"parameter {self.name}: its elements lie in another order in memory than when "
-            f"saving (dimensions {mine}, then {theirs}, from the outermost); {todo}"
-        )
-
-    def load(self, saved: SavedParameter) -> None:
-        """What `require_fit` lets pass."""
-        self.residual.copy_(saved["residual"].detach())
+    def restore(self, residual: Tensor, owned: Owned | None, dealt: Dealt | None) -> None:
+        """Take over what was saved of the parameter, of its shape."""
+        self.residual.copy_(residual)
+        self.owned, self.dealt = owned, dealt
         self.is_empty, self._spare = False, None
-        if self.rotation is not None:
-            self.rotation.load(saved["rotation"])
-        owned, dealt, moments = saved["owned"], saved["dealt"], saved["moments"]
-        # Sums are pruned on the host, wherever the state was loaded to.
-        self.owned = None if owned is None else Owned(owned[0], owned[1].detach().cpu().clone())
-        self.dealt = None if dealt is None else Dealt(*dealt)
-        self.threshold, self.mean_square = saved["threshold"], saved["mean_square"]
-        self.moments = None if moments is None else Moments(**moments)
-
-
-def saved_moments(moments: Moments) -> dict[str, float]:
-    """The gradient's squares are of no use after the step, and may not be finite."""
-    squares = moments.gradient_square_sum
-    finite = replace(moments, gradient_square_sum=squares if math.isfinite(squares) else 0.0)
-    return {name: getattr(finite, name) for name in MOMENTS}
 
 
 def nothing_to_add(total: Tensor) -> None:
@@ -388,25 +315,3 @@ def nothing_to_add(total: Tensor) -> None:
 def row_numel(parameter: Tensor) -> int:
     """Elements of a row or filter, which lie together; 0 for a vector."""
     return parameter.numel() // max(1, parameter.shape[0]) if parameter.dim() > 1 else 0
-
-
-class Residuals(Mapping[str, Tensor]):
-    """Read-only view: parameter name → residual, float32, of the parameter's shape."""
-
-    def __init__(
-        self, parameters: Mapping[str, ParameterState], settle: Callable[[], None]
-    ) -> None:
-        self._parameters = parameters
-        self._settle = settle
-
-    def __getitem__(self, name: str) -> Tensor:
-        parameter = self._parameters[name]
-        # Bases and residuals may be turning.
-        self._settle()
-        return parameter.unrotated_residual()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parameters)
-
-    def __len__(self) -> int:
-        return len(self._parameters)

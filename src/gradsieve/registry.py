@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from gradsieve.errors import SieveError
-from gradsieve.parameters import ParameterState, SavedParameter
+from gradsieve.parameters import ParameterState
+from gradsieve.saved.kept import (
+    SavedParameter,
+    load_parameter,
+    require_parameter_fits,
+    save_parameter,
+)
 from gradsieve.saved.names import counterparts, module_prefix, plain_names
 from gradsieve.saved.seal import crc_of
 from gradsieve.saved.sieve import require_weights
@@ -175,9 +181,9 @@ class Registry:
         mine = [*self._states, *(state.name for state in made)]
         names = counterparts(parameters, mine if complete else {*mine, *parameters})
         for state in made:
-            state.require_fit(parameters[names[state.name]])
+            require_parameter_fits(state, parameters[names[state.name]])
         for state in made:
-            state.load(parameters[names[state.name]])
+            load_parameter(state, parameters[names[state.name]])
         self._unproven = {name: weights[names[name]] for name in mine}
         if complete:
             self._awaiting = None
@@ -201,7 +207,7 @@ class Registry:
 
     def save(self) -> dict[str, SavedParameter]:
         awaited = {} if self._awaiting is None else self._awaiting.parameters
-        return {**awaited, **{name: state.save() for name, state in self._states.items()}}
+        return {**awaited, **{name: save_parameter(s) for name, s in self._states.items()}}
 
     def require_fit(
         self,
@@ -218,7 +224,7 @@ class Registry:
             return
         names = counterparts(saved, self._states)
         for name, state in self._states.items():
-            state.require_fit(saved[names[name]])
+            require_parameter_fits(state, saved[names[name]])
         mine = self.weights() if weights is None else weights
         if saved_weights is not None and mine is not None:
             require_weights({name: saved_weights[names[name]] for name in mine}, mine)
@@ -246,7 +252,7 @@ class Registry:
             return
         names = counterparts(saved, self._states)
         for name, state in self._states.items():
-            state.load(saved[names[name]])
+            load_parameter(state, saved[names[name]])
         self._unproven = {}
 
     @property

@@ -27,7 +27,7 @@ from gradsieve.loss_scale import LossScale, Scaler
 from gradsieve.members import Members
 from gradsieve.modes import ordinary_tensors
 from gradsieve.nonfinite import is_finite, sources
-from gradsieve.parameters import ParameterState, Residuals
+from gradsieve.parameters import ParameterState
 from gradsieve.pieces import Plan
 from gradsieve.plans import Plans
 from gradsieve.registry import Registry
@@ -40,6 +40,7 @@ from gradsieve.requirements import (
     require_torch,
     require_word,
 )
+from gradsieve.residuals import Residuals
 from gradsieve.rotation import Rotation
 from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route

@@ -305,11 +305,14 @@ class OuterSync:
     def _require_finite(self, flight: Flight) -> None:
         if all(bool(bucket.flat.isfinite().all()) for bucket in flight.buckets):
             return
-        mine = all(bool(parameter.isfinite().all()) for parameter in self._weights.inner)
+        record = self.state.last
+        sources = {} if record is None else record.nonfinite_parameters
+        whose = "this" if dist.get_rank() in sources else "another"
+        named = "; ".join(f"rank {rank}: {', '.join(names)}" for rank, names in sources.items())
         raise SieveError(
-            f"the weights of {'another' if mine else 'this'} rank were not finite when inner step "
-            f"{self._schedule.began} ended; no rank has taken them over. Go back to a checkpoint, "
-            "with a lower learning rate of the inner optimizer or with its gradients clipped."
+            f"the weights of {whose} rank were not finite when inner step {self._schedule.began} "
+            f"ended ({named}); no rank has taken them over. Go back to a checkpoint, with a lower "
+            "learning rate of the inner optimizer or with its gradients clipped."
         )
 
     def __getstate__(self) -> NoReturn:
