@@ -98,7 +98,8 @@ def shares_of(old: int, new: int) -> list[Shares]:
 
 
 def reshard_sieves(states: Sequence[State], world_size: int) -> list[dict[str, Any]]:
-    require_alike(states, ("world_size", "step", "settings", "weights", "scale"))
+    fields = ("world_size", "step", "settings", "min_numel", "weights", "scale")
+    require_alike(states, fields)
     names = list(states[0]["parameters"])
     for rank, state in enumerate(states):
         if {*state["parameters"]} != {*names}:
