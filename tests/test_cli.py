@@ -308,7 +308,7 @@ def test_plan_predicts_and_compares(tmp_path):
         "bits_per_parameter": 32.0,
     }
     rows.write_text(json.dumps([row]))
-    own = ("--parameters", 1e8, "--step-ms", 100, "--link", "1gbit", "--ranks", 2, "--ranks", 64)
+    own = ("--parameters", "100M", "--step-ms", 100, "--link", "1gbit", "--ranks", 2, "--ranks", 64)
     to = ("--out", tmp_path / "plan", "--json", tmp_path / "plan.json")
     ran = gradsieve("plan", *own, "--rows", rows, *to)
     assert ran.returncode == 0, ran.stderr
@@ -327,7 +327,7 @@ def test_plan_predicts_and_compares(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--parameters", 1e8), "together"),
+        (("--parameters", "100M"), "together"),
         (("--workload", "nothing"), "no workload"),
         (("--rows", "missing.json"), "cannot read the rows"),
         (("--link", "100"), "write the unit"),
@@ -337,6 +337,12 @@ def test_plan_says_what_is_wrong(arguments, words, tmp_path):
     said = answered("plan", *arguments, "--out", tmp_path)
     assert said.exit_code == 1
     assert words in said.stderr
+
+
+def test_plan_takes_parameters_with_a_unit():
+    said = answered("plan", "--parameters", "350Q", "--step-ms", 100)
+    assert said.exit_code == 2
+    assert "350M" in said.stderr
 
 
 def test_bench_exchange_shows_each_way_on_each_number_of_ranks(tmp_path):

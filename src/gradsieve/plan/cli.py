@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from gradsieve.console import Json, console, fail, require_outputs, working, write_json
+from gradsieve.console import Json, console, count_of, fail, require_outputs, working, write_json
 from gradsieve.plan.rows import Comparison, PlanRow
 
 
@@ -23,7 +23,7 @@ def plan(
     ] = None,
     parameters: Annotated[
         float | None,
-        typer.Option(min=1, help="A model of your own: its elements, as 350e6."),
+        typer.Option(parser=count_of, metavar="COUNT", help="A model of your own, as 350M."),
     ] = None,
     step_ms: Annotated[
         float | None,
