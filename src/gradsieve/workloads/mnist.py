@@ -76,6 +76,16 @@ def load_mnist(train: bool, directory: str | os.PathLike[str] | None = None) -> 
     return Split(images, torch.from_numpy(digits.astype(np.int64)))
 
 
+def require_mnist() -> None:
+    """Raise DataError where a file of MNIST is missing; downloads what can be downloaded."""
+    folder = _local_folder(None)
+    for name in SHA256:
+        if folder is None:
+            _download(name)
+        else:
+            _find(folder, name)
+
+
 def parse_idx(content: bytes, name: str) -> npt.NDArray[np.uint8]:
     """Turn the content of an IDX file of unsigned bytes into a read-only array of its shape.
 
