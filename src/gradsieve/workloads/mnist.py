@@ -198,9 +198,10 @@ def _download(name: str) -> bytes:
         except (DataError, OSError) as error:
             failures.append(f"{url}: {error}")
     raise DataError(
-        f"{name}.gz could not be downloaded to {cached.parent}. Check the network, or get the "
-        f"four MNIST files elsewhere and name their directory in the environment variable "
-        f"{ENVIRONMENT}. Tried:\n" + "\n".join(f"  {failure}" for failure in failures)
+        f"MNIST is missing: {name}.gz could not be downloaded to {cached.parent}. Check the "
+        f"network, or get the four MNIST files elsewhere and name their directory in the "
+        f"environment variable {ENVIRONMENT}. Tried:\n"
+        + "\n".join(f"  {failure}" for failure in failures)
     )
 
 
