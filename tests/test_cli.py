@@ -17,6 +17,7 @@ from gradsieve.codec import encode
 from gradsieve.demo.methods import SHOWN
 from gradsieve.link import LinkError, ShapedLink
 from gradsieve.recording.files import read_steps
+from gradsieve.workloads.mnist import SHA256
 
 COMMAND = [str(Path(sys.executable).with_name("gradsieve"))]
 
@@ -112,12 +113,82 @@ def test_demo_writes_records_figures_and_a_page(demo):
 
 
 def test_a_rank_that_fails_ends_the_demo_with_its_words(tmp_path):
-    ran = gradsieve(
-        "demo", "--steps", 20, "--out", tmp_path / "out", GRADSIEVE_DATA=str(tmp_path / "nowhere")
-    )
+    for name in SHA256:
+        (tmp_path / name).write_bytes(b"damaged")
+    ran = gradsieve("demo", "--steps", 20, "--out", tmp_path / "out", GRADSIEVE_DATA=str(tmp_path))
     assert ran.returncode == 1
-    assert "nowhere" in ran.stderr
+    assert "has SHA-256" in ran.stderr
     assert "rank" in ran.stderr
+
+
+MISSING = (
+    ["demo", "--steps", "20", "--link", "none", "--out"],
+    ["study", "mnist", "--quick", "--link", "none", "--out"],
+    ["bench", "step", "--link", "none", "--out"],
+    ["bench", "recorder", "--out"],
+    ["bench", "rate", "--workload", "mlp", "--method", "dense", "--runs"],
+    ["plan", "--out"],
+)
+
+
+@pytest.mark.parametrize("command", MISSING)
+def test_missing_data_is_told_before_a_rank_is_started(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADSIEVE_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(subprocess, "Popen", None)
+    said = answered(*command, tmp_path / "out")
+    assert said.exit_code == 1
+    assert "Name the directory that holds the MNIST files" in said.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+OUTPUTS = (
+    ["bench", "select", "--json"],
+    ["bench", "codec", "--json"],
+    ["bench", "codec", "--plot"],
+    ["bench", "step", "--json"],
+    ["bench", "exchange", "--json"],
+    ["bench", "recorder", "--json"],
+    ["bench", "rate", "--method", "dense", "--json"],
+    ["bench", "rate", "--method", "dense", "--runs"],
+    ["plan", "--json"],
+    ["demo", "--json"],
+    ["demo", "--out"],
+    ["study", "mnist", "--out"],
+    ["plan", "--out"],
+    ["bench", "step", "--out"],
+    ["report", ".", "--json"],
+    ["report", "--frame", "nothing", "--json"],
+)
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_what_cannot_be_written_is_told_before_anything_is_measured(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    taken = tmp_path / "taken.svg"
+    if command[-1] == "--out":
+        taken.write_text("a file")
+    else:
+        taken.mkdir()
+    for path in (taken, "/proc/rows.svg", "x" * 300 + ".svg"):
+        said = answered(*command, path)
+        assert said.exit_code == 1, said.output
+        assert "cannot write" in said.stderr.replace("\n", " ")
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_what_can_be_written_is_left_as_it_is(tmp_path):
+    from gradsieve.console import require_outputs
+
+    kept, link = tmp_path / "kept.json", tmp_path / "link.json"
+    kept.write_text("rows")
+    link.symlink_to(tmp_path / "target.json")
+    os.mkfifo(tmp_path / "pipe")
+    out = tmp_path / "a" / "b"
+    require_outputs(kept, link, tmp_path / "pipe", tmp_path / "new.json", out / "in.json", out=out)
+    assert kept.read_text() == "rows"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.json", "link.json", "pipe"]
+    assert link.is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +379,7 @@ def test_plan_predicts_and_compares(tmp_path):
         "bits_per_parameter": 32.0,
     }
     rows.write_text(json.dumps([row]))
-    own = ("--parameters", 1e8, "--step-ms", 100, "--link", "1gbit", "--ranks", 2, "--ranks", 64)
+    own = ("--parameters", "100M", "--step-ms", 100, "--link", "1gbit", "--ranks", 2, "--ranks", 64)
     to = ("--out", tmp_path / "plan", "--json", tmp_path / "plan.json")
     ran = gradsieve("plan", *own, "--rows", rows, *to)
     assert ran.returncode == 0, ran.stderr
@@ -327,7 +398,7 @@ def test_plan_predicts_and_compares(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--parameters", 1e8), "together"),
+        (("--parameters", "100M"), "together"),
         (("--workload", "nothing"), "no workload"),
         (("--rows", "missing.json"), "cannot read the rows"),
         (("--link", "100"), "write the unit"),
@@ -337,6 +408,12 @@ def test_plan_says_what_is_wrong(arguments, words, tmp_path):
     said = answered("plan", *arguments, "--out", tmp_path)
     assert said.exit_code == 1
     assert words in said.stderr
+
+
+def test_plan_takes_parameters_with_a_unit():
+    said = answered("plan", "--parameters", "350Q", "--step-ms", 100)
+    assert said.exit_code == 2
+    assert "350M" in said.stderr
 
 
 def test_bench_exchange_shows_each_way_on_each_number_of_ranks(tmp_path):

@@ -4,11 +4,13 @@ import math
 import statistics
 from collections import deque
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, Literal
 
 from gradsieve.accounts import Account
 from gradsieve.sieve import Moments
 from gradsieve.thresholds import Measured, Threshold, require
+from gradsieve.units import parse_rate
 
 WANTED_SHARE = 0.05
 """Of the computation: what the exchange may add to it."""
@@ -45,20 +47,25 @@ class Budget:
         limit: "auto": as many bytes as the backward pass hides, and as cost 5 % of the computation
             beyond that.
         bytes_per_step: instead: of frames, a rank and step.
-        bits_per_second: instead: of frames, a rank; on average over steps, whatever they take.
+        bits_per_second: instead: of frames, a rank; on average over steps, whatever they take. A
+            number, or text as "20mbit" or "1gbit".
         seconds_per_step: instead: that the exchange may add to a step.
 
     Raises:
-        ValueError: not exactly one of them, or it is not positive and finite.
+        TypeError: one that must be a number is none.
+        ValueError: not exactly one of them, or it is not positive and finite, or no rate.
     """
 
     limit: Literal["auto"] | None = None
     bytes_per_step: float | None = None
-    bits_per_second: float | None = None
+    bits_per_second: float | str | None = None
     seconds_per_step: float | None = None
     measured: ClassVar[Measured] = "balanced"
 
     def __post_init__(self) -> None:
+        if isinstance(rate := self.bits_per_second, str):
+            # Ranks that write it otherwise mean the same.
+            object.__setattr__(self, "bits_per_second", float(parse_rate(rate)))
         numbers = {
             "bytes_per_step": self.bytes_per_step,
             "bits_per_second": self.bits_per_second,
@@ -72,8 +79,11 @@ class Budget:
                 f"{self}"
             )
         for name, value in numbers.items():
-            if value is not None:
-                require(0 < value < math.inf, "Budget", name, "positive and finite", value)
+            if value is None:
+                continue
+            if not isinstance(value, Real):
+                raise TypeError(f"Budget: {name} must be a number, got {value!r}")
+            require(0 < value < math.inf, "Budget", name, "positive and finite", value)
 
     def next(self, moments: Moments, threshold: float | None) -> float:
         return moments.std
@@ -146,7 +156,7 @@ class BudgetSteering:
             return self.budget.bytes_per_step / account.frame_bytes
         if self.budget.bits_per_second is not None:
             seconds = statistics.fmean(self.steps)
-            return self.budget.bits_per_second * seconds / (8 * account.frame_bytes)
+            return float(self.budget.bits_per_second) * seconds / (8 * account.frame_bytes)
         # Between two steps there may have been an evaluation.
         computation = statistics.median(self.computations)
         latency = min(self.meets)

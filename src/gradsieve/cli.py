@@ -12,6 +12,7 @@ from gradsieve.console import (
     Json,
     console,
     fail,
+    require_data,
     require_drawing,
     require_outputs,
     working,
@@ -66,7 +67,9 @@ def demo(
     """Train the MNIST network over a slow link: plain DDP, the limit, and three sieves."""
     require_drawing()
     require_outputs(json_file, out=out)
-    from gradsieve.demo.demo import DemoError, run_demo
+    from gradsieve.demo.demo import WORKLOAD, DemoError, run_demo
+
+    require_data(WORKLOAD)
 
     try:
         rows = run_demo(
@@ -200,6 +203,7 @@ def report_directory(directory: Path, out: Path, json_file: Path | None) -> None
 
 def report_frame(frame: Path, json_file: Path | None) -> None:
     """What is in a frame: its sections, and how many bits each part takes."""
+    require_outputs(json_file)
     from gradsieve.codec import FrameError
     from gradsieve.report.frame import frame_tables, read_frame
 

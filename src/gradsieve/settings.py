@@ -9,10 +9,18 @@ from gradsieve.requirements import require_word
 from gradsieve.route import EXCHANGES
 from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
 
+
+def number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 POLICIES: Mapping[str, Callable[[str], Threshold]] = {
     "balanced-sigma": lambda k: Sigma(float(k), of="balanced"),
     "budget": lambda limit: Budget(limit),  # type: ignore[arg-type]
-    "budget-bits-per-second": lambda number: Budget(bits_per_second=float(number)),
+    "budget-bits-per-second": lambda rate: Budget(bits_per_second=number_or_text(rate)),
     "budget-bytes": lambda number: Budget(bytes_per_step=float(number)),
     "budget-seconds": lambda number: Budget(seconds_per_step=float(number)),
     "density": lambda target: Density(float(target)),

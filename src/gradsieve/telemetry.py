@@ -49,10 +49,10 @@ class StepRecord:
     nonfinite: int
     """Elements of this rank's gradient that were NaN or infinite; where nothing was pruned, the
     parameters that have any."""
-    nonfinite_parameters: dict[int, list[str]]
+    nonfinite_parameters: dict[int, list[str]] = field(default_factory=dict)
     """Rank → its parameters with such elements, on every rank; empty where all are finite. Where a
     rank has more than 20 of them, the first 20."""
-    loss_scale: float
+    loss_scale: float = 1.0
     """What gradients were multiplied by, as the scaler tells; 1 without one. Thresholds and
     residuals are in units of the gradients without it."""
 

@@ -1,6 +1,7 @@
 """What a report finds in a directory, and what it refuses."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -140,3 +141,23 @@ def test_a_plain_run_without_a_result_is_told_of(tmp_path):
     (tmp_path / "ddp" / "result.json").unlink()
     words = sentences(grouped(read_source(tmp_path).runs))
     assert len(words) == 3
+
+
+def test_a_name_with_characters_that_no_chart_can_show_is_shown_with_escapes(tmp_path):
+    odd = ["\u2028", "\u2029", "\x85", "\x1c", "\x1e", "\x0b", "\0", "\x1b[31m", "\uffff"]
+    odd.append("\udc80")
+    layers = [f"layer{character}.weight" for character in odd]
+    directory = tmp_path / "odd\u2028name"
+    write_run(directory / "a\x1eb", f"title\u2028{odd[4]}", layers=layers, steps=21)
+    outcome = CliRunner().invoke(
+        app, ["report", str(directory), "--json", str(tmp_path / "rows.json")]
+    )
+    assert outcome.exit_code == 0, outcome.output
+    page = (directory / "report" / "index.html").read_text(encoding="utf-8")
+    assert not any(character in page for character in odd)
+    for escape in ("u2028", "u2029", "x85", "x1c", "x1e", "x0b", "x00", "x1b[31m", "uffff"):
+        assert rf"layer\\{escape}.weight" in page, escape
+    (run,) = read_source(directory).runs
+    assert len(run.pruned) == len(set(run.pruned)) == len(odd)
+    for figure in (directory / "report").rglob("*.svg"):
+        ElementTree.parse(figure)

@@ -9,7 +9,15 @@ import typer
 
 from gradsieve.bench.rate.cli import bench_rate_command
 from gradsieve.bench.recorder import bench_recorder_command
-from gradsieve.console import Json, console, fail, require_outputs, working, write_json
+from gradsieve.console import (
+    Json,
+    console,
+    fail,
+    require_data,
+    require_outputs,
+    working,
+    write_json,
+)
 from gradsieve.cores import usable_cores
 from gradsieve.pieces import Way
 
@@ -68,22 +76,20 @@ def bench_codec_command(
     json_file: Json = None,
 ) -> None:
     """Bits, error and speed of frames, and what other codes make of the same gradients."""
+    require_outputs(json_file, plot=plot)
     from gradsieve.bench.bound import rate_distortion
     from gradsieve.bench.codec import DENSITIES, CodecRow, Curve, bench_codec, rates_of_denser
     from gradsieve.bench.codec_report import bits_table, draw, peers_table, speed_table
     from gradsieve.bench.gradients import sources
     from gradsieve.bench.peers import PeerRow, peer_rows
-    from gradsieve.workloads.workload import require_workload
 
     names = workload or ["mnist_cnn", "mlp", "gpt"]
-    require_outputs(json_file, plot=plot)
     rows: list[CodecRow] = []
     peers: list[PeerRow] = []
     curves: dict[str, Curve] = {}
     bounds: dict[str, Curve] = {}
     try:
-        for name in names:
-            require_workload(name)
+        require_data(*names)
         for source, gradients in sources(names):
             with working(f"measuring {source} ..."):
                 measured = list(bench_codec(source, gradients, repeats))
@@ -151,7 +157,6 @@ def bench_step_command(
     from gradsieve.link import require_link
     from gradsieve.runs.launch import RunError
     from gradsieve.runs.methods import require_method
-    from gradsieve.workloads.workload import require_workload
 
     workloads = workload or ["mnist_cnn"]
     links = link or ["1gbit"]
@@ -161,8 +166,7 @@ def bench_step_command(
     try:
         for name in methods:
             require_method(name)
-        for name in workloads:
-            require_workload(name)
+        require_data(*workloads)
         for text in links:
             require_link(ranks, text)
         for name, text in product(workloads, links):

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from gradsieve.console import Json, console, fail, require_outputs, working, write_json
+from gradsieve.console import (
+    Json,
+    console,
+    fail,
+    require_data,
+    require_outputs,
+    working,
+    write_json,
+)
 from gradsieve.cores import usable_cores
 from gradsieve.tables import table_of
 
@@ -47,11 +55,9 @@ def bench_recorder(workloads: Sequence[str], steps: int, out: Path) -> list[Reco
     """Raises RunError where a rank failed, ValueError where there is no such workload."""
     from gradsieve.link import UNSHAPED, open_link
     from gradsieve.runs.order import ask_ranks
-    from gradsieve.workloads.workload import require_workload
 
     rows = []
     for workload in workloads:
-        require_workload(workload)
         directory = out / workload
         order = RecorderOrder(workload=workload, steps=steps, records=str(directory / "records"))
         with open_link(RANKS, UNSHAPED) as loopback:
@@ -111,9 +117,11 @@ def bench_recorder_command(
     from gradsieve.runs.launch import RunError
 
     require_outputs(json_file, out=out)
+    workloads = workload or ["mnist_cnn", "mlp", "gpt"]
     try:
+        require_data(*workloads)
         with working("training ..."):
-            rows = bench_recorder(workload or ["mnist_cnn", "mlp", "gpt"], steps, out)
+            rows = bench_recorder(workloads, steps, out)
     except (RunError, ValueError) as error:
         fail(str(error))
     console.print(recorder_table(rows))

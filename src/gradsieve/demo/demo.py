@@ -8,7 +8,7 @@ from gradsieve.cores import usable_cores
 from gradsieve.demo.methods import SHOWN
 from gradsieve.demo.progress import RunProgress
 from gradsieve.demo.table import Row, rich_table
-from gradsieve.link import Link, open_link
+from gradsieve.link import Link, open_link, require_link
 from gradsieve.report.report import write_report
 from gradsieve.report.source import read_source
 from gradsieve.runs.config import RunConfig, RunResult
@@ -37,8 +37,9 @@ def run_demo(
         DemoError: an option is out of range, the output directory cannot be written, or a run
             failed.
     """
-    make_directory(out)
     try:
+        require_link(ranks, link)
+        make_directory(out)
         with open_link(ranks, link) as opened:
             tell_link(opened, ranks, console)
             results = run_all(

@@ -11,12 +11,11 @@ from gradsieve.link.shape import (
     LinkError,
     Loopback,
     ShapedLink,
-    format_rate,
     open_link,
     parse_link,
-    parse_rate,
     require_link,
 )
+from gradsieve.units import format_rate, parse_rate
 
 __all__ = [
     "UNSHAPED",

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
+from gradsieve.units import format_rate, parse_rate
+
 MAX_RANKS = 200
 MIN_RATE = 10_000
 MAX_RATE = 30_000_000_000
@@ -25,35 +27,12 @@ MAX_ROUND_TRIP = 2.0
 STARTUP_SECONDS = 10.0
 TEARDOWN_SECONDS = 5.0
 
-_UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _MILLISECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*ms", re.ASCII)
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 _Self = TypeVar("_Self")
 
 
 class LinkError(RuntimeError):
     """A shaped link could not be made; the message says what was found and what to do."""
-
-
-def parse_rate(text: str) -> int:
-    """Return the rate in bits per second: "20mbit", "1gbit", "2.5gbit", "64kbit", "1000000".
-
-    Units are decimal (1 kbit is 1000 bits) and may be written in any case.
-
-    Raises:
-        ValueError: `text` is no rate; the message says which forms are accepted.
-    """
-    match = _RATE.fullmatch(text.strip().lower())
-    if match is None or match[2] not in _UNITS or (rate := _bits(match[1], match[2])) < 1:
-        raise ValueError(
-            f"not a rate: {text!r}; give bits per second as a positive number, "
-            'or with kbit, mbit or gbit, as in "20mbit" or "2.5gbit"'
-        )
-    return rate
-
-
-def _bits(number: str, unit: str) -> int:
-    return round(float(number) * _UNITS[unit])
 
 
 def parse_link(text: str) -> tuple[int, float]:
@@ -74,14 +53,6 @@ def parse_link(text: str) -> tuple[int, float]:
             f"{missing}"
         )
     return bits, float(match[1]) / 1000 if match else 0.0
-
-
-def format_rate(rate: int) -> str:
-    """Return `rate` (bits/s) in words: "1 Gbit/s", "2.5 Mbit/s"."""
-    for unit, size in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
-        if rate >= size:
-            return f"{rate / size:.10g} {unit}"
-    return f"{rate} bit/s"
 
 
 class _Closing(ABC):

@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from gradsieve.console import Json, console, fail, require_outputs, working, write_json
+from gradsieve.console import (
+    Json,
+    console,
+    count_of,
+    fail,
+    require_data,
+    require_outputs,
+    working,
+    write_json,
+)
 from gradsieve.plan.rows import Comparison, PlanRow
 
 
@@ -23,7 +32,7 @@ def plan(
     ] = None,
     parameters: Annotated[
         float | None,
-        typer.Option(min=1, help="A model of your own: its elements, as 350e6."),
+        typer.Option(parser=count_of, metavar="COUNT", help="A model of your own, as 350M."),
     ] = None,
     step_ms: Annotated[
         float | None,
@@ -58,7 +67,6 @@ def plan(
     from gradsieve.plan.rows import comparisons, plan_row, read_rows
     from gradsieve.plan.training import like_usual
     from gradsieve.runs.launch import RunError
-    from gradsieve.workloads.workload import require_workload
 
     require_outputs(json_file, out=out)
     if (parameters is None) != (step_ms is None):
@@ -70,8 +78,7 @@ def plan(
     try:
         named = workload or ([] if parameters or rows else ["mnist_cnn"])
         needed = {*named, *(str(row["workload"]) for row in measured_rows)}
-        for name in needed:
-            require_workload(name)
+        require_data(*needed)
         links = link or ["1gbit"]
         for rate in links:
             if rate != UNSHAPED:

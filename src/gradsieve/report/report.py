@@ -23,6 +23,7 @@ from gradsieve.report.figures import (
 from gradsieve.report.histogram_figure import histogram_figure
 from gradsieve.report.page import Section, Table, page_of
 from gradsieve.report.series import METRIC, Row, grouped, layer_rows, metrics_of, step_rows
+from gradsieve.report.shown import shown
 from gradsieve.report.source import Rows, Run, Source
 from gradsieve.report.summary import sentences, stage_rows, summary_table
 
@@ -49,7 +50,7 @@ def write_report(source: Source, out: Path, title: str | None = None) -> Path:
         histogram = [histogram_figure(shapes)] if shapes else []
         sections.append(Section(figures=[*training_figures(groups, steps_of(groups)), *histogram]))
     sections += [benchmark(rows) for rows in source.tables]
-    return write_page(title or source.directory.resolve().name, sections, shapes, out)
+    return write_page(title or shown(source.directory.resolve().name), sections, shapes, out)
 
 
 def write_page(

@@ -16,6 +16,7 @@ from gradsieve.recording.files import (
     read_steps,
 )
 from gradsieve.recording.sample import Histograms, from_json
+from gradsieve.report.shown import shown
 from gradsieve.runs.config import CONFIG, RESULT
 from gradsieve.runs.methods import trains_together
 
@@ -57,7 +58,8 @@ class Run:
 
     @cached_property
     def written(self) -> tuple[Line, list[Line]]:
-        return read_run(self.path)
+        heading, steps = read_run(self.path)
+        return shown(heading), shown(steps)
 
     @property
     def heading(self) -> Line:
@@ -75,7 +77,8 @@ class Run:
             return []
         try:
             return [
-                Counted(line["step"], from_json(line["histograms"])) for line in read_steps(path)
+                Counted(line["step"], from_json(shown(line["histograms"])))
+                for line in read_steps(path)
             ]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RecordsError(f"{path} holds what is no histogram: {error}") from error
@@ -151,7 +154,9 @@ def found_runs(directory: Path) -> Iterator[Run]:
             continue
         name = path.parent if path.name == RECORDS else path.with_suffix("")
         yield Run(
-            name=name.relative_to(directory).as_posix() if name != directory else directory.name,
+            name=shown(
+                name.relative_to(directory).as_posix() if name != directory else directory.name
+            ),
             path=path,
             config=object_in(path.parent / CONFIG) if path.name == RECORDS else {},
             result=object_in(path.parent / RESULT) if path.name == RECORDS else {},
@@ -174,7 +179,7 @@ def found_tables(directory: Path) -> Iterator[Rows]:
         if isinstance(rows, dict):
             rows = rows.get("rows")
         if isinstance(rows, list) and rows and all(map(is_row, rows)):
-            yield Rows(path.relative_to(directory).with_suffix("").as_posix(), rows)
+            yield Rows(shown(path.relative_to(directory).with_suffix("").as_posix()), rows)
 
 
 def is_row(row: object) -> bool:
@@ -189,6 +194,6 @@ def object_in(path: Path) -> Line:
 def content_of(path: Path) -> Any:
     """None where there is no such file, or it is cut short."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return shown(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None

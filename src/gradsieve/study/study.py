@@ -13,8 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from gradsieve.console import log, working
-from gradsieve.link import Link, open_link
+from gradsieve.console import log, require_data, working
+from gradsieve.link import Link, open_link, require_link
 from gradsieve.recording.tail import Tail
 from gradsieve.report.source import Source, read_source
 from gradsieve.runs.config import RunConfig
@@ -22,7 +22,7 @@ from gradsieve.runs.launch import launch
 from gradsieve.runs.order import FOUND
 from gradsieve.runs.probe import probe_link, read_probed
 from gradsieve.study.page import write_study
-from gradsieve.study.settings import RUNS, Plan, is_finished
+from gradsieve.study.settings import RUNS, WORKLOAD, Plan, is_finished
 
 PROBE = "probe"
 
@@ -36,11 +36,14 @@ def run_study(plan: Plan, link: str, console: Console) -> tuple[Path, Source]:
             settings.
         OSError: the directory cannot be written.
     """
-    plan.out.mkdir(parents=True, exist_ok=True)
+    require_link(plan.ranks, link)
     with open_link(plan.ranks, link) as opened:
         console.print(f"MNIST network, 3.3 M parameters; {opened.description}")
         runs = plan.runs(opened)
         missing = [run for run in runs if not is_finished(run)]
+        if missing:
+            require_data(WORKLOAD)
+        plan.out.mkdir(parents=True, exist_ok=True)
         if len(missing) < len(runs):
             console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already.")
         # Runs of one directory are of one link.

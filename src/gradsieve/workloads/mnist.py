@@ -76,6 +76,16 @@ def load_mnist(train: bool, directory: str | os.PathLike[str] | None = None) -> 
     return Split(images, torch.from_numpy(digits.astype(np.int64)))
 
 
+def require_mnist() -> None:
+    """Raise DataError where a file of MNIST is missing; downloads what can be downloaded."""
+    folder = _local_folder(None)
+    for name in SHA256:
+        if folder is None:
+            _download(name)
+        else:
+            _find(folder, name)
+
+
 def parse_idx(content: bytes, name: str) -> npt.NDArray[np.uint8]:
     """Turn the content of an IDX file of unsigned bytes into a read-only array of its shape.
 
@@ -188,9 +198,10 @@ def _download(name: str) -> bytes:
         except (DataError, OSError) as error:
             failures.append(f"{url}: {error}")
     raise DataError(
-        f"{name}.gz could not be downloaded to {cached.parent}. Check the network, or get the "
-        f"four MNIST files elsewhere and name their directory in the environment variable "
-        f"{ENVIRONMENT}. Tried:\n" + "\n".join(f"  {failure}" for failure in failures)
+        f"MNIST is missing: {name}.gz could not be downloaded to {cached.parent}. Check the "
+        f"network, or get the four MNIST files elsewhere and name their directory in the "
+        f"environment variable {ENVIRONMENT}. Tried:\n"
+        + "\n".join(f"  {failure}" for failure in failures)
     )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradsieve.workloads.digits import accuracy_on_test_images, batches_of_training_images
+from gradsieve.workloads.mnist import require_mnist
 from gradsieve.workloads.workload import Workload
 
 LEARNING_RATE = 1e-4
@@ -55,6 +56,7 @@ MNIST_CNN = Workload(
     make_optimizer=make_optimizer,
     learning_rate=LEARNING_RATE,
     batches=batches_of_training_images,
+    require_data=require_mnist,
     metric=accuracy_on_test_images,
     metric_name="test accuracy",
     higher_is_better=True,

@@ -24,6 +24,10 @@ def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
+def nothing_missing() -> None:
+    """What every Python installation has."""
+
+
 class Judged(NamedTuple):
     """A mean over samples, of which a rank may have seen a share."""
 
@@ -49,6 +53,8 @@ class Workload:
     """Of the learning rate, for a number of steps; its `step()` follows the optimizer's."""
     batches: Callable[[int, int, int], Iterator[tuple[Tensor, Tensor]]]
     """Rank, world size and seed to endless inputs and targets (int64 classes)."""
+    require_data: Callable[[], object] = nothing_missing
+    """Raise DataError where the data is not on this machine and cannot be had."""
     metric: Callable[[nn.Module, int, int], Judged]
     """Of a model, on a rank's share (rank, world size) of data that no rank trains on."""
     metric_name: str

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from gradsieve.console import Json, console, fail, require_outputs, working, write_json
+from gradsieve.console import (
+    Json,
+    console,
+    fail,
+    require_data,
+    require_outputs,
+    working,
+    write_json,
+)
 
 STEPS_A_LINE = 100
 """Where no terminal shows a line that changes."""
@@ -58,16 +66,18 @@ def bench_rate_command(
     Without --method nothing is trained. What the file of runs holds is printed and drawn, of the
     workload and with as many steps as were asked for.
     """
+    require_outputs(json_file, runs, plot=plot, out=runs.parent)
     from gradsieve.bench.rate.methods import require_method
     from gradsieve.bench.rate.play import Setting, play
     from gradsieve.bench.rate.report import draw, rate_tables, summarize
     from gradsieve.bench.rate.runs import RunFile
     from gradsieve.workloads.workload import load_workload
 
-    require_outputs(json_file, plot=plot)
     file = RunFile(runs)
     try:
         trained = load_workload(workload or "gpt-small")
+        if method:
+            require_data(trained.name)
         for name in method or []:
             require_method(name, trained)
         rates = learning_rate or [trained.learning_rate]

@@ -18,7 +18,9 @@ class RunFile:
         """Raises ValueError where a line is no run."""
         if not self.path.exists():
             return
-        for number, line in enumerate(self.path.read_text().splitlines(), 1):
+        with self.path.open() as file:
+            lines = list(file)
+        for number, line in enumerate(lines, 1):
             try:
                 yield Run(**json.loads(line))
             except (TypeError, ValueError) as error:
