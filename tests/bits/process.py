@@ -109,6 +109,20 @@ def evenly_spaced():
     return results
 
 
+def wide_moments():
+    """Magnitudes of six decades: float64 has to round their sums, and the order tells."""
+    results, size = {}, 600_001
+    decades = 10.0 ** np.linspace(-3, 3, size)
+    values = torch.from_numpy((numbers(size, 7) * decades).astype(np.float32))
+    for threshold in (0.0, 1.0, 1e9):
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found = gs.select(values, torch.zeros(size, dtype=torch.float32), threshold)[2]
+            results[f"wide {threshold} {threads} threads"] = digest(moments(found))
+    torch.set_num_threads(1)
+    return results
+
+
 def extreme_moments():
     """Squares that float32 does not hold are summed elsewhere."""
     results = {}
@@ -181,6 +195,6 @@ if __name__ == "__main__":
     if start != "alone":
         warm_up("levels", True, False)
         results |= trained(folder, resumes=start == "warm")
-    for part in (frames, evenly_spaced, extreme_moments, rotated, histograms):
+    for part in (frames, evenly_spaced, wide_moments, extreme_moments, rotated, histograms):
         results |= part()
     print(json.dumps(results))
