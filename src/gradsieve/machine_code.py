@@ -43,6 +43,8 @@ class MachineCode:
             ">", ""
         )
         self._enabled = True
+        # While this process runs, its files may be replaced by those of another version.
+        sources()
 
     @property
     def cache_path(self) -> str:

@@ -2,8 +2,14 @@
 
 import pytest
 
+from gradsieve import notices
 from gradsieve.rotation import cost
 from gradsieve.rotation.cost import FIRST, LAST, RotationCost, ScarceBits
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    monkeypatch.setattr(notices, "_told", set())
 
 
 @pytest.fixture
@@ -22,20 +28,20 @@ def steps(clock, rotating, first=0.0):
         costs.end_step(rotated)
 
 
-def test_a_dear_rotation_is_told_once(clock, capsys):
+def test_a_dear_rotation_is_told_once(clock, caplog):
     steps(clock, 0.4)
-    told = capsys.readouterr().err
+    told = caplog.text
     assert told.count("takes 40% of a step") == told.count("rotation=0") == 1
 
 
-def test_a_cheap_one_is_not(clock, capsys):
+def test_a_cheap_one_is_not(clock, caplog):
     steps(clock, 0.1, first=99.0)
-    assert not capsys.readouterr().err
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(("bits", "lines"), [(0.1, 1), (0.5, 0)])
-def test_where_few_bits_fit_a_line_says_once_what_makes_more_of_them(bits, lines, capsys):
+def test_where_few_bits_fit_a_line_says_once_what_makes_more_of_them(bits, lines, caplog):
     scarce = ScarceBits()
     for _ in range(3 * LAST):
         scarce.end_step(bits)
-    assert capsys.readouterr().err.count("0.10 bits an element fit") == lines
+    assert caplog.text.count("0.10 bits an element fit") == lines

@@ -22,7 +22,10 @@ from gradsieve.compiled import compiled
 UINT = np.uint64
 RICE_EXTRA = 1.47
 """Bits of a Rice code over log₂(length / count), for small densities."""
-LOGARITHMS = np.log2(np.arange(4096).clip(1))
+PARTS_OF_A_BIT = 2.0**16
+"""Logarithms are rounded to these. Equal promises are common (two blocks with equal counts, and one
+of both), and a library's last place, which differs between processors, must not choose."""
+LOGARITHMS = np.round(np.log2(np.arange(4096).clip(1)) * PARTS_OF_A_BIT) / PARTS_OF_A_BIT
 FEWEST_IN_A_BLOCK = 2
 """Survivors on average; shorter blocks are not tried."""
 MOST_POSITIONS = 2**31 - 1
@@ -33,11 +36,16 @@ DOUBLINGS = 6
 
 
 @compiled
+def rounded_log2(number):  # type: ignore[no-untyped-def]
+    return math.floor(math.log2(number) * PARTS_OF_A_BIT + 0.5) / PARTS_OF_A_BIT
+
+
+@compiled
 def expected_bits(count, length, log_length):  # type: ignore[no-untyped-def]
     """About what `count` positions among `length` take; for choosing, not for sizing."""
     if count == 0:
         return 0.0
-    log_count = LOGARITHMS[count] if count < LOGARITHMS.size else math.log2(count)
+    log_count = LOGARITHMS[count] if count < LOGARITHMS.size else rounded_log2(count)
     return min(count * (log_length - log_count + RICE_EXTRA), length)
 
 
@@ -111,12 +119,12 @@ def best_block(indices, universe, smallest):  # type: ignore[no-untyped-def]
             run = indices[first : first + RUN]
             add_expected_bits(run, run[0], run[RUN - 1] + 1, shortest, bits)
             seen += RUN
-    best, fewest = universe, expected_bits(count, universe, math.log2(universe))
+    best, fewest = universe, expected_bits(count, universe, rounded_log2(universe))
     for doubling in range(DOUBLINGS):
         block = shortest << doubling
         blocks = blocks_of(universe, block)
         if blocks > 1:
-            table = expected_bits(blocks, count + blocks, math.log2(count + blocks))
+            table = expected_bits(blocks, count + blocks, rounded_log2(count + blocks))
             promised = table + bits[doubling] * count / seen
             if promised < fewest:
                 best, fewest = block, promised
@@ -131,14 +139,14 @@ def add_expected_bits(indices, low, high, shortest, bits):  # type: ignore[no-un
     counts = count_blocks(indices, start, high, shortest)
     for doubling in range(DOUBLINGS):
         block = shortest << doubling
-        log_block = math.log2(block)
+        log_block = rounded_log2(block)
         for b in range(counts.size):
             before, behind = start + b * block, start + (b + 1) * block
             if before >= low and behind <= high:
                 bits[doubling] += expected_bits(counts[b], block, log_block)
             elif counts[b]:
                 length = min(behind, high) - max(before, low)
-                bits[doubling] += expected_bits(counts[b], length, math.log2(length))
+                bits[doubling] += expected_bits(counts[b], length, rounded_log2(length))
         counts = merge_pairs(counts)
 
 

@@ -42,7 +42,7 @@ def sampled(tensor: Tensor, every: int) -> Tensor:
     numel = flat.numel()
     every = min(every, max(1, numel // ALWAYS_COUNTED))
     if every == 1:
-        return flat.float()
+        return flat.float().contiguous()
     runs = numel // (RUN * every)
     # Another run of each stretch: else a matrix whose rows are as long would show the same columns.
     rows = torch.arange(runs, device=flat.device, dtype=torch.int64)

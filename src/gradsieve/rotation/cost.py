@@ -1,8 +1,9 @@
 """Tell once where rotating takes more of a step than it is likely to be worth, or is missing."""
 
 import statistics
-import sys
 import time
+
+from gradsieve.notices import tell
 
 FIRST, LAST = 5, 25
 """Steps of which the cost is taken; those before compile and find memory."""
@@ -20,8 +21,7 @@ class RotationCost:
     def end_step(self, rotating: float) -> None:
         """Take what rotating has taken so far, in seconds, at the end of each step.
 
-        Prints a line after `LAST` steps, where it was a large part of the time. No warning: a
-        filter might make it an error, on this rank alone.
+        Tells after `LAST` steps, where it was a large part of the time.
         """
         self._steps += 1
         now = time.perf_counter()
@@ -31,12 +31,10 @@ class RotationCost:
             return
         share = (rotating - self._rotated_before) / (now - self._start)
         if share > LARGE:
-            print(
+            tell(
                 f"gradsieve: rotation takes {share:.0%} of a step, since few rows of input go "
                 "through each matrix; it may not be worth its bits: attach(model, rotation=0), or "
-                "a smaller block",
-                file=sys.stderr,
-                flush=True,
+                "a smaller block"
             )
 
 
@@ -47,15 +45,13 @@ class ScarceBits:
         self._bits: list[float] = []
 
     def end_step(self, bits: float) -> None:
-        """Take the bits an element of each step with frames; prints a line after `LAST` of them."""
+        """Take the bits an element of each step with frames; tells after `LAST` of them."""
         if len(self._bits) == LAST:
             return
         self._bits.append(bits)
         if len(self._bits) == LAST and statistics.median(self._bits) < SCARCE:
-            print(
+            tell(
                 f"gradsieve: {statistics.median(self._bits):.2f} bits an element fit in a step "
                 "here. Where some thousand rows of input go through each matrix, rotation=256 "
-                "makes more of them",
-                file=sys.stderr,
-                flush=True,
+                "makes more of them"
             )
