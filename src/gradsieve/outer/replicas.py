@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.errors import SieveError
+from gradsieve.exchange.frames import unreachable
 
 
 def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> None:
@@ -21,14 +22,21 @@ def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) ->
 
 
 def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
-    """Replace them by the first rank's."""
+    """Replace them by the first rank's.
+
+    Raises:
+        ExchangeError: a rank has died or stalled.
+    """
     first = dist.get_process_group_ranks(group)[0]
     with torch.no_grad():
         sent = [(tensor, tensor.detach().contiguous()) for tensor in tensors]
-        works = [dist.broadcast(copy, first, group, async_op=True) for _, copy in sent]
-        for work in works:
-            if work is not None:
-                work.wait()
+        try:
+            works = [dist.broadcast(copy, first, group, async_op=True) for _, copy in sent]
+            for work in works:
+                if work is not None:
+                    work.wait()
+        except RuntimeError as error:
+            raise unreachable(group, error) from error
         for tensor, copy in sent:
             if copy.data_ptr() != tensor.data_ptr():
                 tensor.copy_(copy)
