@@ -17,9 +17,10 @@ from gradsieve.checkpoint import load_sieve, require_loadable, save_sieve
 from gradsieve.codec import VALUES, Values
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
-from gradsieve.errors import SieveError
+from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.stall import wait_for_sums
 from gradsieve.members import Members
 from gradsieve.parameters import ParameterState, Residuals
 from gradsieve.pieces import Plan
@@ -208,7 +209,10 @@ class SieveState:
         self._settle()
         self.workspace.clear()
         if not self.members.have_met:
-            self._compare_ranks(first.parameters())
+            self._compare_ranks(first)
+        if self.members.begin_step(self.step, self.exchange) and not self.plain:
+            self.worker.submit(self.members.settle)
+            self.finish_exchanges()
         self.route.begin_step(self.members, self.registry, self._turns)
         self.tally = Tally(computing_threads(first.buffer().device))
 
@@ -235,7 +239,9 @@ class SieveState:
             f"ramp_steps={self.steering.ramp_steps}",
         )
 
-    def _compare_ranks(self, parameters: list[Tensor]) -> None:
+    def _compare_ranks(self, first: Bucket) -> None:
+        if not self._belongs_to_weights:
+            self.members.meet(first.buffer())
         mine = Description(
             settings=(
                 *self.settings,
@@ -243,11 +249,12 @@ class SieveState:
                 f"state loaded={self.was_loaded}",
             ),
             parameters=tuple(
-                f"{n} {list(p.shape)} {p.dtype}" for n, p in self.registry.described(parameters)
+                f"{n} {list(p.shape)} {p.dtype}"
+                for n, p in self.registry.described(first.parameters())
             ),
         )
         require_agreement(mine, self.members.group)
-        _ = self.members.everyone
+        self.members.agree(self.exchange)
 
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
@@ -286,19 +293,26 @@ class SieveState:
         """Wait for the communication thread; on an error nothing that was sent is lost."""
         try:
             with self.tally.waiting():
-                self.worker.finish()
+                self.worker.finish(self.members.look)
                 self._finish_all_reduces()
-        except BaseException:
+        except BaseException as error:
+            mismatch = self.members.mismatch_behind(error)
+            if mismatch is not None:
+                self.members.part(self.worker)
             # Interrupted in the wait, the thread may still be selecting: the next step puts back.
             if self.worker.is_idle:
                 self.put_back_survivors()
+            if mismatch is not None and mismatch is not error:
+                raise mismatch from error
             raise
 
     def _finish_all_reduces(self) -> None:
         """Raises ExchangeError where one failed; notes where a sum is not finite."""
         futures, self.unfinished = self.unfinished, []
         try:
-            sums = [future.wait() for future in futures]
+            sums = wait_for_sums(futures, self.members.look)
+        except MismatchError:
+            raise
         except RuntimeError as error:
             raise unreachable(self.members.group, error) from error
         if self.tally.gives_residuals:

@@ -15,6 +15,7 @@ from gradsieve.agreement import Description, require_agreement
 from gradsieve.codec import Values
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
+from gradsieve.exchange import outer_attendance
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
@@ -122,7 +123,8 @@ class OuterSync:
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         device = None if offload is None else torch.device(offload)
         self._buffers = averaged_buffers(model)
-        require_agreement(self._description([*named, *model.named_buffers()]), group)
+        with outer_attendance(group):
+            require_agreement(self._description([*named, *model.named_buffers()]), group)
         share([*model.parameters(), *model.buffers()], group)
         self._weights = OuterWeights(named, optimizer, fragments, device)
         made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
@@ -134,7 +136,7 @@ class OuterSync:
         # Internal.
         self._model = model
         self._untold: list[OuterRecord] = []
-        self._arrivals = Arrivals(group)
+        self._arrivals = Arrivals(self.state.members)
         self._under_way: UnderWay | None = None
         self._has_failed = False
 
