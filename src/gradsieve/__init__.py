@@ -2,7 +2,7 @@
 
 from gradsieve.budget import Budget
 from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, encode, inspect
-from gradsieve.errors import SieveError
+from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
 from gradsieve.outer import OuterRecord, OuterSync
@@ -12,6 +12,7 @@ from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
 from gradsieve.telemetry import StepRecord, Totals
 from gradsieve.thresholds import Density, Fixed, Measured, Sigma, Threshold, UnsentMean
+from gradsieve.version import __version__
 
 __all__ = [
     "Budget",
@@ -23,6 +24,7 @@ __all__ = [
     "JsonLines",
     "Magnitudes",
     "Measured",
+    "MismatchError",
     "Moments",
     "OuterRecord",
     "OuterSync",
@@ -36,6 +38,7 @@ __all__ = [
     "Totals",
     "UnsentMean",
     "Workspace",
+    "__version__",
     "attach",
     "decode",
     "encode",

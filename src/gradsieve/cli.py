@@ -1,7 +1,6 @@
 """The gradsieve command."""
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from gradsieve.console import (
     write_json,
 )
 from gradsieve.plan.cli import plan
+from gradsieve.version import __version__
 
 app = typer.Typer(
     help="Threshold-pruned gradients for PyTorch data-parallel training over slow links.",
@@ -32,7 +32,7 @@ app.command()(plan)
 
 def print_version(asked: bool) -> None:
     if asked:
-        console.print(version("gradsieve"), highlight=False)
+        console.print(__version__, highlight=False)
         raise typer.Exit
 
 

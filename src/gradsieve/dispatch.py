@@ -78,8 +78,13 @@ def give_residuals(state: SieveState, layout: BucketLayout, buffer: Tensor) -> N
     for number, unit in enumerate(layout.units):
         flat = layout.take(buffer, number)
         if isinstance(unit, WholeGroup):
-            if state.keeps_rounding:
-                given = unit.give(flat, scale=scale, may_be_unused=state.may_be_unused)
+            if state.error_feedback:
+                given = unit.give(
+                    flat,
+                    scale=scale,
+                    may_be_unused=state.may_be_unused,
+                    keeps_gradient=False,
+                )
                 layout.put(buffer, number, given)
         elif not unit.is_empty and not state.holds(flat):
             unit.give_residuals(flat, state.members.group.size(), scale)

@@ -8,19 +8,28 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.accounts import slowest_of
-from gradsieve.errors import SieveError
+from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import (
+    Accord,
+    ExchangeError,
+    ExchangeWorker,
     FrameExchange,
     Nodes,
     Notes,
+    OwnGroup,
     group_of_its_own,
     groups_joined,
     numbers_of_all,
     require_alike_names,
+    require_attendance,
     require_nodes,
     stated_node_size,
 )
+from gradsieve.exchange.ways import Exchange
 from gradsieve.pieces import Way
+
+SECONDS_TO_PART = 10.0
+"""Until the other ranks have parted as well, and nothing waits for them any more."""
 
 
 class Members:
@@ -45,6 +54,8 @@ class Members:
         self._dense: dist.ProcessGroup | None = None
         self._everyone: FrameExchange | None = None
         self._nodes: Nodes | None = None
+        self._accord: Accord | None = None
+        self._others: list[OwnGroup] = []
 
     @property
     def group(self) -> dist.ProcessGroup:
@@ -66,16 +77,85 @@ class Members:
         if self._group is None:
             self._group = group
 
+    # Whether they are at one.
+
     @property
     def have_met(self) -> bool:
         return self._everyone is not None
+
+    def meet(self, bucket: Tensor) -> None:
+        """Before anything else; raises as `require_attendance`."""
+        require_attendance(self.group, bucket)
+
+    def agree(self, exchange: Exchange) -> None:
+        """All ranks begin with this exchange, as they have told each other; then `have_met`."""
+        self._accord = Accord(self.group, exchange)
+        _ = self.everyone
+
+    def begin_step(self, step: int, exchange: Exchange) -> bool:
+        """Whether this rank's exchange was set, so that it must `settle` with the others."""
+        if self._accord is None:
+            return False
+        self._accord.begin(step, exchange)
+        return self._accord.is_changed
+
+    def settle(self) -> None:
+        """Tell all ranks that this one's exchange was set, and hear that theirs was as well.
+
+        Raises:
+            ExchangeError: a rank has died or stalled.
+            MismatchError: on every rank, where it was not.
+        """
+        if self._accord is not None:
+            everyone = self.everyone
+            everyone.exchange_sizes([self._accord.code] * everyone.world_size)
+
+    def look(self) -> None:
+        """While this rank waits for long; raises MismatchError where ranks wait in other ways."""
+        if self._accord is not None:
+            self._accord.look()
+
+    def mismatch_behind(self, error: BaseException) -> MismatchError | None:
+        """What an exchange has failed for, where the ranks do not exchange in the same way."""
+        if isinstance(error, MismatchError):
+            return error
+        if isinstance(error, ExchangeError):
+            try:
+                self.look()
+            except MismatchError as mismatch:
+                return mismatch
+        return None
+
+    def part(self, worker: ExchangeWorker) -> None:
+        """End what waits for other ranks, here and there; they must meet again to go on."""
+        nodes = [] if self._nodes is None else self._nodes.groups
+        everyone = [] if self._everyone is None else [self._everyone]
+        groups = [*everyone, *nodes, *self._others]
+        for group in groups:
+            group.is_given_up = True
+        for group in groups:
+            group.close()
+        worker.give_up(SECONDS_TO_PART)
+        for group in groups:
+            group.close()
+        self._everyone = self._nodes = self._accord = None
+        self._others = []
+
+    # Their groups.
 
     @property
     def everyone(self) -> FrameExchange:
         """All ranks must ask for it for the first time together."""
         if self._everyone is None:
-            self._everyone = FrameExchange(group_of_its_own(self.group), self._notes)
+            hear = None if self._accord is None else self._accord.hear
+            self._everyone = FrameExchange(group_of_its_own(self.group), self._notes, hear)
         return self._everyone
+
+    def another_exchange(self, notes: Notes) -> FrameExchange:
+        """Of all ranks, in a group of its own, which they must ask for together."""
+        exchange = FrameExchange(group_of_its_own(self.group), notes)
+        self._others.append(exchange)
+        return exchange
 
     @property
     def nodes(self) -> Nodes:

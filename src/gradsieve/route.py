@@ -1,19 +1,18 @@
 """The way that gradients take in a step: as the user has set it, or chosen by what steps take."""
 
-from typing import Literal, get_args
-
 from gradsieve.accounts import Accounts
 from gradsieve.choice import Choice
 from gradsieve.exchange.cost import LinkCost, NodeCost
 from gradsieve.exchange.probe import agreed, measure_link
+from gradsieve.exchange.ways import EXCHANGES, Exchange
 from gradsieve.members import Members
 from gradsieve.pieces import Way
 from gradsieve.registry import Registry
 from gradsieve.steering import Steering
 from gradsieve.tally import Tally
 
-Exchange = Literal["auto", "gather", "two-shot", "hierarchical", "dense", "dense-fp16"]
-EXCHANGES = get_args(Exchange)
+__all__ = ["EXCHANGES", "Exchange", "Route", "measure"]
+
 MEASURE_EVERY = 500
 """Steps from one look at the link to the next, which takes some 50 ms."""
 

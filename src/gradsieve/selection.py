@@ -77,7 +77,7 @@ def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Ten
 def give_whole(state: SieveState, plan: Plan, buffer: Tensor) -> None:
     """Before ranks of a node average the bucket: add what was kept of whole parameters."""
     for number, unit in enumerate(plan.units):
-        if isinstance(unit, WholeGroup) and state.keeps_rounding:
+        if isinstance(unit, WholeGroup) and state.error_feedback:
             flat = plan.layout.take(buffer, number)
             scale, may_be_unused = state.loss_scale.now, state.may_be_unused
             given = unit.give(flat, scale=scale, may_be_unused=may_be_unused)
@@ -92,13 +92,13 @@ def send_whole(
         if plan.way == "hierarchical":
             # The ranks of a node have given what they kept already, and share what is left.
             share = len(plan.parts)
-        elif state.keeps_rounding:
+        elif state.error_feedback:
             gradients = group.give(gradients, may_be_unused=state.may_be_unused)
         values = gradients.cpu()
         made = []
         for piece in pieces:
             section, rest = round_whole(values[piece.start : piece.stop], state.values)
-            if state.keeps_rounding and rest is not None:
+            if state.error_feedback and rest is not None:
                 group.keep(piece.start, share * rest)
             made.append(section)
         note_whole(state, plan, group, values)

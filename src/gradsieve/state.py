@@ -20,9 +20,10 @@ from gradsieve.codec import VALUES, Values
 from gradsieve.copies import Copied, packed, refuse_copy, require_taken_up, take_up, unpack
 from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover
-from gradsieve.errors import SieveError
+from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.stall import wait_for_sums
 from gradsieve.loss_scale import LossScale, Scaler
 from gradsieve.members import Members
 from gradsieve.modes import ordinary_tensors
@@ -257,7 +258,10 @@ class SieveState:
         if (model := self._ddp()) is not None:
             require_even_division(model)
         if not self.members.have_met:
-            self._compare_ranks(first.parameters())
+            self._compare_ranks(first)
+        if self.members.begin_step(self.step, self.exchange) and not self.plain:
+            self.worker.submit(self.members.settle)
+            self.finish_exchanges()
         self.route.begin_step(self.members, self.registry, self._turns)
         self.tally = Tally(computing_threads(first.buffer().device))
 
@@ -293,13 +297,10 @@ class SieveState:
             f"scaler={'given' if self.loss_scale.is_told else 'none'}",
         )
 
-    @property
-    def keeps_rounding(self) -> bool:
-        """What is rounded off parameters that travel whole is sent later."""
-        return self.error_feedback and self.values != "float32"
-
-    def _compare_ranks(self, parameters: list[Tensor]) -> None:
-        fault = fault_of_loaded(self, parameters)
+    def _compare_ranks(self, first: Bucket) -> None:
+        if not self._belongs_to_weights:
+            self.members.meet(first.buffer())
+        fault = fault_of_loaded(self, first.parameters())
         mine = Description(
             settings=(
                 *self.settings,
@@ -307,13 +308,14 @@ class SieveState:
                 f"state loaded={fault or self.loaded_place is not None}",
             ),
             parameters=tuple(
-                f"{n} {list(p.shape)} {p.dtype}" for n, p in self.registry.described(parameters)
+                f"{n} {list(p.shape)} {p.dtype}"
+                for n, p in self.registry.described(first.parameters())
             ),
         )
         require_agreement(mine, self.members.group)
         if fault:
             raise ValueError(fault)
-        _ = self.members.everyone
+        self.members.agree(self.exchange)
 
     def holds(self, gradient: Tensor) -> bool:
         """DDP throws the result of a parameter away that no rank used: nothing may be sent of it.
@@ -347,19 +349,26 @@ class SieveState:
         """Wait for the communication thread; on an error nothing that was sent is lost."""
         try:
             with self.tally.waiting():
-                self.worker.finish()
+                self.worker.finish(self.members.look)
                 self._finish_all_reduces()
-        except BaseException:
+        except BaseException as error:
+            mismatch = self.members.mismatch_behind(error)
+            if mismatch is not None:
+                self.members.part(self.worker)
             # Interrupted in the wait, the thread may still be selecting: the next step puts back.
             if self.worker.is_idle:
                 self.put_back_survivors()
+            if mismatch is not None and mismatch is not error:
+                raise mismatch from error
             raise
 
     def _finish_all_reduces(self) -> None:
         """Raises ExchangeError where one failed; notes where a sum is not finite."""
         futures, self.unfinished = self.unfinished, []
         try:
-            sums = [future.wait() for future in futures]
+            sums = wait_for_sums(futures, self.members.look)
+        except MismatchError:
+            raise
         except RuntimeError as error:
             raise unreachable(self.members.group, error) from error
         self.tally.nonfinite_anywhere |= not all(map(is_finite, sums))
@@ -436,7 +445,7 @@ class SieveState:
             # The moments know nothing of the survivors that were put back.
             return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
         squares = [p.moments.unsent_square_sum + p.squared_remainder for p in kept if p.moments]
-        if self.keeps_rounding:
+        if self.error_feedback:
             remainders = [group.remainder for group in self.plans.groups]
             squares += [float(torch.linalg.vector_norm(r)) ** 2 for r in remainders]
         return math.sqrt(sum(squares))

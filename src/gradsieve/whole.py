@@ -33,6 +33,8 @@ class WholeGroup:
         self._remainder = torch.empty(0, dtype=torch.float32, device=parameters[0].device)
         self._before: Tensor | None = None
         """The remainder before this step, where the step has changed it."""
+        self._given: Tensor | None = None
+        """What a step that fails leaves in the remainder."""
         self._numbers: Tensor | None = None
 
     @property
@@ -54,23 +56,33 @@ class WholeGroup:
             self.is_current = True
         return self._remainder
 
-    def give(self, flat: Tensor, *, scale: float = 1.0, may_be_unused: bool = False) -> Tensor:
+    def give(
+        self,
+        flat: Tensor,
+        *,
+        scale: float = 1.0,
+        may_be_unused: bool = False,
+        keeps_gradient: bool = True,
+    ) -> Tensor:
         """The gradients, float32 [numel], with all that was kept of those before.
 
         Args:
             scale: what a gradient of 1 is in `flat`.
             may_be_unused: a parameter whose gradient is zero throughout keeps its remainder, for
                 DDP throws the result away where no rank used it.
+            keeps_gradient: where the exchange fails, the gradients stay in the remainder as well.
         """
         remainder, gradient = self.remainder, flat.float()
         self._before = remainder.clone()
+        given = gradient + scale * remainder
         if not may_be_unused:
-            given = gradient + scale * remainder
             remainder.zero_()
-            return given
-        used = self._used(gradient)
-        given = torch.where(used, gradient + scale * remainder, gradient)
-        remainder.masked_fill_(used, 0.0)
+        else:
+            used = self._used(gradient)
+            given = torch.where(used, given, gradient)
+            remainder.masked_fill_(used, 0.0)
+        if keeps_gradient:
+            self._given = remainder + given / scale
         return given
 
     def keep(self, start: int, rest: Tensor) -> None:
@@ -82,16 +94,19 @@ class WholeGroup:
 
     def commit(self) -> None:
         """The step is done."""
-        self._before = None
+        self._before = self._given = None
 
     def undo(self) -> None:
         """The step leaves nothing behind."""
         if self._before is not None:
             self.remainder.copy_(self._before)
-            self._before = None
+        self.commit()
 
     def recover(self) -> None:
-        """The exchange failed; what was added to the gradients is kept again."""
+        """The exchange failed; what never reached the optimizer is kept."""
+        if self._before is not None and self._given is not None:
+            finite = self._given.isfinite()
+            self._before = torch.where(finite, self._given, self._before)
         self.undo()
 
     def _used(self, gradient: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """Frames between the ranks of a group."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradsieve.errors import named_ranks
 from gradsieve.exchange.roll_call import absent_ranks
 
 
@@ -26,14 +28,64 @@ class Notes:
         """Of all exchanges of sizes, in which ranks wait for the last one."""
 
 
-class FrameExchange:
-    """One exchange of sizes, with notes, then one uneven transfer."""
+class OwnGroup:
+    """A process group that no other part of the program uses; what fails in it says so."""
 
-    def __init__(self, group: dist.ProcessGroup, notes: Notes | None = None) -> None:
-        self.group = group
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group: dist.ProcessGroup | None = group
+        self.is_busy = False
+        """A thread waits in a collective."""
+        self.is_given_up = False
+        """The ranks have parted: what fails from now on fails for that."""
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """Raises ExchangeError after `close`."""
+        if self._group is None:
+            raise ExchangeError("the ranks have parted, and this group is closed")
+        return self._group
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Collectives inside that fail raise ExchangeError."""
+        self.is_busy = True
+        try:
+            yield
+        except RuntimeError as error:
+            if self.is_given_up or isinstance(error, ExchangeError):
+                raise ExchangeError(first_line(error)) from error
+            raise unreachable(self.group, error, lambda: self.is_given_up) from error
+        finally:
+            self.is_busy = False
+
+    def close(self) -> None:
+        """Destroy the group, unless a thread is in it: ranks that wait in it fail at once."""
+        group = self._group
+        if group is not None and not self.is_busy:
+            # Its connections end when nothing refers to it.
+            self._group = None
+            dist.destroy_process_group(group)
+
+
+class FrameExchange(OwnGroup):
+    """One exchange of sizes, with notes, then one uneven transfer.
+
+    Args:
+        notes: what ranks tell each other with the sizes.
+        hear: gets the sizes that all ranks have told, and may raise a SieveError.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        notes: Notes | None = None,
+        hear: Callable[[Sequence[int]], None] | None = None,
+    ) -> None:
+        super().__init__(group)
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
         self.notes = Notes() if notes is None else notes
+        self._hear = hear
 
     def to_all(self, frame: Tensor) -> list[Tensor]:
         """Send one frame (uint8, on the CPU) to every rank.
@@ -52,29 +104,36 @@ class FrameExchange:
         if self.world_size == 1:
             self.notes.heard = [self.notes.mine]
             return [own]
-        try:
-            leaving = [0 if rank == self.rank else f.numel() for rank, f in enumerate(frames)]
-            arriving = self.exchange_sizes(leaving)
+        leaving = [0 if rank == self.rank else f.numel() for rank, f in enumerate(frames)]
+        arriving = self.exchange_sizes(leaving)
+        with self.failing():
             received = torch.empty(sum(arriving), dtype=torch.uint8, device="cpu")
             sent = torch.cat([f for rank, f in enumerate(frames) if rank != self.rank])
             dist.all_to_all_single(received, sent, arriving, leaving, group=self.group)
-        except RuntimeError as error:
-            raise unreachable(self.group, error) from error
         arrived = list(torch.split(received, arriving))
         arrived[self.rank] = own
         return arrived
 
-    def exchange_sizes(self, leaving: list[int]) -> list[int]:
+    def exchange_sizes(self, leaving: Sequence[int]) -> list[int]:
+        """Tell each rank a number, and all of them the notes; raises as `to_all`.
+
+        Returns:
+            What the ranks have told this one.
+        """
         start = time.perf_counter()
         # Bytes of a frame and the numbers of a note are exact in float64.
         told = torch.tensor(
             [[size, *self.notes.mine] for size in leaving], dtype=torch.float64, device="cpu"
         )
         heard = torch.empty_like(told)
-        dist.all_to_all_single(heard, told, group=self.group)
+        with self.failing():
+            dist.all_to_all_single(heard, told, group=self.group)
+        arriving = cast(list[int], heard[:, 0].long().tolist())
+        if self._hear is not None:
+            self._hear(arriving)
         self.notes.heard = heard[:, 1:].tolist()
         self.notes.seconds += time.perf_counter() - start
-        return cast(list[int], heard[:, 0].long().tolist())
+        return arriving
 
 
 def numbers_of_all(exchange: FrameExchange, mine: Tensor) -> list[list[float]]:
@@ -84,13 +143,18 @@ def numbers_of_all(exchange: FrameExchange, mine: Tensor) -> list[list[float]]:
     return [cast(list[float], other.clone().view(torch.float64).tolist()) for other in arrived]
 
 
-def unreachable(group: dist.ProcessGroup, error: RuntimeError) -> ExchangeError:
-    """Waits a few seconds for the other ranks' answers, to tell which of them give none."""
-    absent = absent_ranks(group)
+def unreachable(
+    group: dist.ProcessGroup, error: BaseException, stop: Callable[[], bool] = lambda: False
+) -> ExchangeError:
+    """Waits a second or a few for the other ranks' answers, to tell which of them give none.
+
+    Args:
+        stop: whether nobody wants to know any more.
+    """
+    absent = absent_ranks(group, error, stop)
     who = "a rank has"
     if absent:
-        names = ", ".join(map(str, absent))
-        who = f"rank {names} has" if len(absent) == 1 else f"ranks {names} have"
+        who = f"{named_ranks(absent)} {'has' if len(absent) == 1 else 'have'}"
     return ExchangeError(
         f"rank {dist.get_rank()} could not exchange gradients with the other "
         f"{dist.get_world_size(group) - 1} ranks of its group: {first_line(error)}. {who} died "

@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 
 from gradsieve.errors import SieveError
+from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.words import counts_of_all
+
+_named: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
+"""By the default group: the largest number of groups by which one was named."""
 
 
 def group_of_its_own(
@@ -23,14 +29,26 @@ def group_of_its_own(
             `group`.
 
     Raises:
+        ExchangeError: a rank has died or stalled.
         SieveError: on every rank, where torch would name the group differently on some.
     """
+    try:
+        return new_group(group, places, on_host=on_host)
+    except SieveError:
+        raise
+    except RuntimeError as error:
+        raise unreachable(group, error) from error
+
+
+def new_group(
+    group: dist.ProcessGroup, places: Sequence[int] | None, *, on_host: bool
+) -> dist.ProcessGroup:
     ranks = dist.get_process_group_ranks(group)
     whole = places is None and len(ranks) == dist.get_world_size()
     if places is None and not whole:
-        counts: list[int] = [0] * len(ranks)
-        dist.all_gather_object(counts, groups_joined(), group=group)
-        require_alike_names(counts)
+        require_alike_names(counts_of_all(group, groups_joined()))
+    if not whole:
+        _named[world()] = groups_joined()
     made = dist.new_group(
         ranks=[ranks[place] for place in places] if places is not None else ranks,
         timeout=timeout_of(group),
@@ -38,13 +56,25 @@ def group_of_its_own(
         use_local_synchronization=not whole,
     )
     if not isinstance(made, dist.ProcessGroup):
-        raise RuntimeError(f"torch.distributed gave no process group but {made!r}")
+        raise SieveError(f"torch.distributed gave no process group but {made!r}")
     return made
 
 
+def world() -> dist.ProcessGroup:
+    if dist.group.WORLD is None:
+        raise SieveError("torch.distributed has no process group any more")
+    return dist.group.WORLD
+
+
 def groups_joined() -> int:
-    """How many groups this rank is in; torch has no public word for it."""
-    return len(dist.distributed_c10d._world.pg_names)
+    """How many groups this rank is in; torch has no public word for it.
+
+    As many as never before when a group was named by it: a name that comes again, after groups were
+    destroyed, would find old addresses in the store.
+    """
+    while (joined := len(dist.distributed_c10d._world.pg_names)) <= _named.get(world(), 0):
+        dist.new_group([dist.get_rank()], backend="gloo", use_local_synchronization=True)
+    return joined
 
 
 def require_alike_names(joined: Sequence[int]) -> None:

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradsieve.errors import SieveError
-from gradsieve.exchange.frames import FrameExchange, Notes, unreachable
+from gradsieve.errors import MismatchError, SieveError
+from gradsieve.exchange.frames import FrameExchange, Notes, OwnGroup
 from gradsieve.exchange.group import group_of_its_own
 
 SIZE_BYTES = 8
@@ -64,11 +64,15 @@ class Nodes:
         rank, ranks = dist.get_rank(group), dist.get_world_size(group)
         self.size, self.place, self.count = size, rank % size, ranks // size
         mates = range(rank - self.place, rank - self.place + size)
-        self._dense = group_of_its_own(group, mates, on_host=on_host)
+        self._dense = OwnGroup(group_of_its_own(group, mates, on_host=on_host))
         self.within = FrameExchange(group_of_its_own(group, mates))
         same_place = range(self.place, ranks, size)
         self.across = FrameExchange(group_of_its_own(group, same_place), notes)
         self._notes, self._join = notes, join
+
+    @property
+    def groups(self) -> list[OwnGroup]:
+        return [self._dense, self.within, self.across]
 
     def average(self, buffer: Tensor) -> None:
         """Replace it by the mean of the node's ranks, the same bits on all of them.
@@ -82,10 +86,8 @@ class Nodes:
         """Replace it by the sum of the node's ranks; raises as `average`."""
         if self.size == 1:
             return
-        try:
-            dist.all_reduce(buffer, group=self._dense)
-        except RuntimeError as error:
-            raise unreachable(self._dense, error) from error
+        with self._dense.failing():
+            dist.all_reduce(buffer, group=self._dense.group)
 
     def to_all(self, frame: Tensor) -> list[list[Tensor]]:
         """Send one frame (uint8, on the CPU) to every rank.
@@ -96,7 +98,7 @@ class Nodes:
 
         Raises:
             ExchangeError: on the ranks that notice.
-            SieveError: what a mate has passed on makes no sense.
+            MismatchError: what a mate has passed on makes no sense.
         """
         arrived = self.across.to_all(frame)
         passed_on = Notes(self._join(self._notes.heard))
@@ -118,9 +120,11 @@ def bundled(frames: Sequence[Tensor]) -> Tensor:
 def unbundled(bundle: Tensor, count: int) -> list[Tensor]:
     head = count * SIZE_BYTES
     # Copied, since it may start at any byte.
-    sizes = cast(list[int], bundle[:head].clone().view(torch.int64).tolist())
+    bytes_of_sizes = bundle[:head].clone()
+    whole = bytes_of_sizes.numel() == head
+    sizes = cast(list[int], bytes_of_sizes.view(torch.int64).tolist()) if whole else [-1]
     if min(sizes) < 0 or head + sum(sizes) != bundle.numel():
-        raise SieveError(
+        raise MismatchError(
             f"a rank of this node passed on frames of {sizes} bytes in {bundle.numel()}; the "
             "ranks run different versions of gradsieve"
         )

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gradsieve.exchange.stall import Look, wait_for_job
+
 
 @dataclass(slots=True)
 class Job:
@@ -68,13 +70,23 @@ class ExchangeWorker:
         self._pending.append(done)
         self._jobs.put(Job(run, self._errors, done))
 
-    def finish(self) -> None:
-        """Wait for the jobs so far; raise the first error of theirs, as it was raised."""
+    def finish(self, look: Look = lambda: None) -> None:
+        """Wait for the jobs so far; raise the first error of theirs, as it was raised.
+
+        Args:
+            look: is called now and then where it takes long, and may raise what ends the wait.
+        """
         for done in self._pending:
-            done.result()
+            wait_for_job(done, look)
         errors, self._errors, self._pending = self._errors, [], []
         if errors:
             raise errors[0]
+
+    def give_up(self, seconds: float) -> None:
+        """Drop the jobs so far and their errors, if they end in time."""
+        wait(self._pending, seconds)
+        if self.is_idle:
+            self._errors, self._pending = [], []
 
     def _start(self) -> None:
         if self._thread is not None:

@@ -3,21 +3,19 @@
 import time
 from collections.abc import Callable
 
-import torch.distributed as dist
-
-from gradsieve.exchange import FrameExchange, Notes, group_of_its_own
-from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange import Notes
+from gradsieve.members import Members
 
 
 class Arrivals:
     """Ranks tell each other how long they took since they last met: that moment they share.
 
-    All ranks of `group` must make one together; it has a group of its own, since it meets while
+    All ranks must make one together; it has a group of its own, since it meets while
     others plan the way of a bucket.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self._exchange = FrameExchange(group_of_its_own(group), Notes([0.0]))
+    def __init__(self, members: Members) -> None:
+        self._exchange = members.another_exchange(Notes([0.0]))
         self._met = time.perf_counter()
         self.slowest_rank = 0
         self.waited_seconds = 0.0
@@ -31,10 +29,7 @@ class Arrivals:
     def _meet(self, took: float) -> None:
         notes = self._exchange.notes
         notes.mine, notes.seconds = [took], 0.0
-        try:
-            self._exchange.exchange_sizes([0] * self._exchange.world_size)
-        except RuntimeError as error:
-            raise unreachable(self._exchange.group, error) from error
+        self._exchange.exchange_sizes([0] * self._exchange.world_size)
         self._met, self.waited_seconds = time.perf_counter(), notes.seconds
         seconds = [seconds for (seconds,) in notes.heard]
         self.slowest_rank = seconds.index(max(seconds))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.errors import SieveError
+from gradsieve.exchange.frames import unreachable
 
 
 def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> None:
@@ -20,16 +21,23 @@ def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) ->
 
 
 def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
-    """Replace them by the first rank's."""
+    """Replace them by the first rank's.
+
+    Raises:
+        ExchangeError: a rank has died or stalled.
+    """
     first = dist.get_process_group_ranks(group)[0]
     with torch.no_grad():
         sent = [(tensor, tensor.detach().contiguous()) for tensor in tensors]
         # As bytes: Gloo knows few dtypes.
         flat = [copy.reshape(-1).view(torch.uint8) for _, copy in sent]
-        works = [dist.broadcast(part, first, group, async_op=True) for part in flat]
-        for work in works:
-            if work is not None:
-                work.wait()
+        try:
+            works = [dist.broadcast(part, first, group, async_op=True) for part in flat]
+            for work in works:
+                if work is not None:
+                    work.wait()
+        except RuntimeError as error:
+            raise unreachable(group, error) from error
         for tensor, copy in sent:
             if copy.data_ptr() != tensor.data_ptr():
                 tensor.copy_(copy)

@@ -17,6 +17,7 @@ from gradsieve.codec import Values
 from gradsieve.copies import refuse_copy
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
+from gradsieve.exchange import outer_attendance
 from gradsieve.loss_scale import Scaler
 from gradsieve.modes import ordinary_tensors
 from gradsieve.outer.arrivals import Arrivals
@@ -140,7 +141,8 @@ class OuterSync:
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
         device = None if offload is None else torch.device(offload)
         self._buffers = averaged_buffers(model)
-        require_agreement(self._description([*named, *model.named_buffers()]), group)
+        with outer_attendance(group):
+            require_agreement(self._description([*named, *model.named_buffers()]), group)
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
         share([*model.parameters(), *model.buffers()], group)
@@ -154,7 +156,7 @@ class OuterSync:
         # Internal.
         self._model = model
         self._untold: list[OuterRecord] = []
-        self._arrivals = Arrivals(group)
+        self._arrivals = Arrivals(self.state.members)
         self._under_way: UnderWay | None = None
         self._has_failed = False
 

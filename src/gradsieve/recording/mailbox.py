@@ -3,12 +3,12 @@
 No collective: a rank that writes no record, or has died, makes nobody wait.
 """
 
-import os
 from contextlib import suppress
 from itertools import count
 
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
+
+from gradsieve.exchange.store import JobStore, StoreError
 
 numbers = count()
 READER = "reader"
@@ -18,11 +18,7 @@ class Mailbox:
     """Made in the same order on all ranks, one at a time."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        # torch has no public word for the store; a job that is started again has the same one.
-        self._store = distributed_c10d.PrefixStore(
-            f"gradsieve/mail/{restart}/{next(numbers)}", distributed_c10d._get_default_store()
-        )
+        self._store = JobStore(f"mail/{next(numbers)}")
         self.ranks = dist.get_process_group_ranks(group)
         self.is_first = dist.get_rank() == self.ranks[0]
         if self.is_first:
@@ -31,19 +27,16 @@ class Mailbox:
     def send(self, subject: str, message: str) -> None:
         """To the first rank, if it reads at all: what nobody collects would fill the store."""
         # The machine that holds the store may be gone.
-        with suppress(RuntimeError):
-            if self._store.check([READER]):
+        with suppress(StoreError):
+            if self._store.get(READER) is not None:
                 self._store.set(f"{subject}/{dist.get_rank()}", message)
 
     def collect(self, subject: str, rank: int) -> str | None:
         """What `rank` has sent, once; None where nothing has come."""
         key = f"{subject}/{rank}"
-        try:
-            if not self._store.check([key]):
-                return None
-            message: str = self._store.get(key).decode()
-        except RuntimeError:
-            return None
-        with suppress(RuntimeError):
-            self._store.delete_key(key)
+        message = None
+        with suppress(StoreError):
+            message = self._store.get(key)
+            if message is not None:
+                self._store.delete(key)
         return message

@@ -1,0 +1,179 @@
+"""Whether all ranks take part: they meet in the job's store before they exchange anything."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradsieve.errors import MismatchError, named_ranks
+from gradsieve.exchange.frames import ExchangeError, first_line, unreachable
+from gradsieve.exchange.meeting import DIFFER, Meeting, in_words
+from gradsieve.exchange.store import JobStore, StoreError
+
+PATIENCE = 3.0
+"""Seconds until one asks whether a rank that has not come is late or is none of ours."""
+PROBE = "probe"
+PROBED_RANKS = 50
+"""Their sum is exact in bfloat16."""
+OUTER = "an OuterSync"
+_held: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
+"""Meetings of a group to which all ranks have come."""
+
+
+def require_attendance(group: dist.ProcessGroup, bucket: Tensor) -> None:
+    """Meet the ranks that take DDP's first bucket to gradsieve, before its first step.
+
+    A rank that has not come in time is late, or trains with plain DDP, which all-reduces the
+    bucket. The others all-reduce a tensor of its size then: the sum is theirs alone only where all
+    ranks have added to it, the late ones too when they come.
+
+    Args:
+        bucket: this rank's buffer.
+
+    Raises:
+        ExchangeError: a rank has died or stalled.
+        MismatchError: on every rank that has come, naming those that train without gradsieve or
+            have another bucket.
+    """
+    if group.size() == 1:
+        return
+    try:
+        meeting, failed = next_meeting(group)
+        meeting.come(word_for(bucket))
+        verdict = meeting.verdict(PATIENCE)
+        if verdict is None:
+            verdict = meeting.decide(PROBE)
+            meeting.warn_of_missing(
+                "it is late to its first step, or trains without gradsieve (call attach on every "
+                "rank)"
+            )
+    except StoreError:
+        return
+    with counted(group, failed):
+        if verdict == DIFFER:
+            raise why(meeting, PATIENCE)
+        if verdict == PROBE and not all_have_added(group, meeting, bucket):
+            raise why(meeting)
+
+
+@contextmanager
+def outer_attendance(group: dist.ProcessGroup) -> Iterator[None]:
+    """Meet the ranks that make an OuterSync; what fails inside names those that make none.
+
+    Raises:
+        ExchangeError: a rank has died or stalled, or makes none.
+        MismatchError: a rank trains with gradsieve otherwise.
+    """
+    if group.size() == 1:
+        yield
+        return
+    try:
+        meeting, failed = next_meeting(group)
+        meeting.come(OUTER)
+        verdict = meeting.verdict(PATIENCE)
+        if verdict is None:
+            meeting.warn_of_missing("make an OuterSync on every rank")
+    except StoreError:
+        yield
+        return
+    with counted(group, failed):
+        if verdict in (DIFFER, PROBE):
+            raise why(meeting, PATIENCE)
+        try:
+            yield
+        except ExchangeError as error:
+            raise why_none(meeting, error) from error
+
+
+@contextmanager
+def counted(group: dist.ProcessGroup, failed: JobStore) -> Iterator[None]:
+    """The meeting, as the ranks that have not come count it as well."""
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):
+            failed.set("failed", "1")
+        raise
+    _held[group] = _held.get(group, 0) + 1
+
+
+def next_meeting(group: dist.ProcessGroup) -> tuple[Meeting, JobStore]:
+    """And where it is noted if it fails: ranks that have not come know nothing of it."""
+    failures = 0
+    while True:
+        name = f"{_held.get(group, 0)}.{failures}"
+        failed = JobStore(f"failures/{group.group_name}/{name}")
+        if failed.get("failed") is None:
+            return Meeting(group, name), failed
+        failures += 1
+
+
+def word_for(bucket: Tensor) -> str:
+    return f"{bucket.numel()} gradients of {str(bucket.dtype).removeprefix('torch.')}"
+
+
+def all_have_added(group: dist.ProcessGroup, meeting: Meeting, bucket: Tensor) -> bool:
+    """All-reduce a tensor like the first rank's bucket, the size that others wait with."""
+    agrees = meeting.first == word_for(bucket)
+    share = pattern(*read(meeting.first), bucket.device)
+    probe = share * float(agrees and dist.get_rank(group) < PROBED_RANKS)
+    try:
+        dist.all_reduce(probe, group=group)
+    except RuntimeError as error:
+        lost = unreachable(group, error)
+        raise why(meeting, error=lost) from error
+    return torch.equal(probe, share * min(PROBED_RANKS, group.size()))
+
+
+def read(word: str) -> tuple[int, torch.dtype]:
+    """What `word_for` has written."""
+    numel, *_, name = word.split()
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"a rank has said {word!r} of its first gradients")
+    return int(numel), dtype
+
+
+def pattern(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What no gradients are: -3, 5, -3, 5, …"""
+    tensor = torch.full((numel,), -3.0, dtype=dtype, device=device)
+    tensor[1::2] = 5.0
+    return tensor
+
+
+def why(
+    meeting: Meeting, seconds: float = 0.0, error: ExchangeError | None = None
+) -> MismatchError | ExchangeError:
+    """What is wrong, by what the ranks have said or say within some seconds; else `error`."""
+    try:
+        said, missing = meeting.words(seconds), meeting.missing()
+    except StoreError:
+        said, missing = {}, []
+    if len({*said.values()}) > 1:
+        return MismatchError(
+            f"the ranks begin with different gradients ({in_words(said)}): build the model and "
+            "DDP, and attach gradsieve, in the same way on every rank"
+        )
+    if error is not None:
+        return error
+    who = f"{named_ranks(missing)} train{'s' if len(missing) == 1 else ''}"
+    return MismatchError(
+        f"{who if missing else 'a rank trains'} without gradsieve: call attach on every rank, "
+        "before its first step"
+    )
+
+
+def why_none(meeting: Meeting, error: ExchangeError) -> MismatchError | ExchangeError:
+    """As `why`, where an OuterSync is made."""
+    with suppress(StoreError):
+        if missing := meeting.missing():
+            have = "has" if len(missing) == 1 else "have"
+            return ExchangeError(
+                f"{named_ranks(missing)} {have} made no OuterSync, and the others have waited in "
+                f"vain ({first_line(error.__cause__ or error)}): make one on every rank. Where "
+                "that is so, the output there says what came before."
+            )
+    return why(meeting, error=error)

@@ -1,0 +1,79 @@
+"""Where ranks meet without a collective: each says a word in the job's store."""
+
+import torch.distributed as dist
+
+from gradsieve import notices
+from gradsieve.errors import named_ranks
+from gradsieve.exchange.store import JobStore, wait_until
+
+ALIKE, DIFFER = "alike", "differ"
+SECONDS_TO_READ = 2.0
+"""That a rank which has read the words waits for others to read them: it may hold the store."""
+
+
+class Meeting:
+    """A meeting of a group's ranks; those that come under the same name meet.
+
+    Raises:
+        StoreError: from each method as well, where the store does not answer.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, name: str) -> None:
+        self.ranks = dist.get_process_group_ranks(group)
+        self._store = JobStore(f"meetings/{group.group_name}/{name}")
+        self._has_come = False
+        self.first = ""
+        """What the first one has said."""
+
+    def come(self, word: str) -> None:
+        """Say a word, once. The last one to come decides ALIKE, whoever says another DIFFER."""
+        if self._has_come:
+            return
+        self._has_come = True
+        self._store.set(str(dist.get_rank()), word)
+        self.first = self._store.set_unless_set("first", word)
+        if word != self.first:
+            self.decide(DIFFER)
+        if self._store.count("came", 1) == len(self.ranks):
+            self.decide(ALIKE)
+
+    def decide(self, verdict: str) -> str:
+        """The verdict that holds: the first one."""
+        return self._store.set_unless_set("verdict", verdict)
+
+    def verdict(self, seconds: float = 0.0) -> str | None:
+        """None where nothing is decided in time."""
+        return self._store.wait("verdict", seconds)
+
+    def missing(self) -> list[int]:
+        """Those that have not come."""
+        return [int(rank) for rank in self._store.lacking([str(rank) for rank in self.ranks])]
+
+    def words(self, seconds: float) -> dict[int, str]:
+        """What each rank has said, of those that come in time."""
+        wait_until(lambda: self._store.count("came") == len(self.ranks), seconds)
+        words = {rank: self._store.get(str(rank)) for rank in self.ranks}
+        said = {rank: word for rank, word in words.items() if word is not None}
+        self._store.count("read", 1)
+        wait_until(lambda: self._store.count("read") >= len(said), SECONDS_TO_READ)
+        return said
+
+    def forget(self) -> None:
+        """Leave nothing in the store of a meeting whose outcome nobody needs any more."""
+        for key in (str(dist.get_rank()), "first", "came", "verdict"):
+            self._store.delete(key)
+
+    def warn_of_missing(self, what: str) -> None:
+        """Name in a warning who has not come; the first of the others does it."""
+        missing = self.missing()
+        present = [rank for rank in self.ranks if rank not in {*missing}]
+        if missing and present and dist.get_rank() == present[0]:
+            notices.logger.warning("gradsieve waits for %s: %s", named_ranks(missing), what)
+
+
+def in_words(said: dict[int, str]) -> str:
+    """Such as ``ranks 0, 2: gather; rank 1: dense``."""
+    by_word: dict[str, list[int]] = {}
+    for rank, word in said.items():
+        by_word.setdefault(word, []).append(rank)
+    return "; ".join(f"{named_ranks(ranks)}: {word}" for word, ranks in by_word.items())

@@ -1,0 +1,115 @@
+"""The store that the job was started with: what ranks tell each other beside their collectives."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch.distributed import distributed_c10d
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+"""Seconds from one look into the store to the next."""
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """There is no store, or it does not answer."""
+
+
+class JobStore:
+    """A part of the store under a name.
+
+    It asks again and again where it waits: torch lets no other thread ask while one waits, and
+    logs each wait that ends in vain.
+
+    Raises:
+        StoreError: from each method as well.
+    """
+
+    def __init__(self, name: str) -> None:
+        # A job that is started again may have the same store.
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        with answered():
+            # torch has no public word for it.
+            default = distributed_c10d._get_default_store()
+            self._store = distributed_c10d.PrefixStore(f"gradsieve/{restart}/{name}", default)
+
+    def set(self, key: str, value: str) -> None:
+        with answered():
+            self._store.set(key, value)
+
+    def get(self, key: str) -> str | None:
+        """None where it is not set."""
+        with answered():
+            return self._store.get(key).decode() if self._store.check([key]) else None
+
+    def set_unless_set(self, key: str, value: str) -> str:
+        """What the key holds then: of several ranks the first one's value."""
+        with answered():
+            return str(self._store.compare_set(key, "", value).decode())
+
+    def count(self, key: str, more: int = 0) -> int:
+        """What has been counted, of all ranks."""
+        with answered():
+            return int(self._store.add(key, more))
+
+    def lacking(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that are not set."""
+        if not keys:
+            return []
+        with answered():
+            if self._store.check(list(keys)):
+                return []
+        if len(keys) == 1:
+            return list(keys)
+        middle = len(keys) // 2
+        return [*self.lacking(keys[:middle]), *self.lacking(keys[middle:])]
+
+    def delete(self, key: str) -> None:
+        with answered():
+            self._store.delete_key(key)
+
+    def wait(self, key: str, seconds: float) -> str | None:
+        """What the key holds as soon as it is set; None where it is not in time."""
+        wait_until(lambda: not self.lacking([key]), seconds)
+        return self.get(key)
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise StoreError(str(error)) from error
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
+    """Whether it holds before so many seconds are over."""
+    end, pause = time.monotonic() + seconds, FIRST_PAUSE
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+    return True
+
+
+def within(seconds: float, ask: Callable[[], T]) -> T | None:
+    """What `ask` returns; None where there is no answer in time.
+
+    It runs in a thread, since a store whose machine is gone may never answer.
+    """
+    found: list[T] = []
+
+    def call() -> None:
+        try:
+            found.append(ask())
+        except StoreError:
+            return
+
+    calling = threading.Thread(target=call, daemon=True)
+    calling.start()
+    calling.join(seconds)
+    return found[0] if found else None
