@@ -1,7 +1,9 @@
 """What the sieve cannot work with, said in words."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import numba
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -135,6 +137,16 @@ def require_all_buckets(model: DistributedDataParallel) -> None:
         raise SieveError(
             "DDP(skip_all_reduce_unused_params=True) leaves buckets out, which the sieve must "
             "see in every step; use find_unused_parameters=True alone"
+        )
+
+
+def require_compiler() -> None:
+    """Raise SieveError where numba is told to compile nothing."""
+    settings: Any = numba.config
+    if settings.DISABLE_JIT:
+        raise SieveError(
+            "NUMBA_DISABLE_JIT is set, and gradsieve's kernels are written in instructions that "
+            "only numba's compiler knows: unset it in the environment of the ranks"
         )
 
 

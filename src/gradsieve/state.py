@@ -31,6 +31,7 @@ from gradsieve.registry import Registry
 from gradsieve.requirements import (
     require_all_buckets,
     require_bucket,
+    require_compiler,
     require_counts,
     require_even_division,
     require_prunable,
@@ -80,7 +81,7 @@ class SieveState:
         process_group: the ranks that exchange; the default group if None.
 
     Raises:
-        SieveError: torch is older than 2.6.
+        SieveError: torch is older than 2.6, or numba is told to compile nothing.
         ValueError: a number is out of range.
     """
 
@@ -99,6 +100,7 @@ class SieveState:
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         require_torch()
+        require_compiler()
         policy = policy_or_default(threshold)
         exchange = exchange_or_default(exchange, policy)
         require_counts(

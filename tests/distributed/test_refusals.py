@@ -1,5 +1,6 @@
 """What the sieve cannot train is refused at `attach`, by name; what only looks like it works."""
 
+import numba
 import pytest
 import torch
 import torch.distributed as dist
@@ -154,6 +155,14 @@ def joins():
         train(model, 1 + rank)
     assert state.step == 2
     assert same_on_all_ranks(model)
+
+
+def test_a_compiler_that_is_switched_off_is_told(monkeypatch):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    with pytest.raises(gs.SieveError, match="NUMBA_DISABLE_JIT is set"):
+        gs.SieveState()
+    with pytest.raises(gs.SieveError, match="unset it"):
+        gs.OuterSync(Net())
 
 
 def refuse_all():
