@@ -89,7 +89,7 @@ class SieveState:
 
     Raises:
         TypeError: `threshold` is no policy, or `scaler` has no ``get_scale()``.
-        SieveError: torch is older than 2.6.
+        SieveError: torch is older than 2.6, or numba is told to compile nothing.
         ValueError: a number is out of range.
     """
 

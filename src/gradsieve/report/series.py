@@ -3,26 +3,17 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from itertools import accumulate, groupby
 from typing import Any
 
 from gradsieve.recording.files import Line
 from gradsieve.report.source import Run
+from gradsieve.telemetry import StepRecord
 
 Row = dict[str, Any]
 
-OWN_FIELDS = frozenset(
-    {
-        "step",
-        "density",
-        "frame_bytes",
-        "bits_per_parameter",
-        "residual_norm",
-        "nonfinite",
-        "seconds",
-        "sent_bytes",
-    }
-)
+OWN_FIELDS = frozenset({*(field.name for field in fields(StepRecord)), "seconds", "sent_bytes"})
 """Numbers of a record that are no metric of the user's."""
 POINTS = 10_000
 """Of all runs together, and of all layers of the runs."""
