@@ -272,7 +272,7 @@ def test_the_outer_optimizer_is_made_from_the_weights_that_all_ranks_have():
 
 def finish_with_fragments():
     net = build()
-    outer = gs.OuterSync(net, every=6, fragments=2, **exact())
+    outer = gs.OuterSync(net, every=6, fragments=2, min_numel=2048, **exact())
     bits = []
     outer.on_step = lambda record: bits.append(record.bits_per_parameter)
     train(net, outer, 2)
