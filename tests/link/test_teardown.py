@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import gradsieve.link as link_package
+from gradsieve import units
 from gradsieve.link import ShapedLink
 
 pytestmark = pytest.mark.usefixtures("namespaces")
@@ -121,6 +122,7 @@ def light_imports():
     with tempfile.TemporaryDirectory() as directory:
         package = Path(directory, "gradsieve")
         shutil.copytree(Path(link_package.__file__).parent, package / "link")
+        shutil.copy(units.__file__, package)
         (package / "__init__.py").touch()
         Path(directory).chmod(0o755)
         path = os.pathsep.join([directory, str(pyroute2.parent)])
