@@ -188,9 +188,10 @@ def report_directory(directory: Path, out: Path, json_file: Path | None) -> None
     from gradsieve.report.source import read_source
     from gradsieve.report.summary import summary_rows
 
+    # What is no directory is told as such, when it is read.
+    require_outputs(json_file, out=out if directory.is_dir() else None)
     try:
         source = read_source(directory)
-        require_outputs(json_file, out=out)
         with working(f"drawing {directory} ..."):
             page = write_report(source, out)
     except RecordsError as error:
