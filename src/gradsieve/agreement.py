@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 
 from gradsieve.codec.frame import VERSION
-from gradsieve.errors import MismatchError, named_ranks
+from gradsieve.errors import MismatchError, has, named_ranks
 from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.words import another_version, texts_of_all
 from gradsieve.version import __version__
@@ -81,10 +81,6 @@ def require_same(
                 f"{named_ranks(others)} {has(others)} {theirs}. {advice}"
             )
     raise another_version(others[0])
-
-
-def has(ranks: Sequence[int]) -> str:
-    return "has" if len(ranks) == 1 else "have"
 
 
 def first_difference(left: Sequence[str], right: Sequence[str]) -> tuple[str, str]:

@@ -54,6 +54,18 @@ def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> No
         raise
 
 
+def require_scaler(copied: Copied, scaler: object) -> None:
+    """Raise SieveError where a copy is bound without what scales the loss, or with it in vain."""
+    had = "scaler=given" in copied.saved["settings"]
+    if had and scaler is None:
+        raise SieveError(
+            "the state that this is a copy of was told the scaler of the loss: give the copy the "
+            "scaler that it is to follow, state.bind(model, scaler=scaler)"
+        )
+    if scaler is not None and not had:
+        raise SieveError("the state that this is a copy of had no scaler; attach a new state")
+
+
 def require_taken_up(state: "SieveState") -> None:
     if state.copied is not None:
         raise SieveError(

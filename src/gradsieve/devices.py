@@ -35,6 +35,12 @@ class Handover:
             torch.accelerator.set_stream(before)
 
 
+def catch_up(device: torch.device) -> None:
+    """Let the caller's stream wait for what the communication thread has asked the device for."""
+    if device.type != "cpu" and device in _streams:
+        torch.accelerator.current_stream(device).wait_stream(_streams[device])
+
+
 _streams: dict[torch.device, torch.Stream] = {}
 
 

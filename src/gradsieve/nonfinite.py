@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.exchange import FrameExchange
+from gradsieve.exchange.words import another_version
 from gradsieve.tally import Tally
 
 NAMES = 20
@@ -47,6 +48,10 @@ def sources(exchange: FrameExchange, mine: Sequence[str]) -> dict[int, list[str]
 
     Args:
         mine: those of this rank.
+
+    Raises:
+        ExchangeError: a rank has died or stalled.
+        MismatchError: a rank has sent something else.
     """
     text = json.dumps(sorted({*mine})[:NAMES]).encode()
     seconds = exchange.notes.seconds
@@ -54,5 +59,16 @@ def sources(exchange: FrameExchange, mine: Sequence[str]) -> dict[int, list[str]
     # Ranks have not waited for this in the step.
     exchange.notes.seconds = seconds
     ranks = dist.get_process_group_ranks(exchange.group)
-    named = [json.loads(bytes(other.tolist())) for other in arrived]
+    named = [names_in(other, rank) for other, rank in zip(arrived, ranks, strict=True)]
     return {rank: names for rank, names in zip(ranks, named, strict=True) if names}
+
+
+def names_in(arrived: Tensor, rank: int) -> list[str]:
+    """Raises MismatchError where a rank has sent something else."""
+    try:
+        names = json.loads(arrived.numpy().tobytes())
+    except (ValueError, RecursionError) as error:
+        raise another_version(rank) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise another_version(rank)
+    return names

@@ -46,6 +46,7 @@ class Before(NamedTuple):
     threshold: float | None
     moments: Moments | None
     is_empty: bool
+    squared_remainder: float
 
 
 class ParameterState:
@@ -129,7 +130,9 @@ class ParameterState:
     def _remember(self) -> None:
         if self._before is not None:
             return
-        self._before = Before(self.residual, self.threshold, self.moments, self.is_empty)
+        self._before = Before(
+            self.residual, self.threshold, self.moments, self.is_empty, self.squared_remainder
+        )
         self.residual = torch.zeros_like(self.residual) if self._spare is None else self._spare
         self._spare = None
 
@@ -199,6 +202,7 @@ class ParameterState:
             scale: what a gradient of 1 is in `flat`.
         """
         self.take_over(ranks)
+        # Also where steps are not taken back: a failed exchange gives the residual back.
         self._remember()
         before, after = self.open()
         factor = 1 if self.dealt is None else self.dealt.size
@@ -212,7 +216,9 @@ class ParameterState:
         self._undo_sums()
         if self._before is not None:
             self._spare = self.residual if self._can_undo else None
-            self.residual, self.threshold, self.moments, self.is_empty = self._before
+            before = self._before
+            self.residual, self.threshold, self.moments = before[:3]
+            self.is_empty, self.squared_remainder = before.is_empty, before.squared_remainder
         if self.rotation is not None:
             self.rotation.undo()
         self._forget()
@@ -224,9 +230,11 @@ class ParameterState:
         """
         if self._has_given:
             self.undo()
-        else:
-            self._undo_sums()
-            self.commit()
+            return
+        self._undo_sums()
+        if self.rotation is not None:
+            self.rotation.undo()
+        self.commit()
 
     def commit(self) -> None:
         """The step is done."""

@@ -134,18 +134,17 @@ def reshard_parameter(
 ) -> list[dict[str, Any]]:
     require_alike(old, ("stride", "rotation"), f"parameter {name}: ")
     kept = [whole_residual(parameter, len(old)) for parameter in old]
-    shapes = {None if flat is None else tuple(flat.shape) for flat in kept}
+    shapes = {flat.shape for flat in kept}
     if len(shapes) > 1:
         raise ValueError(f"parameter {name}: the ranks' residuals are of different shapes")
     made = []
     for own in shares:
         like = nearest(old, own)
-        residual = None if None in shapes else mixed(kept, own)  # type: ignore[arg-type]
         made.append(
             {
                 **like,
                 "moments": moments_of_all(like),
-                "residual": residual,
+                "residual": mixed(kept, own),
                 "owned": None,
                 "dealt": None,
             }
@@ -153,11 +152,9 @@ def reshard_parameter(
     return made
 
 
-def whole_residual(parameter: State, ranks: int) -> Tensor | None:
+def whole_residual(parameter: State, ranks: int) -> Tensor:
     """What a rank keeps of a parameter, as if all of it were its own gradient's; float64."""
     residual = parameter["residual"]
-    if residual is None:
-        return None
     flat = in_memory_order(residual.double().cpu(), parameter["stride"])
     if parameter["dealt"] is not None:
         # In units of the mean of so many ranks.
@@ -178,8 +175,8 @@ def mixed(kept: Sequence[Tensor], shares: Shares) -> Tensor:
 
 def moments_of_all(parameter: State) -> Any:
     """None where they are of a piece, which is another rank's from now on."""
-    moments, residual = parameter["moments"], parameter["residual"]
-    if moments is None or residual is None or moments["numel"] != residual.numel():
+    moments = parameter["moments"]
+    if moments is None or moments["numel"] != parameter["residual"].numel():
         return None
     return dict(moments)
 

@@ -1,7 +1,8 @@
 """The second shot of a two-shot exchange: a rank adds its part of all frames and prunes the sum.
 
-What it prunes stays in a residual of its own, in units of the average. All of it is on the host,
-where the frames are.
+What it prunes stays in a residual of its own, in units of the average; what it rounds off
+parameters that travel whole stays in its remainder of them. All of it is on the host, where the
+frames are.
 """
 
 import math

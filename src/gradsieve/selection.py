@@ -60,7 +60,8 @@ def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Ten
     """Of the plan's own parts."""
     tally = state.tally
     with tally.timed("encode"):
-        layout, nonfinite = state.plans.layout(plan), tally.nonfinite > 0
+        layout = state.plans.layout(plan)
+        nonfinite = tally.nonfinite > 0 or tally.carries_nonfinite
         frames = [
             encode_frame(
                 [sections[piece] for piece in part],
@@ -110,7 +111,7 @@ def note_whole(state: SieveState, plan: Plan, group: WholeGroup, values: Tensor)
     if plan.takes_all:
         note_nonfinite(state.tally, group.named, values)
     elif not is_finite(values):
-        state.tally.nonfinite += values.numel() - int(values.isfinite().sum())
+        state.tally.carries_nonfinite = True
 
 
 def send_survivors(
@@ -129,11 +130,11 @@ def send_survivors(
     tally = state.tally
     if state.holds(flat):
         return [empty_section(piece.numel) for piece in pieces]
-    flat = flat.float()
+    flat, hidden = flat.float(), 0
     start, stop = pieces[0].start, pieces[-1].stop
     with tally.timed("rotate"):
         if parameter.rotation is not None:
-            flat = rotate(state, parameter.rotation, flat)
+            flat, hidden = rotate(parameter.rotation, flat)
     flat = flat[start:stop]
     before, left = (residual[start:stop] for residual in parameter.open())
     parameter.is_empty = False
@@ -166,8 +167,10 @@ def send_survivors(
             parameter.squared_remainder = leave_remainder(left, indices, values, sections)
     tally.thresholds[parameter.name] = threshold
     tally.moments[parameter.name] = moments
-    tally.nonfinite += moments.nonfinite
-    if moments.nonfinite and not is_mean:
+    if moments.nonfinite and is_mean:
+        tally.carries_nonfinite = True
+    elif moments.nonfinite:
+        tally.nonfinite += moments.nonfinite + hidden
         tally.nonfinite_names.append(parameter.name)
     return sections
 
@@ -193,21 +196,22 @@ def divided(
         yield piece, indices[first:last] - start, values[first:last]
 
 
-def rotate(state: SieveState, rotation: Rotation, flat: Tensor) -> Tensor:
+def rotate(rotation: Rotation, flat: Tensor) -> tuple[Tensor, int]:
     """The coefficients of a gradient; one is NaN where the gradient is not finite.
 
     Every coefficient of a block would be, and the record would count them all.
+
+    Returns:
+        Beside them, how many elements more than this one are not finite.
     """
     if math.isfinite(float(flat.sum())):
-        return rotation.coefficients(flat)
+        return rotation.coefficients(flat), 0
     finite = flat.isfinite()
     coefficients = rotation.coefficients(torch.where(finite, flat, 0.0))
     bad = flat.numel() - int(finite.sum())
     if bad:
         coefficients[0] = math.nan
-        # Selecting counts one.
-        state.tally.nonfinite += bad - 1
-    return coefficients
+    return coefficients, max(0, bad - 1)
 
 
 def kept_for(state: SieveState, left: Tensor) -> NDArray[np.float32] | None:

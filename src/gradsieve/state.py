@@ -17,9 +17,17 @@ from gradsieve.budget import limits_bytes
 from gradsieve.changes import Changes
 from gradsieve.checkpoint import fault_of_loaded, load_sieve, require_loadable, save_sieve
 from gradsieve.codec import VALUES, Values
-from gradsieve.copies import Copied, packed, refuse_copy, require_taken_up, take_up, unpack
+from gradsieve.copies import (
+    Copied,
+    packed,
+    refuse_copy,
+    require_scaler,
+    require_taken_up,
+    take_up,
+    unpack,
+)
 from gradsieve.defaults import exchange_or_default, policy_or_default
-from gradsieve.devices import Handover
+from gradsieve.devices import Handover, catch_up
 from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
@@ -47,7 +55,7 @@ from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
-from gradsieve.strides import Layouts
+from gradsieve.strides import Layouts, is_in_backward
 from gradsieve.tally import Tally, computing_threads
 from gradsieve.telemetry import Observer, StepRecord, Totals
 from gradsieve.thresholds import Threshold
@@ -153,6 +161,7 @@ class SieveState:
         """DDP throws the result of a parameter away that no rank used."""
         self.loaded_place: tuple[int, int] | None = None
         """Rank and world size of a state that was loaded."""
+        self._device = torch.device("cpu")
         self._turns = 1
         self._belongs_to_weights = False
         self.copied: Copied | None = None
@@ -161,8 +170,11 @@ class SieveState:
     # Names.
 
     @ordinary_tensors()
-    def bind(self, model: nn.Module) -> None:
+    def bind(self, model: nn.Module, *, scaler: Scaler | None = None) -> None:
         """Name the parameters as the model does. `attach` calls it.
+
+        Args:
+            scaler: for a copy of a state that was told one, which a copy does not keep.
 
         Raises:
             SieveError: the state belongs to another model, or has numbered its parameters already;
@@ -170,6 +182,8 @@ class SieveState:
             ValueError: a state of another model was loaded before, or copied.
         """
         if (copied := self.copied) is not None:
+            require_scaler(copied, scaler)
+            self.loss_scale = LossScale(scaler)
             take_up(self, copied, lambda: self._bind(model, named=not copied.is_numbered))
         else:
             self._bind(model)
@@ -263,13 +277,18 @@ class SieveState:
             self.worker.submit(self.members.settle)
             self.finish_exchanges()
         self.route.begin_step(self.members, self.registry, self._turns)
-        self.tally = Tally(computing_threads(first.buffer().device))
+        self._device = first.buffer().device
+        self.tally = Tally(computing_threads(self._device))
 
     def follow_layout(self, bucket: Bucket) -> None:
         """Lay residuals out as the gradients lie in a bucket of DDP's; raises as `Layouts.follow`.
 
         Before `meet`, in the same order on all ranks.
         """
+        require_bucket(bucket)
+        if not is_in_backward():
+            # A rank that has joined answers with zeros, which no gradient of its own shows.
+            return
         if self._layouts.follow(bucket, self.registry.known, self.members.group.size()):
             self.plans.forget()
 
@@ -351,6 +370,7 @@ class SieveState:
             with self.tally.waiting():
                 self.worker.finish(self.members.look)
                 self._finish_all_reduces()
+            catch_up(self._device)
         except BaseException as error:
             mismatch = self.members.mismatch_behind(error)
             if mismatch is not None:
@@ -440,15 +460,19 @@ class SieveState:
                 parameter.turn(self.members.group.size(), self.members.add_up_on_node)
 
     def _residual_norm(self) -> float:
-        kept = [p for p in self.registry if self.error_feedback and not p.is_empty]
+        if not self.error_feedback:
+            return 0.0
+        pruned = [p for p in self.registry if not (p.whole or p.is_empty)]
         if self.tally.nonfinite_anywhere:
-            # The moments know nothing of the survivors that were put back.
-            return math.hypot(*(float(torch.linalg.vector_norm(p.flat_residual())) for p in kept))
-        squares = [p.moments.unsent_square_sum + p.squared_remainder for p in kept if p.moments]
-        if self.error_feedback:
-            remainders = [group.remainder for group in self.plans.groups]
-            squares += [float(torch.linalg.vector_norm(r)) ** 2 for r in remainders]
-        return math.sqrt(sum(squares))
+            # The moments are those of a step that was taken back.
+            norms = [float(torch.linalg.vector_norm(p.flat_residual())) for p in pruned]
+        else:
+            squares = [
+                p.moments.unsent_square_sum + p.squared_remainder for p in pruned if p.moments
+            ]
+            norms = [math.sqrt(sum(squares))]
+        remainders = [group.remainder for group in self.plans.groups]
+        return math.hypot(*norms, *(float(torch.linalg.vector_norm(r)) for r in remainders))
 
     # Copies.
 

@@ -69,9 +69,6 @@ class Layouts:
         Raises:
             SieveError: a parameter has changed its strides, and its gradient shows no layout.
         """
-        if bucket.buffer().layout is not torch.strided:
-            # Refused when its parameters are met.
-            return False
         memory = StorageWeakRef(bucket.buffer().untyped_storage())
         parameters = bucket.parameters()
         strides = [parameter.stride() for parameter in parameters]
@@ -155,6 +152,11 @@ def move(bucket: Bucket, moves: Sequence[Move]) -> None:
             gradient = flat.clone().as_strided(parameter.shape, stride)
         if gradient is not None:
             flat.as_strided(parameter.shape, dense_stride(parameter)).copy_(gradient)
+
+
+def is_in_backward() -> bool:
+    """Whether autograd calls; torch has no public word for it."""
+    return torch._C._current_graph_task_id() >= 0
 
 
 def is_view(gradient: Tensor | None, flat: Tensor) -> bool:

@@ -43,6 +43,8 @@ class Tally:
         self.nonfinite = 0
         self.nonfinite_names: list[str] = []
         """Parameters whose gradient on this rank is not finite."""
+        self.carries_nonfinite = False
+        """A frame of this rank holds what is not finite of another rank of its node."""
         self.nonfinite_anywhere = False
         self.plain = False
         self.thresholds: dict[str, float] = {}

@@ -47,8 +47,7 @@ class StepRecord:
     """Nothing was pruned: a dense exchange, a step before `start_step`, or the first of a state
     without names."""
     nonfinite: int
-    """Elements of this rank's gradient that were NaN or infinite; where nothing was pruned, the
-    parameters that have any."""
+    """Elements of this rank's gradient that were NaN or infinite."""
     nonfinite_parameters: dict[int, list[str]] = field(default_factory=dict)
     """Rank → its parameters with such elements, on every rank; empty where all are finite. Where a
     rank has more than 20 of them, the first 20."""

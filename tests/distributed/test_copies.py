@@ -9,6 +9,7 @@ import pytest
 import torch
 from local_steps import build as plain_net
 from models import (
+    batch,
     build,
     on_every_rank,
     same_on_all_ranks,
@@ -145,7 +146,33 @@ def words():
         recorder.close()
 
 
+def copies_know_no_scaler():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    model = build()
+    state = gs.attach(model, scaler=scaler, **SETTINGS)
+    for step in range(2):
+        scaler.scale(model(batch(step)).square().mean()).backward()
+    other = copy.deepcopy(model)
+    copied = state_in(other)
+    with pytest.raises(gs.SieveError, match="scaler=scaler"):
+        copied.bind(other)
+    copied.bind(other, scaler=scaler)
+    alike(state, copied)
+    other.register_comm_hook(copied, gs.sieve_hook)
+    for mine in (model, other):
+        mine.zero_grad()
+        scaler.scale(mine(batch(2)).square().mean()).backward()
+    alike(state, copied)
+    assert copied.last.loss_scale == 2.0**8
+    # What is exchanged between local steps carries no scale.
+    outer = gs.OuterSync(plain_net(), every=2, scaler=scaler, **SETTINGS)
+    assert outer.state.loss_scale.now == 1
+    with pytest.raises(TypeError, match="get_scale"):
+        gs.OuterSync(plain_net(), scaler=1.0, **SETTINGS)
+
+
 def every_copy():
+    copies_know_no_scaler()
     smaller_pieces()
     copies_go_on({}, bound=True)
     copies_go_on({}, bound=False)

@@ -226,5 +226,31 @@ def uneven_inputs():
             assert state.step == 2 + 3 * (dist.get_world_size() - 1)
 
 
+def joined_like_plain_ddp():
+    """A rank that has joined answers with zeros, also where its gradients are views of buckets."""
+    rank = dist.get_rank()
+    for views in (False, True):
+        results = []
+        for sieved in (False, True):
+            model = build(Net, gradient_as_bucket_view=views)
+            if sieved:
+                settings = {"values": "float32", "exchange": "gather", "min_numel": 100}
+                gs.attach(model, threshold=gs.Fixed(0.0), **settings)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            with model.join():
+                for step in range(2 + 3 * rank):
+                    optimizer.zero_grad(set_to_none=False)
+                    model(batch(step)).square().mean().backward()
+                    optimizer.step()
+            assert same_on_all_ranks(model)
+            results.append(weights(model))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+def joined():
+    uneven_inputs()
+    joined_like_plain_ddp()
+
+
 def test_join_with_uneven_inputs():
-    run_ranks(3, uneven_inputs)
+    run_ranks(3, joined)

@@ -67,7 +67,7 @@ def overflow_on_one_rank(rotation):
     settings = SETTINGS | {"rotation": rotation}
     state = gs.attach(model, threshold=gs.Density(0.05), **settings)
     train(model, 3)
-    before = {name: r.norm() for name, r in state.residuals.items()}
+    before = dict(state.residuals)
     bad = batch(3)
     if dist.get_rank() == 2:
         bad[0, 0] = math.inf
@@ -75,7 +75,14 @@ def overflow_on_one_rank(rotation):
     model(bad).square().mean().backward()
     assert not model.module.one.weight.grad.isfinite().all()
     assert all(residual.isfinite().all() for residual in state.residuals.values())
-    assert all(residual.norm() > 0 for name, residual in state.residuals.items() if before[name])
+    assert all(torch.equal(residual, before[name]) for name, residual in state.residuals.items())
+    sources = state.last.nonfinite_parameters
+    assert list(sources) == [2]
+    assert "one.weight" in sources[2]
+    # Only of this rank's own gradient, though its node's mean holds them as well.
+    assert (state.last.nonfinite > 0) == (dist.get_rank() == 2)
+    elements = sum(p.numel() for p in model.parameters())
+    assert state.last.nonfinite <= elements
     # A training loop with a scaler of its loss would skip this step.
     train(model, 3, first=4)
     assert same_on_all_ranks(model)

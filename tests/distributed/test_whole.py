@@ -26,7 +26,7 @@ class Steady(nn.Module):
         return factor * (self.one.sum() + 0.3 * self.two.sum()) + 0 * self.unused.sum()
 
 
-STEPS = 150
+STEPS = 60
 
 
 def a_steady_gradient(exchange, **choice):

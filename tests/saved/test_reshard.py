@@ -179,7 +179,7 @@ def no_residual():
         (other_weights(), "weights of rank 2's state"),
         (other_bases(), "parameter 1.weight: rotation of rank 1's state"),
         (other_parameters(), "weights of rank 1's state"),
-        (no_residual(), "parameter 2.weight: stride of rank 1's state"),
+        (no_residual(), "parameter 2.weight: residual must be a dense"),
         ([*states_of()[:2], states_of()[2] | {"step": 9}], r"states\[2\] \(rank 2\): .*damaged"),
         ([*states_of()[:2], states_of()[2] | {"rank": 9}], r"states\[2\] \(rank 9\): .*rank must"),
         ([*states_of()[:2], None], r"states\[2\] \(rank 'unknown'\): expected a gradsieve state"),

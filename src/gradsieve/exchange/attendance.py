@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradsieve.errors import MismatchError, named_ranks
+from gradsieve.errors import MismatchError, has, named_ranks
 from gradsieve.exchange.frames import ExchangeError, first_line, unreachable
 from gradsieve.exchange.meeting import DIFFER, Meeting, in_words
 from gradsieve.exchange.store import JobStore, StoreError
@@ -170,10 +170,9 @@ def why_none(meeting: Meeting, error: ExchangeError) -> MismatchError | Exchange
     """As `why`, where an OuterSync is made."""
     with suppress(StoreError):
         if missing := meeting.missing():
-            have = "has" if len(missing) == 1 else "have"
             return ExchangeError(
-                f"{named_ranks(missing)} {have} made no OuterSync, and the others have waited in "
-                f"vain ({first_line(error.__cause__ or error)}): make one on every rank. Where "
-                "that is so, the output there says what came before."
+                f"{named_ranks(missing)} {has(missing)} made no OuterSync, and the others have "
+                f"waited in vain ({first_line(error.__cause__ or error)}): make one on every rank. "
+                "Where that is so, the output there says what came before."
             )
     return why(meeting, error=error)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradsieve.errors import named_ranks
+from gradsieve.errors import has, named_ranks
 from gradsieve.exchange.roll_call import absent_ranks
 
 
@@ -154,7 +154,7 @@ def unreachable(
     absent = absent_ranks(group, error, stop)
     who = "a rank has"
     if absent:
-        who = f"{named_ranks(absent)} {'has' if len(absent) == 1 else 'have'}"
+        who = f"{named_ranks(absent)} {has(absent)}"
     return ExchangeError(
         f"rank {dist.get_rank()} could not exchange gradients with the other "
         f"{dist.get_world_size(group) - 1} ranks of its group: {first_line(error)}. {who} died "

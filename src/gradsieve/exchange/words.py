@@ -13,8 +13,8 @@ LONGEST = 2**26
 def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
     """Every rank's text, in rank order; all ranks of `group` call it together.
 
-    The collectives are those of torch's `all_gather_object`: a rank that runs a gradsieve that
-    still used it stays in step.
+    The collectives are those of torch's `all_gather_object`: a rank that still calls it (an earlier
+    gradsieve's `OuterSync`) stays in step, and is named.
 
     Raises:
         MismatchError: on every rank, where one has sent what is no text, or one of over 64 MiB.

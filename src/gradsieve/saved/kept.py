@@ -37,13 +37,11 @@ def saved_moments(moments: Moments) -> dict[str, float]:
 def require_parameter_fits(kept: ParameterState, saved: SavedParameter) -> None:
     """Raise ValueError if `load_parameter` cannot take what has passed `require_parameter`."""
     residual, rotation = saved["residual"], saved["rotation"]
-    if residual is None or (rotation is None) != (kept.rotation is None):
-        what = "residual" if residual is None else "rotation"
-        has = "no" if saved[what] is None else "a"
+    if (rotation is None) != (kept.rotation is None):
         raise ValueError(
-            f"parameter {kept.name}: the saved state has {has} {what}, this one has the opposite: "
-            "the parameter is of another size, or min_numel and rotation are not what they were "
-            "when saving"
+            f"parameter {kept.name}: the saved state has {'no' if rotation is None else 'a'} "
+            "rotation, this one has the opposite: the parameter is of another size, or min_numel "
+            "and rotation are not what they were when saving"
         )
     if residual.shape != kept.shape:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradsieve.saved.fields import count, items, number, numbers, refuse, shown, with_keys
+from gradsieve.saved.fields import count, items, number, numbers, refuse, with_keys
 from gradsieve.saved.memory import fills_memory
 from gradsieve.sieve import Moments
 
@@ -40,12 +40,7 @@ def require_parameter(name: str, saved: object) -> None:
         number(f"{field}: mean_square", found["mean_square"], 0.0)
     if found["moments"] is not None:
         require_moments(f"{field}: moments", found["moments"])
-    if found["residual"] is not None:
-        require_kept(field, found)
-        return
-    for other in ("stride", "rotation", "owned", "dealt"):
-        if found[other] is not None:
-            refuse(f"{field}: {other}", "None without a residual", shown(found[other]))
+    require_kept(field, found)
 
 
 def require_moments(field: str, saved: object) -> None:
