@@ -53,7 +53,7 @@ JUMP, STAYED = 0.6, 0.5
 """Octaves that gradients move by, on average over the parameters: in one step, and still in the
 next. Batches move them less, or back again."""
 LARGE_NORM = 50.0
-"""Of all gradients together: below, hardly any scale of a loss has multiplied them."""
+"""The norm of all gradients, below which hardly any scale of a loss has multiplied them."""
 LEAST_OF_EACH = 0.25
 """Octaves that each of the parameters moves by, in the same direction."""
 

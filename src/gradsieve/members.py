@@ -152,7 +152,7 @@ class Members:
         return self._everyone
 
     def another_exchange(self, notes: Notes) -> FrameExchange:
-        """Of all ranks, in a group of its own, which they must ask for together."""
+        """The group of all ranks; they must ask for it together."""
         exchange = FrameExchange(group_of_its_own(self.group), notes)
         self._others.append(exchange)
         return exchange

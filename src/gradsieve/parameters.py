@@ -86,7 +86,7 @@ class ParameterState:
         self.stride = residual.stride()
         """Of the parameter's gradient in its bucket."""
         self.residual = residual
-        """Of the parameter's shape; a view of its group's remainder where it travels whole."""
+        """It has the parameter's shape, and is a view of its group's remainder where it travels whole."""
         self.group: WholeGroup | None = None
         """The bucket's parameters that travel whole, where this is one."""
         self.owned: Owned | None = None

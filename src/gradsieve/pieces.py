@@ -53,7 +53,7 @@ class Plan:
         self.own_parts = [parts[place]] if way == "hierarchical" else parts
         """The parts that this rank makes frames of."""
         self.pieces: list[list[Piece]] = [[] for _ in self.units]
-        """Of each unit those in this rank's frames, in order; they follow each other."""
+        """For each unit its pieces in this rank's frames, in order; they follow each other."""
         for piece in sorted(piece for part in self.own_parts for piece in part):
             self.pieces[piece.number].append(piece)
         self._mine = {piece.number: piece for piece in parts[place]}
@@ -64,7 +64,7 @@ class Plan:
         return self.way != "hierarchical"
 
     def cleared(self, dtype: torch.dtype) -> list[bool]:
-        """Of which units selecting leaves zeros in a buffer of `dtype`."""
+        """Which units selecting leaves zeros of, in a buffer of `dtype`."""
         pruned = [self.takes_all and parameter.clears(dtype) for parameter in self.pruned]
         return [*pruned, *(False for _ in self.units[len(pruned) :])]
 

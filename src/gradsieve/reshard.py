@@ -82,7 +82,7 @@ def require_alike(states: Sequence[State], fields: Sequence[str], of: str = "") 
 
 
 def shares_of(old: int, new: int) -> list[Shares]:
-    """Of each new rank: ranks lie side by side, and those that it overlaps make it up.
+    """The shares of each new rank: ranks lie side by side, and those that it overlaps make it up.
 
     The shares of a new rank add up to 1, and those of an old rank over all new ones to new / old.
     """
@@ -125,7 +125,7 @@ def reshard_sieves(states: Sequence[State], world_size: int) -> list[dict[str, A
 
 
 def nearest(old: Sequence[State], shares: Shares) -> State:
-    """Of the old rank that a new one has most of."""
+    """The state of the old rank that a new one has most of."""
     return old[max(shares, key=lambda share: share[1])[0]]
 
 

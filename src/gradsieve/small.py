@@ -9,7 +9,7 @@ LIMITS = (2048, 1024, 512, 256)
 """Elements. A section of a frame takes some 36 bytes, and a parameter some calls a step: below the
 last one pruning saves too little."""
 WHOLE_SHARE = 0.05
-"""Of a model's elements: what may travel whole, at 16 bits each, for the sake of few sections."""
+"""The share of a model's elements that may travel whole, at 16 bits each, for few sections."""
 NAMED = 3
 
 

@@ -165,7 +165,7 @@ class SieveState:
         self._turns = 1
         self._belongs_to_weights = False
         self.copied: Copied | None = None
-        """Of a copy, until it is bound."""
+        """What a copy remembers until it is bound."""
 
     # Names.
 

@@ -14,14 +14,14 @@ from gradsieve.parameters import ParameterState
 
 Stride = tuple[int, ...]
 MOST_DIMENSIONS = 5
-"""Of which all orders are tried; beyond, the usual one."""
+"""Up to so many, all orders are tried; beyond, the usual one."""
 
 
 class Move(NamedTuple):
     """A gradient that lies otherwise in its bucket than DDP will read it there."""
 
     number: int
-    """Of the parameter in the bucket."""
+    """Which of the bucket's parameters it is of."""
     stride: Stride | None
     """By which it lies; None: it is not there at all."""
 
@@ -32,7 +32,7 @@ class Checked(NamedTuple):
     memory: StorageWeakRef
     """As long as this reference is kept no other memory has its address."""
     strides: list[Stride]
-    """Of the parameters then."""
+    """Those of the parameters then."""
     moves: list[Move]
 
 
@@ -190,14 +190,14 @@ def usual_strides(shape: Sequence[int]) -> list[Stride]:
 
 
 def dense_strides(shape: Sequence[int]) -> Iterator[Stride]:
-    """Of memory without gaps, with the dimensions in any order."""
+    """Strides of memory without gaps, with the dimensions in any order."""
     dimensions = range(len(shape))
     orders = permutations(dimensions) if len(shape) <= MOST_DIMENSIONS else [tuple(dimensions)]
     return (stride_of(shape, order) for order in orders)
 
 
 def stride_of(shape: Sequence[int], order: Sequence[int]) -> Stride:
-    """Of memory without gaps.
+    """The strides of memory without gaps.
 
     Args:
         order: the dimensions, from the outermost to the innermost.

@@ -36,7 +36,7 @@ WAYS = [copy.deepcopy, saved_and_loaded, lambda thing: pickle.loads(pickle.dumps
 
 
 def state_in(model):
-    """Of a copied model, which remembers what was registered with the original."""
+    """The state that a copied model remembers, as registered with the original."""
     ((_, state),) = model._comm_hooks
     return state
 

@@ -59,7 +59,7 @@ class Law:
         model.register_comm_hook(state, hook)
 
     def owed(self):
-        """Of all ranks together, in units of a rank's gradient."""
+        """What all ranks owe together, in units of a rank's gradient."""
         ranks, found = dist.get_world_size(), {}
         owned, states = self.state.owned_residuals, self.state.registry.states
         for name, residual in self.state.residuals.items():

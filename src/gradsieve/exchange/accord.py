@@ -11,7 +11,7 @@ from gradsieve.exchange.store import within
 from gradsieve.exchange.ways import EXCHANGES, Exchange
 
 SECONDS = 5.0
-"""That a rank which has found a difference waits for the others to say what they do."""
+"""How long a rank that has found a difference waits for the others to say what they do."""
 _made: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
 
 

@@ -8,7 +8,7 @@ from gradsieve.exchange.store import JobStore, wait_until
 
 ALIKE, DIFFER = "alike", "differ"
 SECONDS_TO_READ = 2.0
-"""That a rank which has read the words waits for others to read them: it may hold the store."""
+"""How long a rank that has read the words waits for others to read them: it may hold the store."""
 
 
 class Meeting:

@@ -400,5 +400,5 @@ class OuterSync:
 
     @property
     def _settings(self) -> list[str]:
-        """Of a saved state, beside those of the sieve."""
+        """Fields of a saved state, beside those of the sieve."""
         return [*self._schedule.settings, f"optimizer={type(self.optimizer).__name__}"]
