@@ -86,7 +86,7 @@ class ParameterState:
         self.stride = residual.stride()
         """Of the parameter's gradient in its bucket."""
         self.residual = residual
-        """It has the parameter's shape, and is a view of its group's remainder where it travels whole."""
+        """A view of its group's remainder, where the parameter travels whole."""
         self.group: WholeGroup | None = None
         """The bucket's parameters that travel whole, where this is one."""
         self.owned: Owned | None = None

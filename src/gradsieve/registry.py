@@ -53,7 +53,7 @@ class Registry:
         """The buckets of a step in which the names are not known."""
         self._awaiting: Loaded | None = None
         self._unproven: Mapping[str, int] = {}
-        """Checksums that the parameters must have, where a state was loaded before they were known."""
+        """Checksums that parameters must have, where a state was loaded before they were known."""
 
     def __iter__(self) -> Iterator[ParameterState]:
         return iter(self._states.values())
