@@ -266,3 +266,11 @@ def test_quick_compiling_is_not_told(place, caplog):
     with install_listener("numba:compile", warm_up.Told()):
         run()
     assert not caplog.messages
+
+
+def test_what_is_stale_and_cannot_be_removed_does_no_harm(tmp_path):
+    """A directory here, another user's file where nobody may remove those of others."""
+    (tmp_path / "stale.code").mkdir()
+    machine_code.remove(tmp_path / "stale.code")
+    machine_code.remove(tmp_path / "gone.code")
+    assert (tmp_path / "stale.code").is_dir()

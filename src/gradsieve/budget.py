@@ -71,6 +71,8 @@ class Budget:
             "bits_per_second": self.bits_per_second,
             "seconds_per_step": self.seconds_per_step,
         }
+        if any(isinstance(value, bool) for value in numbers.values()):
+            raise ValueError(f"a budget is a number, not True or False, got {self}")
         given = (self.limit, *numbers.values())
         if sum(value is not None for value in given) != 1 or self.limit not in (None, "auto"):
             raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradsieve.averaging import Contribution, average_into
 from gradsieve.codec import Frame, decode_frame, encode_frame
 from gradsieve.codec.errors import refuse
-from gradsieve.nonfinite import note_nonfinite
+from gradsieve.nonfinite import is_finite, note_nonfinite
 from gradsieve.pieces import Plan
 from gradsieve.second_shot import add_and_prune
 from gradsieve.selection import encode_frames, give_whole, sieve_gradients
@@ -46,8 +46,9 @@ def deliver(state: SieveState, plan: Plan, buffer: Tensor) -> Tensor:
             state.loss_scale.now,
         )
     tally.overhead += state.overhead(plan)
-    # A sum of finite float32 may leave float16's range, on all ranks alike.
-    overflowed = buffer.dtype is torch.float16 and not bool(buffer.isfinite().all())
+    # The average, times the loss scale, may leave the range of the buffer, on all ranks alike.
+    is_safe = buffer.dtype is torch.float32 and state.loss_scale.now <= 1
+    overflowed = not (is_safe or is_finite(buffer))
     tally.nonfinite_anywhere |= overflowed or any(c.frame.nonfinite for c in contributions)
     return buffer
 

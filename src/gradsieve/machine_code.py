@@ -15,6 +15,7 @@ import pickle
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class MachineCode:
         """Forget all that is kept of the function."""
         for place in places():
             for file in place.glob(f"{self._name}-*.code"):
-                file.unlink(missing_ok=True)
+                remove(file)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """What an earlier process has compiled; None where that is nothing, or damaged."""
@@ -119,7 +120,13 @@ class MachineCode:
         """Remove what other sources of this package, in this place, were compiled to."""
         for file in place.glob(f"{self._name}-*"):
             if not file.name.startswith(f"{self._name}-{sources()}-"):
-                file.unlink(missing_ok=True)
+                remove(file)
+
+
+def remove(file: Path) -> None:
+    """Remove what is of no use any more; what cannot be removed does no harm."""
+    with suppress(OSError):
+        file.unlink()
 
 
 def places() -> Iterator[Path]:

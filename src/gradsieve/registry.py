@@ -233,6 +233,11 @@ class Registry:
         """Raise ValueError where a state that was loaded before its model is of another model, or
         of other weights, as far as the first bucket of a step shows."""
         if self._awaiting is not None:
+            if not all(name.isdecimal() for name in self._awaiting.parameters):
+                raise ValueError(
+                    "the loaded state is of a model's names, or of another model, and this one is "
+                    "bound to none: call state.bind(model) before the first step"
+                )
             named = numbers_for([first], len(self._awaiting.parameters))
             counterparts(self._awaiting.parameters, {*self._awaiting.parameters, *dict(named)})
             require_weights(

@@ -75,7 +75,8 @@ class SieveState:
             "two-shot": each rank adds up a part of the model, prunes the sum again and sends that
             to all others; traffic stays the same, the way has two legs. "hierarchical": the ranks
             of a node add up among themselves, then each carries a part of the model to the other
-            nodes. "dense", "dense-fp16": an all-reduce of everything, as without the sieve.
+            nodes. "dense": an all-reduce of everything, as without the sieve; "dense-fp16": in
+            float16, which loses what it rounds off.
             "auto": what is quickest on this link, looked at again and again. None: "auto" with a
             `Budget`, else "gather".
         node_size: as many consecutive ranks share a machine; if None what the launcher says

@@ -275,7 +275,39 @@ def told_once():
         gs.attach(build(), scaler=2.0**16)
 
 
+class Constant(nn.Module):
+    """Every element has the gradient 100."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3000))
+
+    def forward(self):
+        return 100 * self.weight.sum()
+
+
+def an_average_beyond_float32():
+    """What residuals send at once, times the scale, may leave float32 where no gradient does."""
+    for exchange in ("gather", "two-shot"):
+        model = build(Constant)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=1000)
+        state = gs.attach(model, threshold=gs.Fixed(250.0), exchange=exchange, scaler=scaler)
+        taken, steps = 0.0, 0
+        for _ in range(6):
+            model.zero_grad()
+            scaler.scale(model()).backward()
+            gradient = model.module.weight.grad / scaler.get_scale()
+            if gradient.isfinite().all():
+                taken, steps = taken + float(gradient[0]), steps + 1
+            scaler.step(torch.optim.SGD(model.parameters(), lr=0.0))
+            scaler.update()
+        assert steps == 5
+        kept = owed(state)
+        assert torch.allclose(taken + kept, torch.full_like(kept, 100.0 * steps), rtol=1e-5)
+
+
 def a_scale_that_moves():
+    an_average_beyond_float32()
     nothing_is_lost_under_a_scale_that_moves()
     skips_at_the_start()
     a_threshold_in_units_without_the_scale()

@@ -54,7 +54,7 @@ def kept_state(model=None, seed=0, **settings):
     owning, dealt = by_label["one.weight"], by_label["vectors"]
     owning.owned_residual(100, 300).copy_(torch.randn(200, generator=generator))
     dealt.flat_residual()[50:] = 0
-    dealt.dealt = Dealt(0, 50, 2)
+    dealt.dealt = Dealt(0, 50, 1)
     for parameter in state.registry:
         parameter.commit()
     return state

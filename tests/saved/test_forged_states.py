@@ -66,6 +66,12 @@ def bad_numbers(path, value):
         yield None
     if field == "scale":
         yield from (0.0, 1e9, 2.0)
+    if field == "mean_square":
+        yield from (0.0, 1e308)
+    if field == "numel":
+        yield from (0, 10**15)
+    if field == "dealt" and path[-1] == 2:
+        yield 10**6
 
 
 def bad_tensors(value):
@@ -147,7 +153,7 @@ def test_a_forged_field_is_refused_by_name(top):
         keys = {*value_at(saved, path)} ^ {*bad} if isinstance(bad, dict) else set()
         names = "|".join(re.escape(str(name)) for name in {field_of(path), *keys})
         # Both have as many dimensions.
-        names = f"{names}|stride" if field_of(path) == "residual" else names
+        names = f"{names}|stride|moments|dealt" if field_of(path) == "residual" else names
         with pytest.raises(ValueError, match=names):
             mine.load_state_dict(forged)
         other = gs.SieveState(**SETTINGS)
@@ -182,7 +188,7 @@ def test_any_other_value_is_refused_by_the_checksum():
         else:
             continue
         if isinstance(other, torch.Tensor) or other != value:
-            with pytest.raises(ValueError, match=r"damaged: its checksum|scale"):
+            with pytest.raises(ValueError, match=r"damaged: its checksum|scale|dealt"):
                 state.load_state_dict(changed(saved, path, other))
     with pytest.raises(ValueError, match="damaged: its checksum"):
         state.load_state_dict(saved | {"checksum": "0" * 32})

@@ -36,7 +36,7 @@ def saved_by(rank, ranks, seed, rotation=0):
         if residual is None:
             continue
         residual.copy_(torch.randn(residual.shape, generator=generator))
-        parameter["threshold"], parameter["mean_square"] = float(rank), float(rank)
+        parameter["threshold"], parameter["mean_square"] = float(rank), 1.0 + rank
         cut = residual.numel() // ranks
         if (number + seed) % 3 == 1:
             pruned = torch.randn(cut, generator=generator)

@@ -1,6 +1,5 @@
 """What was saved of one parameter, checked by itself, without the model."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.saved.fields import count, items, number, numbers, refuse, with_keys
-from gradsieve.saved.memory import fills_memory
+from gradsieve.saved.memory import fills_memory, in_memory_order
 from gradsieve.sieve import Moments
 
 FIELDS = (
@@ -26,35 +25,53 @@ MOMENTS = tuple(field.name for field in fields(Moments) if field.name != "magnit
 COUNTS = ("numel", "survivors", "nonfinite")
 ROTATION = ("steps", "vectors", "covariances")
 LARGEST_FLOAT = torch.finfo(torch.float32).max
+LARGEST_SQUARE = 1e80
+"""Limit of sums and means of squares."""
 ORTHONORMAL = 1e-3
 """How far products of a basis' vectors may be from 0 and 1: rounding leaves some 1e-5."""
 
 
-def require_parameter(name: str, saved: object) -> None:
-    """Raise ValueError, naming the field, where it makes no sense."""
+def require_parameter(name: str, saved: object, world_size: int) -> None:
+    """Raise ValueError, naming the field, where it makes no sense.
+
+    Args:
+        world_size: ranks that exchange.
+    """
     field = f"parameter {name}"
     found = with_keys(field, saved, FIELDS)
     if found["threshold"] is not None:
         number(f"{field}: threshold", found["threshold"], 0.0, finite=False)
     if found["mean_square"] is not None:
-        number(f"{field}: mean_square", found["mean_square"], 0.0)
+        require_square(f"{field}: mean_square", found["mean_square"])
+    require_kept(field, found, world_size)
     if found["moments"] is not None:
-        require_moments(f"{field}: moments", found["moments"])
-    require_kept(field, found)
+        require_moments(f"{field}: moments", found["moments"], found["residual"].numel())
 
 
-def require_moments(field: str, saved: object) -> None:
+def require_square(field: str, saved: object) -> None:
+    """A mean of squares is positive: from 0 a geometric mean over steps never comes back."""
+    number(field, saved, 0.0, LARGEST_SQUARE)
+    if saved == 0:
+        refuse(field, "positive", 0)
+
+
+def require_moments(field: str, saved: object, numel: int) -> None:
+    """
+    Args:
+        numel: elements of the parameter; moments may be of a piece.
+    """
     found = with_keys(field, saved, MOMENTS)
     for name in MOMENTS:
         if name in COUNTS:
-            count(f"{field}.{name}", found[name])
+            count(f"{field}.{name}", found[name], min(1, numel) if name == "numel" else 0, numel)
         else:
-            number(f"{field}.{name}", found[name], -math.inf if name == "sum" else 0.0)
+            least = -LARGEST_SQUARE if name == "sum" else 0.0
+            number(f"{field}.{name}", found[name], least, LARGEST_SQUARE)
     count(f"{field}.survivors", found["survivors"], 0, found["numel"])
     count(f"{field}.nonfinite", found["nonfinite"], 0, found["survivors"])
 
 
-def require_kept(field: str, saved: Mapping[str, Any]) -> None:
+def require_kept(field: str, saved: Mapping[str, Any], world_size: int) -> None:
     """A residual and what goes with it."""
     residual = numbers(f"{field}: residual", saved["residual"])
     stride = items(f"{field}: stride", saved["stride"], residual.dim())
@@ -67,7 +84,8 @@ def require_kept(field: str, saved: Mapping[str, Any]) -> None:
     if saved["owned"] is not None:
         require_owned(f"{field}: owned", saved["owned"], residual.numel())
     if saved["dealt"] is not None:
-        require_dealt(f"{field}: dealt", saved["dealt"], residual.numel())
+        flat = in_memory_order(residual, stride)
+        require_dealt(f"{field}: dealt", saved["dealt"], flat, world_size)
 
 
 def require_owned(field: str, saved: object, numel: int) -> None:
@@ -78,11 +96,17 @@ def require_owned(field: str, saved: object, numel: int) -> None:
         refuse(field, f"a piece of {numel} elements", f"{start} to {start + kept.numel()}")
 
 
-def require_dealt(field: str, saved: object, numel: int) -> None:
+def require_dealt(field: str, saved: object, flat: Tensor, world_size: int) -> None:
+    """
+    Args:
+        flat: the residual in its order in memory, which is 0 outside the rank's piece.
+    """
     start, stop, size = items(field, saved, 3)
-    count(f"{field}, its start,", start, 0, numel)
-    count(f"{field}, its stop,", stop, start, numel)
-    count(f"{field}, its size,", size, 1)
+    count(f"{field}, its start,", start, 0, flat.numel())
+    count(f"{field}, its stop,", stop, start, flat.numel())
+    count(f"{field}, its size,", size, 1, world_size)
+    if bool(flat[:start].any()) or bool(flat[stop:].any()):
+        refuse(field, "all that the rank keeps", f"a residual outside {start} to {stop}")
 
 
 def require_rotation(field: str, saved: object) -> None:

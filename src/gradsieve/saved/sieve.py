@@ -8,7 +8,7 @@ from typing import Any
 from gradsieve.accounts import NO_ACCOUNT
 from gradsieve.budget import SMALLEST_SCALE
 from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
-from gradsieve.saved.parameter import require_parameter
+from gradsieve.saved.parameter import require_parameter, require_square
 from gradsieve.saved.seal import SEAL, require_whole
 
 VERSION = 2
@@ -51,12 +51,12 @@ def require_sound(saved: object) -> Mapping[str, Any]:
     if found["parameters"] or found["min_numel"] is not None:
         count("min_numel", found["min_numel"])
     if found["mean_square"] is not None:
-        number("mean_square", found["mean_square"], 0.0)
+        require_square("mean_square", found["mean_square"])
     number("scale", found["scale"], SMALLEST_SCALE, 1 / SMALLEST_SCALE)
     for told in items("note", found["note"], len(NO_ACCOUNT)):
         number("note", told, 0.0)
     for name, parameter in by_name("parameters", found["parameters"]).items():
-        require_parameter(name, parameter)
+        require_parameter(name, parameter, found["world_size"])
     if found["weights"] is None:
         with_keys("parameters, without weights,", found["parameters"], ())
     else:
