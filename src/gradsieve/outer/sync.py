@@ -20,6 +20,7 @@ from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.loss_scale import Scaler
 from gradsieve.modes import ordinary_tensors
+from gradsieve.nonfinite import is_finite
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
@@ -305,7 +306,7 @@ class OuterSync:
                 )
 
     def _require_finite(self, flight: Flight) -> None:
-        if all(bool(bucket.flat.isfinite().all()) for bucket in flight.buckets):
+        if all(is_finite(bucket.flat) for bucket in flight.buckets):
             return
         record = self.state.last
         sources = {} if record is None else record.nonfinite_parameters

@@ -22,9 +22,8 @@ from gradsieve.saved.fields import (
 from gradsieve.saved.seal import SEAL, require_whole
 from gradsieve.saved.sieve import (
     LARGEST_CRC,
-    require_place,
+    opened,
     require_sound,
-    require_version,
 )
 
 VERSION = 2
@@ -52,11 +51,7 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
     Raises:
         ValueError: naming the field that makes no sense, or the checksum.
     """
-    require_version(saved, VERSION, "a state of OuterSync")
-    found = with_keys("the state", saved, FIELDS)
-    require_place(found)
-    for line in items("settings", found["settings"]):
-        text("settings", line)
+    found = opened(saved, VERSION, "a state of OuterSync", FIELDS)
     require_schedule(found["schedule"])
     names = [text("names", name) for name in items("names", found["names"])]
     for name, weights in with_keys("weights", found["weights"], names).items():

@@ -42,11 +42,7 @@ def require_sound(saved: object) -> Mapping[str, Any]:
     Raises:
         ValueError: naming the field that makes no sense, or the checksum.
     """
-    require_version(saved, VERSION, "a gradsieve state")
-    found = with_keys("the state", saved, FIELDS)
-    require_place(found)
-    for line in items("settings", found["settings"]):
-        text("settings", line)
+    found = opened(saved, VERSION, "a gradsieve state", FIELDS)
     count("step", found["step"])
     if found["parameters"] or found["min_numel"] is not None:
         count("min_numel", found["min_numel"])
@@ -63,6 +59,16 @@ def require_sound(saved: object) -> Mapping[str, Any]:
         for name, crc in with_keys("weights", found["weights"], found["parameters"]).items():
             count(f"weights[{name}]", crc, 0, LARGEST_CRC)
     require_whole(found)
+    return found
+
+
+def opened(saved: object, version: int, kind: str, fields: Sequence[str]) -> Mapping[str, Any]:
+    """A state with these fields, its version, place and settings checked; raises ValueError."""
+    require_version(saved, version, kind)
+    found = with_keys("the state", saved, fields)
+    require_place(found)
+    for line in items("settings", found["settings"]):
+        text("settings", line)
     return found
 
 
