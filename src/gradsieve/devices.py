@@ -60,3 +60,8 @@ def on_host(*tensors: Tensor) -> list[Tensor]:
     ]
     torch.accelerator.current_stream(tensors[0].device).synchronize()
     return copies
+
+
+def future_on(device: torch.device) -> torch.futures.Future[Tensor]:
+    """A future whose readers wait for the device's work as well."""
+    return torch.futures.Future(devices=None if device.type == "cpu" else [device])

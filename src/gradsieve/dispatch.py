@@ -1,18 +1,12 @@
 """A bucket goes on its way: to the communication thread, or whole to an all-reduce."""
 
-from typing import cast
-
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import GradBucket
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
-    allreduce_hook,
-    fp16_compress_hook,
-)
 
 from gradsieve.bucket import Bucket
 from gradsieve.delivery import deliver
-from gradsieve.devices import Handover
+from gradsieve.devices import Handover, future_on
+from gradsieve.exchange.all_reduce import AllReduce
 from gradsieve.layout import BucketLayout
 from gradsieve.nonfinite import note_nonfinite
 from gradsieve.parameters import ParameterState
@@ -60,11 +54,9 @@ def send_all(
     note_nonfinite(tally, named or described(bucket.parameters()), buffer)
     if not state.plain:
         give_residuals(state, state.plans.bucket(parameters), buffer)
-    reduce = fp16_compress_hook if half else allreduce_hook
-    # All that they ask of a bucket is its buffer.
-    future = reduce(state.members.dense_group, cast(GradBucket, bucket))
-    state.unfinished.append(future)
-    return future
+    all_reduce = AllReduce(buffer, state.members.dense_group, half=half)
+    state.unfinished.append(all_reduce)
+    return all_reduce.average
 
 
 def described(parameters: list[Tensor]) -> list[tuple[str, int]]:
@@ -88,8 +80,3 @@ def give_residuals(state: SieveState, layout: BucketLayout, buffer: Tensor) -> N
                 layout.put(buffer, number, given)
         elif not unit.is_empty and not state.holds(flat):
             unit.give_residuals(flat, state.members.group.size(), scale)
-
-
-def future_on(device: torch.device) -> torch.futures.Future[Tensor]:
-    """A future whose readers wait for the device's work as well."""
-    return torch.futures.Future(devices=None if device.type == "cpu" else [device])

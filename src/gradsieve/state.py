@@ -30,8 +30,8 @@ from gradsieve.defaults import exchange_or_default, policy_or_default
 from gradsieve.devices import Handover, catch_up
 from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeWorker
+from gradsieve.exchange.all_reduce import AllReduce
 from gradsieve.exchange.frames import unreachable
-from gradsieve.exchange.stall import wait_for_sums
 from gradsieve.loss_scale import LossScale, Scaler
 from gradsieve.members import Members
 from gradsieve.modes import ordinary_tensors
@@ -149,7 +149,7 @@ class SieveState:
         self.rotation_cost = RotationCost()
         self.scarce_bits = ScarceBits()
         self.changes = Changes()
-        self.unfinished: list[torch.futures.Future[Tensor]] = []
+        self.unfinished: list[AllReduce] = []
         """All-reduces of this step."""
         self.worker = ExchangeWorker()
         self.route = Route(exchange, may_be_dense=not limits_bytes(policy))
@@ -385,14 +385,16 @@ class SieveState:
 
     def _finish_all_reduces(self) -> None:
         """Raises ExchangeError where one failed; notes where a sum is not finite."""
-        futures, self.unfinished = self.unfinished, []
+        unfinished, self.unfinished = self.unfinished, []
         try:
-            sums = wait_for_sums(futures, self.members.look)
-        except MismatchError:
+            averages = [all_reduce.finish(self.members.look) for all_reduce in unfinished]
+        except BaseException as error:
+            for all_reduce in unfinished:
+                all_reduce.leave()
+            if isinstance(error, RuntimeError) and not isinstance(error, MismatchError):
+                raise unreachable(self.members.group, error) from error
             raise
-        except RuntimeError as error:
-            raise unreachable(self.members.group, error) from error
-        self.tally.nonfinite_anywhere |= not all(map(is_finite, sums))
+        self.tally.nonfinite_anywhere |= not all(map(is_finite, averages))
 
     def end_step(self) -> None:
         """Wait for the exchanges of a step and close its account, after its last bucket.
