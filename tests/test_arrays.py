@@ -239,7 +239,7 @@ def double():
 
 
 def test_the_default_dtype_and_device_change_nothing(double):
-    from gradsieve.warm_up import warm_up
+    from gradsieve.bucket.warm_up import warm_up
 
     with torch.device("meta"):
         for values in ("levels", "bfloat16", "float32"):

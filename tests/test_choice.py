@@ -2,8 +2,8 @@
 
 import pytest
 
-from gradsieve.accounts import Account
-from gradsieve.choice import FIRST_RUN, LONGEST_RUN, LOOK, Choice
+from gradsieve.control.choice import FIRST_RUN, LONGEST_RUN, LOOK, Choice
+from gradsieve.control.reports import Account
 from gradsieve.exchange.cost import LinkCost
 
 BUCKETS = 4

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import gradsieve as gs
-from gradsieve.parameters import ParameterState
-from gradsieve.strides import Layouts, dense_stride, dense_strides, lies
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.strides import Layouts, dense_stride, dense_strides, lies
 
 
 class Bucket:

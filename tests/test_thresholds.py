@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import gradsieve as gs
-from gradsieve.parameters import ParameterState
+from gradsieve.parameters.parameter import ParameterState
 from gradsieve.sieve import sample_magnitudes
 from gradsieve.sieve.magnitudes import Magnitudes, count_on_device, every_nth_run
 from gradsieve.workloads.digits import batches

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradsieve.averaging import Contribution, average_into
+from gradsieve.bucket.average import Contribution, average_into
+from gradsieve.bucket.encode import encode_frames, give_whole, sieve_gradients
+from gradsieve.bucket.plan import Plan
+from gradsieve.bucket.sums import add_and_prune
 from gradsieve.codec import Frame, decode_frame, encode_frame
 from gradsieve.codec.errors import refuse
-from gradsieve.nonfinite import is_finite, note_nonfinite
-from gradsieve.pieces import Plan
-from gradsieve.second_shot import add_and_prune
-from gradsieve.selection import encode_frames, give_whole, sieve_gradients
+from gradsieve.parameters.nonfinite import is_finite, note_nonfinite
 from gradsieve.state import SieveState
 
 

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from gradsieve.bucket import Bucket
+from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.layout import BucketLayout
 from gradsieve.delivery import deliver
 from gradsieve.devices import Handover, future_on
 from gradsieve.exchange.all_reduce import AllReduce
-from gradsieve.layout import BucketLayout
-from gradsieve.nonfinite import note_nonfinite
-from gradsieve.parameters import ParameterState
+from gradsieve.parameters.nonfinite import note_nonfinite
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.whole import WholeGroup
 from gradsieve.state import SieveState
-from gradsieve.whole import WholeGroup
 
 
 def dispatch(state: SieveState, bucket: Bucket) -> torch.futures.Future[Tensor]:

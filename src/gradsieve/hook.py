@@ -7,13 +7,13 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.codec import Values
+from gradsieve.control.loss_scale import Scaler
+from gradsieve.control.route import Exchange
+from gradsieve.control.thresholds import Threshold
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
-from gradsieve.loss_scale import Scaler
-from gradsieve.requirements import require_ddp
-from gradsieve.route import Exchange
+from gradsieve.parameters.requirements import require_ddp
 from gradsieve.state import SieveState
-from gradsieve.thresholds import Threshold
 
 
 def attach(

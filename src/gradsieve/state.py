@@ -11,36 +11,30 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.agreement import Description, require_agreement
-from gradsieve.bucket import Bucket
-from gradsieve.budget import limits_bytes
-from gradsieve.changes import Changes
-from gradsieve.checkpoint import fault_of_loaded, load_sieve, require_loadable, save_sieve
+from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.plan import Plan
+from gradsieve.bucket.plans import Plans
+from gradsieve.bucket.warm_up import warm_up
 from gradsieve.codec import VALUES, Values
-from gradsieve.copies import (
-    Copied,
-    packed,
-    refuse_copy,
-    require_scaler,
-    require_taken_up,
-    take_up,
-    unpack,
-)
-from gradsieve.defaults import exchange_or_default, policy_or_default
+from gradsieve.config import exchange_or_default, policy_or_default
+from gradsieve.control.budget import limits_bytes
+from gradsieve.control.loss_scale import LossScale, Scaler
+from gradsieve.control.route import EXCHANGES, Exchange, Route
+from gradsieve.control.steering import Steering
+from gradsieve.control.thresholds import Threshold
 from gradsieve.devices import Handover, catch_up
 from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeWorker
+from gradsieve.exchange.agreement import Description, require_agreement
 from gradsieve.exchange.all_reduce import AllReduce
 from gradsieve.exchange.frames import unreachable
-from gradsieve.loss_scale import LossScale, Scaler
-from gradsieve.members import Members
+from gradsieve.exchange.groups import Members
 from gradsieve.modes import ordinary_tensors
-from gradsieve.nonfinite import is_finite, sources
-from gradsieve.parameters import ParameterState
-from gradsieve.pieces import Plan
-from gradsieve.plans import Plans
-from gradsieve.registry import Registry
-from gradsieve.requirements import (
+from gradsieve.parameters.changes import Changes
+from gradsieve.parameters.nonfinite import is_finite, sources
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.registry import Registry
+from gradsieve.parameters.requirements import (
     require_all_buckets,
     require_bucket,
     require_counts,
@@ -49,17 +43,23 @@ from gradsieve.requirements import (
     require_torch,
     require_word,
 )
-from gradsieve.residuals import Residuals
+from gradsieve.parameters.residuals import Residuals
+from gradsieve.parameters.strides import Layouts, is_in_backward
 from gradsieve.rotation import Rotation
 from gradsieve.rotation.cost import RotationCost, ScarceBits
-from gradsieve.route import EXCHANGES, Exchange, Route
+from gradsieve.saved.checkpoint import fault_of_loaded, load_sieve, require_loadable, save_sieve
+from gradsieve.saved.copies import (
+    Copied,
+    packed,
+    refuse_copy,
+    require_scaler,
+    require_taken_up,
+    take_up,
+    unpack,
+)
 from gradsieve.sieve import Workspace
-from gradsieve.steering import Steering
-from gradsieve.strides import Layouts, is_in_backward
-from gradsieve.tally import Tally, computing_threads
-from gradsieve.telemetry import Observer, StepRecord, Totals
-from gradsieve.thresholds import Threshold
-from gradsieve.warm_up import warm_up
+from gradsieve.telemetry.clock import Tally, computing_threads
+from gradsieve.telemetry.record import Observer, StepRecord, Totals
 
 
 class SieveState:

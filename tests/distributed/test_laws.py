@@ -22,9 +22,9 @@ from models import (
 from ranks import run_ranks
 
 import gradsieve as gs
-from gradsieve.averaging import Contribution, average_into
+from gradsieve.bucket.average import Contribution, average_into
+from gradsieve.bucket.plan import Piece
 from gradsieve.codec import VALUES, decode_frame, encode_frame, pruned_section, whole_section
-from gradsieve.pieces import Piece
 
 POLICIES = [
     gs.Fixed(0.0),

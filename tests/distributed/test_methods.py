@@ -4,10 +4,10 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from gradsieve.budget import Budget
+from gradsieve.control.budget import Budget
+from gradsieve.control.thresholds import Sigma
 from gradsieve.runs.methods import bucket_cap_mb, register, require_method
 from gradsieve.settings import read_settings
-from gradsieve.thresholds import Sigma
 
 
 @pytest.mark.parametrize(

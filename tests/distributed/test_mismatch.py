@@ -20,9 +20,9 @@ from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.agreement import Description
+from gradsieve.control.route import EXCHANGES
 from gradsieve.exchange import attendance, roll_call, stall, words
-from gradsieve.route import EXCHANGES
+from gradsieve.exchange.agreement import Description
 
 POLICY = {"threshold": gs.Density(0.05), "min_numel": 100}
 SOON = 5

@@ -9,6 +9,7 @@ import typer
 
 from gradsieve.bench.rate.cli import bench_rate_command
 from gradsieve.bench.recorder import bench_recorder_command
+from gradsieve.bucket.plan import Way
 from gradsieve.console import (
     Json,
     console,
@@ -19,7 +20,6 @@ from gradsieve.console import (
     write_json,
 )
 from gradsieve.cores import usable_cores
-from gradsieve.pieces import Way
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.command("rate")(bench_rate_command)

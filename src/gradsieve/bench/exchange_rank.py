@@ -9,13 +9,13 @@ import torch.distributed as dist
 from torch import nn
 
 from gradsieve.bench.exchange import REPEATS, WARM_UP, ExchangeOrder, ExchangeRow
+from gradsieve.control.thresholds import Density
 from gradsieve.delivery import deliver
 from gradsieve.link import read_counters
 from gradsieve.runs.order import answer_order
 from gradsieve.runs.rank import sharers
 from gradsieve.state import SieveState
-from gradsieve.tally import Tally
-from gradsieve.thresholds import Density
+from gradsieve.telemetry.clock import Tally
 
 
 def exchange_again_and_again(order: ExchangeOrder) -> ExchangeRow:

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bench.recorder import RecorderOrder, RecorderRow
+from gradsieve.control.thresholds import Sigma
 from gradsieve.exchange import FrameExchange, numbers_of_all
 from gradsieve.hook import attach
 from gradsieve.recording import Recorder
 from gradsieve.recording.files import HISTOGRAMS, RECORDS
 from gradsieve.runs.order import answer_order
-from gradsieve.thresholds import Sigma
 from gradsieve.workloads.workload import cross_entropy, load_workload
 
 HISTOGRAMS_EVERY, WARM_UP = 5, 6

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from gradsieve.exchange import Notes
-from gradsieve.members import Members
+from gradsieve.exchange.groups import Members
 
 
 class Arrivals:

@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
-from gradsieve.requirements import require_counts, require_word
+from gradsieve.parameters.requirements import require_counts, require_word
 from gradsieve.settings import read_settings
 
 

@@ -11,16 +11,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.agreement import Description, require_agreement
-from gradsieve.checkpoint import place_in
 from gradsieve.codec import Values
-from gradsieve.copies import refuse_copy
+from gradsieve.control.loss_scale import Scaler
+from gradsieve.control.route import Exchange
+from gradsieve.control.thresholds import Threshold
 from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
-from gradsieve.loss_scale import Scaler
+from gradsieve.exchange.agreement import Description, require_agreement
 from gradsieve.modes import ordinary_tensors
-from gradsieve.nonfinite import is_finite
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
@@ -34,8 +33,10 @@ from gradsieve.outer.weights import (
     nesterov,
     require_optimizer_fits,
 )
-from gradsieve.requirements import require_dtype, require_unsharded
-from gradsieve.route import Exchange
+from gradsieve.parameters.nonfinite import is_finite
+from gradsieve.parameters.requirements import require_dtype, require_unsharded
+from gradsieve.saved.checkpoint import place_in
+from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
@@ -46,7 +47,6 @@ from gradsieve.saved.sieve import (
     require_weights,
 )
 from gradsieve.state import SieveState
-from gradsieve.thresholds import Threshold
 
 MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 

@@ -12,17 +12,17 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.bucket.layout import BucketLayout
+from gradsieve.bucket.plan import plan_for
 from gradsieve.codec import decode_frame, encode_frame, pruned_section
+from gradsieve.control.overhead import coding_overhead
+from gradsieve.control.thresholds import Fixed
 from gradsieve.exchange import FrameExchange, group_of_its_own
-from gradsieve.layout import BucketLayout
-from gradsieve.overhead import coding_overhead
-from gradsieve.pieces import plan_for
 from gradsieve.plan.machine import Machine, Measured, Order
 from gradsieve.plan.training import Training, buckets_of
 from gradsieve.runs.order import answer_order
 from gradsieve.sieve import Workspace, select
 from gradsieve.state import SieveState
-from gradsieve.thresholds import Fixed
 from gradsieve.workloads.workload import load_workload
 
 NUMEL = 2**22

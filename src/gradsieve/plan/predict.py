@@ -8,8 +8,8 @@ is waited for.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradsieve.bucket.plan import SMALLEST_PIECE, Way
 from gradsieve.exchange.cost import LinkCost
-from gradsieve.pieces import SMALLEST_PIECE, Way
 from gradsieve.plan.machine import Machine
 from gradsieve.plan.training import BucketSize, Training
 

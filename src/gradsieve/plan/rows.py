@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradsieve.bucket.plan import Way
 from gradsieve.exchange.cost import LinkCost
 from gradsieve.link import UNSHAPED, parse_link
-from gradsieve.pieces import Way
 from gradsieve.plan.machine import Machine, Measured
 from gradsieve.plan.predict import predict_dense, predict_frames
 from gradsieve.plan.training import Training

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from gradsieve.telemetry import StepRecord
+from gradsieve.telemetry.record import StepRecord
 
 FORMAT = 1
 """Of the records of a recorder; a reader refuses newer ones."""

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradsieve.accounts import NO_ACCOUNT
-from gradsieve.budget import SMALLEST_SCALE
+from gradsieve.control.budget import SMALLEST_SCALE
+from gradsieve.control.reports import NO_ACCOUNT
 from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
 from gradsieve.saved.parameter import require_parameter, require_square
 from gradsieve.saved.seal import SEAL, require_whole

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradsieve.averaging import Contribution, average_into
 from gradsieve.bench.rate.compressors import Rounded
-from gradsieve.budget import Budget
+from gradsieve.bucket.average import Contribution, average_into
+from gradsieve.bucket.encode import encode_frames, sieve_gradients
+from gradsieve.bucket.layout import BucketLayout
+from gradsieve.bucket.plan import Plan, plan_for
+from gradsieve.bucket.sums import add_and_prune
 from gradsieve.codec import Frame, decode_frame, encode_frame
-from gradsieve.layout import BucketLayout
-from gradsieve.pieces import Plan, plan_for
-from gradsieve.second_shot import add_and_prune
-from gradsieve.selection import encode_frames, sieve_gradients
+from gradsieve.control.budget import Budget
+from gradsieve.parameters.whole import WholeGroup
 from gradsieve.state import SieveState
-from gradsieve.tally import Tally
-from gradsieve.whole import WholeGroup
+from gradsieve.telemetry.clock import Tally
 
 
 class Sieve:
