@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradsieve.control.choice import FIRST_RUN, LONGEST_RUN, LOOK, Choice
+from gradsieve.topology.choice import FIRST_RUN, LONGEST_RUN, LOOK, Choice
 from gradsieve.control.reports import Account
 from gradsieve.exchange.cost import LinkCost
 

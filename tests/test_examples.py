@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradsieve.control.choice import FIRST_RUN
+from gradsieve.topology.choice import FIRST_RUN
 from gradsieve.recording.files import read_steps
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

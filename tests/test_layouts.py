@@ -5,7 +5,7 @@ import torch
 
 import gradsieve as gs
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.parameters.strides import Layouts, dense_stride, dense_strides, lies
+from gradsieve.bucket.strides import Layouts, dense_stride, dense_strides, lies
 
 
 class Bucket:

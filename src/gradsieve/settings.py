@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gradsieve.bucket.requirements import require_word
 from gradsieve.codec import VALUES
 from gradsieve.control.budget import Budget
-from gradsieve.control.route import EXCHANGES
 from gradsieve.control.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
-from gradsieve.parameters.requirements import require_word
+from gradsieve.topology.current import EXCHANGES
 
 
 def number_or_text(text: str) -> float | str:

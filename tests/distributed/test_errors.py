@@ -32,7 +32,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.parameters.requirements import require_torch
+from gradsieve.bucket.requirements import require_torch
 from gradsieve.saved.seal import sealed
 
 POLICY = {"threshold": gs.Density(0.05), "min_numel": 100}

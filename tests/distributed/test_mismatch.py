@@ -20,7 +20,7 @@ from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.control.route import EXCHANGES
+from gradsieve.topology.current import EXCHANGES
 from gradsieve.exchange import attendance, roll_call, stall, words
 from gradsieve.exchange.agreement import Description
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.bucket.plan import Piece, Plan
+from gradsieve.bucket.step import Step
 from gradsieve.codec import (
     Kind,
     Section,
@@ -22,12 +23,11 @@ from gradsieve.parameters.parameter import ParameterState
 from gradsieve.parameters.whole import WholeGroup, round_whole
 from gradsieve.rotation import Rotation
 from gradsieve.sieve import select
-from gradsieve.state import SieveState
 
 Sections = dict[Piece, Section]
 
 
-def sieve_gradients(state: SieveState, plan: Plan, buffer: Tensor) -> Sections:
+def sieve_gradients(step: Step, plan: Plan, buffer: Tensor) -> Sections:
     """A section for each piece of the bucket, whose gradients `buffer` holds."""
     sections: Sections = {}
     for number, unit in enumerate(plan.units):
@@ -38,84 +38,77 @@ def sieve_gradients(state: SieveState, plan: Plan, buffer: Tensor) -> Sections:
                 unit.moments, unit.squared_remainder = None, 0.0
             continue
         if isinstance(unit, WholeGroup):
-            made = send_whole(state, plan, unit, flat, pieces)
+            made = send_whole(step, plan, unit, flat, pieces)
         else:
-            clear = plan.takes_all and unit.clears(flat.dtype)
-            is_mean = plan.way == "hierarchical"
-            flat = unscaled(state, flat)
-            made = send_survivors(state, unit, flat, pieces, clear=clear, is_mean=is_mean)
-        state.tally.elements += sum(piece.numel for piece in pieces)
-        state.tally.sent_elements += sum(section.count for section in made)
+            clear = not plan.of_node and unit.clears(flat.dtype)
+            flat = step.unscaled(flat)
+            made = send_survivors(step, unit, flat, pieces, clear=clear, is_mean=plan.of_node)
+        step.clock.elements += sum(piece.numel for piece in pieces)
+        step.clock.sent_elements += sum(section.count for section in made)
         sections.update(zip(pieces, made, strict=True))
     return sections
 
 
-def unscaled(state: SieveState, flat: Tensor) -> Tensor:
-    """A gradient without the scale of the loss; float32 is changed in place."""
-    scale = state.loss_scale.now
-    return flat if scale == 1 else flat.float().mul_(1 / scale)
-
-
-def encode_frames(state: SieveState, plan: Plan, sections: Sections) -> list[Tensor]:
+def encode_frames(step: Step, plan: Plan, sections: Sections) -> list[Tensor]:
     """Of the plan's own parts."""
-    tally = state.tally
-    with tally.timed("encode"):
-        layout = state.plans.layout(plan)
-        nonfinite = tally.nonfinite > 0 or tally.carries_nonfinite
+    clock = step.clock
+    with clock.timed("encode"):
+        plan.digest = step.plans.digest(plan)
+        nonfinite = clock.nonfinite > 0 or clock.carries_nonfinite
         frames = [
             encode_frame(
                 [sections[piece] for piece in part],
-                layout=layout,
-                step=state.step,
+                layout=plan.digest,
+                step=step.number,
                 nonfinite=nonfinite,
             )
             for part in plan.own_parts
         ]
-        tally.frame_bytes += sum(frame.numel() for frame in frames)
+        clock.frame_bytes += sum(frame.numel() for frame in frames)
     return frames
 
 
-def give_whole(state: SieveState, plan: Plan, buffer: Tensor) -> None:
+def give_whole(step: Step, plan: Plan, buffer: Tensor) -> None:
     """Before ranks of a node average the bucket: add what was kept of whole parameters."""
     for number, unit in enumerate(plan.units):
-        if isinstance(unit, WholeGroup) and state.error_feedback:
+        if isinstance(unit, WholeGroup) and step.config.error_feedback:
             flat = plan.layout.take(buffer, number)
-            scale, may_be_unused = state.loss_scale.now, state.may_be_unused
+            scale, may_be_unused = step.loss_scale, step.may_be_unused
             given = unit.give(flat, scale=scale, may_be_unused=may_be_unused)
             plan.layout.put(buffer, number, given)
 
 
 def send_whole(
-    state: SieveState, plan: Plan, group: WholeGroup, flat: Tensor, pieces: Sequence[Piece]
+    step: Step, plan: Plan, group: WholeGroup, flat: Tensor, pieces: Sequence[Piece]
 ) -> list[Section]:
-    with state.tally.timed("encode"):
-        gradients, share = unscaled(state, flat).float(), 1
-        if plan.way == "hierarchical":
+    with step.clock.timed("encode"):
+        gradients, share = step.unscaled(flat).float(), 1
+        if plan.of_node:
             # The ranks of a node have given what they kept already, and share what is left.
             share = len(plan.parts)
-        elif state.error_feedback:
-            gradients = group.give(gradients, may_be_unused=state.may_be_unused)
+        elif step.config.error_feedback:
+            gradients = group.give(gradients, may_be_unused=step.may_be_unused)
         values = gradients.cpu()
         made = []
         for piece in pieces:
-            section, rest = round_whole(values[piece.start : piece.stop], state.values)
-            if state.error_feedback and rest is not None:
+            section, rest = round_whole(values[piece.start : piece.stop], step.config.values)
+            if step.config.error_feedback and rest is not None:
                 group.keep(piece.start, share * rest)
             made.append(section)
-        note_whole(state, plan, group, values)
+        note_whole(step, plan, group, values)
         return made
 
 
-def note_whole(state: SieveState, plan: Plan, group: WholeGroup, values: Tensor) -> None:
+def note_whole(step: Step, plan: Plan, group: WholeGroup, values: Tensor) -> None:
     """The gradients of a node's ranks are looked at before they are averaged."""
-    if plan.takes_all:
-        note_nonfinite(state.tally, group.named, values)
+    if not plan.of_node:
+        note_nonfinite(step.clock, group.named, values)
     elif not is_finite(values):
-        state.tally.carries_nonfinite = True
+        step.clock.carries_nonfinite = True
 
 
 def send_survivors(
-    state: SieveState,
+    step: Step,
     parameter: ParameterState,
     flat: Tensor,
     pieces: Sequence[Piece],
@@ -127,51 +120,51 @@ def send_survivors(
     Args:
         is_mean: the gradient is that of a node: whose it was that is not finite is told already.
     """
-    tally = state.tally
-    if state.holds(flat):
+    clock = step.clock
+    if step.holds(flat):
         return [empty_section(piece.numel) for piece in pieces]
     flat, hidden = flat.float(), 0
     start, stop = pieces[0].start, pieces[-1].stop
-    with tally.timed("rotate"):
+    with clock.timed("rotate"):
         if parameter.rotation is not None:
             flat, hidden = rotate(parameter.rotation, flat)
     flat = flat[start:stop]
     before, left = (residual[start:stop] for residual in parameter.open())
     parameter.is_empty = False
-    with tally.timed("select"):
-        threshold = state.steering.next(parameter, flat, before, state.step)
+    with clock.timed("select"):
+        threshold = step.thresholds.next(parameter, flat, before, step.number)
         into = None if left.data_ptr() == before.data_ptr() else left
         indices, values, moments = select(
-            flat, before, threshold, out=state.workspace, clear=clear, into=into
+            flat, before, threshold, out=step.workspace, clear=clear, into=into
         )
-        state.changes.send(parameter, start, indices, values)
-        state.steering.observe(parameter, moments)
-        if not state.error_feedback:
+        step.changes.send(parameter, start, indices, values)
+        step.thresholds.observe(parameter, moments)
+        if not step.config.error_feedback:
             left.zero_()
-    with tally.timed("encode"):
+    with clock.timed("encode"):
         sections = [
             pruned_section(
                 mine.numpy(),
                 values_of_piece.numpy(),
                 piece.numel,
                 threshold,
-                state.values,
+                step.config.values,
                 row=parameter.row,
                 finite=moments.nonfinite == 0,
-                residual=kept_for(state, left[piece.start - start : piece.stop - start]),
+                residual=kept_for(step, left[piece.start - start : piece.stop - start]),
             )
             for piece, mine, values_of_piece in divided(pieces, *on_host(indices, values))
         ]
         parameter.squared_remainder = sum(section.squared_remainder for section in sections)
-        if state.error_feedback and not left.is_cpu:
+        if step.config.error_feedback and not left.is_cpu:
             parameter.squared_remainder = leave_remainder(left, indices, values, sections)
-    tally.thresholds[parameter.name] = threshold
-    tally.moments[parameter.name] = moments
+    clock.thresholds[parameter.name] = threshold
+    clock.moments[parameter.name] = moments
     if moments.nonfinite and is_mean:
-        tally.carries_nonfinite = True
+        clock.carries_nonfinite = True
     elif moments.nonfinite:
-        tally.nonfinite += moments.nonfinite + hidden
-        tally.nonfinite_names.append(parameter.name)
+        clock.nonfinite += moments.nonfinite + hidden
+        clock.nonfinite_names.append(parameter.name)
     return sections
 
 
@@ -214,9 +207,9 @@ def rotate(rotation: Rotation, flat: Tensor) -> tuple[Tensor, int]:
     return coefficients, max(0, bad - 1)
 
 
-def kept_for(state: SieveState, left: Tensor) -> NDArray[np.float32] | None:
+def kept_for(step: Step, left: Tensor) -> NDArray[np.float32] | None:
     """Where the encoder may leave what a section does not carry; a device's it cannot reach."""
-    return left.numpy() if state.error_feedback and left.is_cpu else None
+    return left.numpy() if step.config.error_feedback and left.is_cpu else None
 
 
 def leave_remainder(

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ SMALLEST_PIECE = 2**14
 
 
 class Piece(NamedTuple):
-    """Elements `start` to `stop` of the bucket's unit `number`."""
+    """The elements from `start` to `stop` of the bucket's unit `number`."""
 
     number: int
     start: int
@@ -30,76 +30,71 @@ Part = Sequence[Piece]
 """The pieces that one frame carries, in the bucket's order."""
 
 
-Way = Literal["gather", "two-shot", "hierarchical"]
-
-
 class Plan:
     """A bucket's units, and the parts that frames carry of it.
 
     Args:
-        way: "gather": one part with all of it. "two-shot": a part for each rank, which adds it up.
-            "hierarchical": a part for each rank of a node, which carries it to the other nodes.
-        place: of this rank among them.
+        parts: the pieces of the bucket, one part for each frame.
+        place: the number of this rank's own part.
+        of_node: the bucket holds the mean of a node's ranks. Each rank makes a frame of its own
+            part alone, and keeps the residual of that part for the node.
+        prunes_sums: each rank adds up its own part of all frames, and prunes the sum.
     """
 
-    def __init__(self, way: Way, layout: BucketLayout, parts: Sequence[Part], place: int) -> None:
-        self.way = way
+    def __init__(
+        self,
+        layout: BucketLayout,
+        parts: Sequence[Part],
+        place: int = 0,
+        *,
+        of_node: bool = False,
+        prunes_sums: bool = False,
+    ) -> None:
         self.layout = layout
         self.units = layout.units
         self.pruned = [unit for unit in layout.units if isinstance(unit, ParameterState)]
         """The first units."""
         self.parts = parts
         self.place = place
-        self.own_parts = [parts[place]] if way == "hierarchical" else parts
+        self.of_node = of_node
+        self.prunes_sums = prunes_sums
+        self.digest = 0
+        """What both sides of this step's frames must share, as `Plans.digest` gives it."""
+        self.own_parts = [parts[place]] if of_node else parts
         """The parts that this rank makes frames of."""
         self.pieces: list[list[Piece]] = [[] for _ in self.units]
-        """For each unit its pieces in this rank's frames, in order; they follow each other."""
+        """The pieces of each unit in this rank's frames, in order; they follow each other."""
         for piece in sorted(piece for part in self.own_parts for piece in part):
             self.pieces[piece.number].append(piece)
         self._mine = {piece.number: piece for piece in parts[place]}
 
-    @property
-    def takes_all(self) -> bool:
-        """Nothing of the bucket stays out of this rank's frames."""
-        return self.way != "hierarchical"
-
     def cleared(self, dtype: torch.dtype) -> list[bool]:
-        """Which units selecting leaves zeros of, in a buffer of `dtype`."""
-        pruned = [self.takes_all and parameter.clears(dtype) for parameter in self.pruned]
+        """Whether selecting leaves zeros in the place of each unit, in a buffer of `dtype`."""
+        pruned = [not self.of_node and parameter.clears(dtype) for parameter in self.pruned]
         return [*pruned, *(False for _ in self.units[len(pruned) :])]
 
     def numels(self, place: int) -> list[int]:
-        """Of the pieces of a part."""
+        """Elements of each piece of a part."""
         return [piece.numel for piece in self.parts[place]]
 
-    def settle_sums(self, ranks: int) -> None:
-        """Before a selection: take back what was pruned of sums that are another rank's by now."""
-        for number, parameter in enumerate(self.pruned):
-            piece = self._piece_of(number) if self.way == "two-shot" else NOTHING
-            parameter.give_up_unless(piece.start, piece.stop, ranks)
+    def settle(self, world_size: int, add_up: AddUp) -> None:
+        """Before a selection, let residuals be where this plan wants them.
 
-    def deal(self, add_up: AddUp) -> None:
-        """Before a selection: who keeps which residual; `add_up` as for `ParameterState.deal`."""
-        for number, parameter in enumerate(self.pruned):
-            piece = self._piece_of(number)
-            dealt = Dealt(piece.start, piece.stop, len(self.parts))
-            parameter.deal(dealt if self.way == "hierarchical" else None, add_up)
+        What was pruned of sums returns from pieces that another rank adds up now. The ranks of a
+        node divide their residuals among themselves, or no longer do.
 
-    def _piece_of(self, number: int) -> Piece:
-        return self._mine.get(number, NOTHING)
+        Args:
+            add_up: as for `ParameterState.deal`.
+        """
+        for number, parameter in enumerate(self.pruned):
+            mine = self._mine.get(number, NOTHING)
+            summed = mine if self.prunes_sums else NOTHING
+            parameter.give_up_unless(summed.start, summed.stop, world_size)
+            dealt = Dealt(mine.start, mine.stop, len(self.parts))
+            parameter.deal(dealt if self.of_node else None, add_up)
 
 
 NOTHING = Piece(0, 0, 0)
-
-
-def plan_for(way: Way, layout: BucketLayout, place: int, places: int) -> Plan:
-    """
-    Args:
-        place, places: of this rank among as many as there are parts to be.
-    """
-    if way == "gather" or (way == "two-shot" and places == 1):
-        return Plan("gather", layout, undivided(layout.units), 0)
-    return Plan(way, layout, dealt_to(layout.units, places), place)
 
 
 def undivided(units: Sequence[Unit]) -> list[Part]:

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from gradsieve.bucket.plan import Piece, Plan
-from gradsieve.codec import Frame, Section, Values, pruned_section
+from gradsieve.bucket.step import Step
+from gradsieve.codec import Frame, Section, Values, encode_frame, pruned_section
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.parameters.whole import WholeGroup, round_whole
 from gradsieve.sieve import Workspace, sample_magnitudes, select
 
 
-def add_and_prune(
-    plan: Plan, rank: int, frames: Sequence[Frame], values: Values, *, error_feedback: bool
-) -> list[Section]:
-    """A section for each piece of the rank's part: what all ranks are to get of it.
+def frame_of_sums(step: Step, plan: Plan, frames: Sequence[Frame]) -> Tensor:
+    """The frame of what all ranks are to get of this rank's own part.
 
     Args:
         frames: of this part, from each rank, in rank order.
@@ -29,8 +28,24 @@ def add_and_prune(
     Raises:
         FrameError: a payload makes no sense.
     """
+    config = step.config
+    sections = add_and_prune(plan, frames, config.values, error_feedback=config.error_feedback)
+    frame = encode_frame(
+        sections,
+        layout=plan.digest,
+        step=step.number,
+        nonfinite=any(frame.nonfinite for frame in frames),
+    )
+    step.clock.frame_bytes += frame.numel()
+    return frame
+
+
+def add_and_prune(
+    plan: Plan, frames: Sequence[Frame], values: Values, *, error_feedback: bool
+) -> list[Section]:
+    """A section for each piece of the rank's own part; arguments as `frame_of_sums`."""
     sections = []
-    for place, piece in enumerate(plan.parts[rank]):
+    for place, piece in enumerate(plan.parts[plan.place]):
         unit, name = plan.units[piece.number], f"section {place}"
         arrived = [frame.sections[place] for frame in frames]
         average = torch.zeros(piece.numel, dtype=torch.float32, device="cpu")

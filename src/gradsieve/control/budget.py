@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar, Literal
 
-from gradsieve.control.reports import Account
 from gradsieve.control.thresholds import Measured, Threshold, require
 from gradsieve.sieve import Moments
+from gradsieve.telemetry.report import StepReport
 from gradsieve.units import parse_rate
 
 WANTED_SHARE = 0.05
@@ -97,7 +97,7 @@ def limits_bytes(policy: Threshold) -> bool:
 
 
 class BudgetSteering:
-    """Follows a budget by the accounts of all ranks; on the same accounts it takes the same way."""
+    """Follows a budget by the reports of all ranks; on the same reports it takes the same way."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -113,31 +113,31 @@ class BudgetSteering:
         """Bytes a step, as they would be without a scale: they fall with about its first power,
         once the residual has answered."""
         self.is_belated = False
-        """The next account is of a step whose frames took another way."""
+        """The next report is of a step with another topology."""
 
-    def forget_way(self) -> None:
-        """Frames take another way from the next step on, with other bytes and other meetings."""
+    def forget_topology(self) -> None:
+        """The topology is another from the next step on, with other bytes and other meetings."""
         for kept in (self.meets, self.per_byte, self.affordable, self.unscaled):
             kept.clear()
         self.is_belated = True
 
-    def follow(self, account: Account, buckets: int) -> None:
-        """Set the scale for the next step by the slowest rank's account of one not long ago."""
+    def follow(self, report: StepReport, buckets: int) -> None:
+        """Set the scale for the next step by the slowest rank's report of one not long ago."""
         if self.is_belated:
             self.is_belated = False
             return
-        usual = statistics.median(self.steps) if self.steps else account.step
+        usual = statistics.median(self.steps) if self.steps else report.step
         was_late = bool(self.steps) and self.steps[-1] > OUTLIER * usual
-        self.steps.append(account.step)
-        self.meets.append(account.meet)
-        self.computations.append(account.computation)
-        on_the_line = max(1e-6, account.transfer - min(self.meets))
-        self.per_byte.append(on_the_line / max(1.0, account.frame_bytes))
-        if account.step > OUTLIER * usual and not was_late:
+        self.steps.append(report.step)
+        self.meets.append(report.meet)
+        self.computations.append(report.computation)
+        on_the_line = max(1e-6, report.transfer - min(self.meets))
+        self.per_byte.append(on_the_line / max(1.0, report.frame_bytes))
+        if report.step > OUTLIER * usual and not was_late:
             return
-        wanted = self.wanted_share(account, buckets)
-        self.affordable.append(max(wanted, 1e-6) * account.frame_bytes)
-        self.unscaled.append(account.scale * account.frame_bytes)
+        wanted = self.wanted_share(report, buckets)
+        self.affordable.append(max(wanted, 1e-6) * report.frame_bytes)
+        self.unscaled.append(report.scale * report.frame_bytes)
         fitting = statistics.fmean(self.unscaled) / statistics.median(self.affordable)
         least = LEAST_FACTOR if self.scale > 1 else LEAST_FACTOR_BELOW_ONE
         factor = max(least, min(LARGEST_FACTOR, (fitting / self.scale) ** APPROACH))
@@ -147,7 +147,7 @@ class BudgetSteering:
     def largest_scale(self) -> float:
         return 1 / SMALLEST_SCALE if limits_bytes(self.budget) else LARGEST_SCALE
 
-    def wanted_share(self, account: Account, buckets: int) -> float:
+    def wanted_share(self, report: StepReport, buckets: int) -> float:
         """Bytes wanted over bytes sent.
 
         The quickest meetings are nothing but latency, of which frames have as much on their way.
@@ -155,26 +155,26 @@ class BudgetSteering:
         bucket; else it is whatever the gradients' computation does not hide.
         """
         if self.budget.bytes_per_step is not None:
-            return self.budget.bytes_per_step / account.frame_bytes
+            return self.budget.bytes_per_step / report.frame_bytes
         if self.budget.bits_per_second is not None:
             seconds = statistics.fmean(self.steps)
-            return float(self.budget.bits_per_second) * seconds / (8 * account.frame_bytes)
+            return float(self.budget.bits_per_second) * seconds / (8 * report.frame_bytes)
         # Between two steps there may have been an evaluation.
         computation = statistics.median(self.computations)
         latency = min(self.meets)
-        fixed_processor = account.select + account.overhead
-        fixed = fixed_processor + account.add + account.meet + latency
-        code = max(0.0, account.code - account.overhead)
-        proportional = min(self.per_byte) * account.frame_bytes + code
-        processor = account.select + account.code
-        stolen_share = min(1.0, account.stolen / processor) if processor else 0.0
+        fixed_processor = report.select + report.overhead
+        fixed = fixed_processor + report.add + report.meet + latency
+        code = max(0.0, report.code - report.overhead)
+        proportional = min(self.per_byte) * report.frame_bytes + code
+        processor = report.select + report.code
+        stolen_share = min(1.0, report.stolen / processor) if processor else 0.0
         stolen_code = stolen_share * code
         allowed = self.budget.seconds_per_step or WANTED_SHARE * computation
         allowed -= stolen_share * fixed_processor
         least = LEAST_SHARE * computation
-        share = (max(allowed, least) + account.window - fixed) / (proportional + stolen_code)
-        idle = account.window - (fixed + proportional - account.wait)
-        if idle > IDLE_SHARE * account.window:
-            last = max(1e-6, account.wait - fixed / buckets) + stolen_code
+        share = (max(allowed, least) + report.window - fixed) / (proportional + stolen_code)
+        idle = report.window - (fixed + proportional - report.wait)
+        if idle > IDLE_SHARE * report.window:
+            last = max(1e-6, report.wait - fixed / buckets) + stolen_code
             share = min(share, max(allowed - fixed / buckets, least) / last)
         return max(share, least / proportional)

@@ -1,8 +1,7 @@
-"""Whether all ranks mean the same: compared in words at the first step, by digest in each frame."""
+"""Whether all ranks mean the same, compared in words at the first step."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -88,9 +87,3 @@ def first_difference(left: Sequence[str], right: Sequence[str]) -> tuple[str, st
         if ours != theirs:
             return ours, theirs
     return f"{len(left)} lines", f"{len(right)} lines"
-
-
-def digest(lines: Iterable[str]) -> int:
-    """64 bits of a hash over lines."""
-    text = "\n".join(lines).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

@@ -52,3 +52,14 @@ class NodeCost:
             + self.across.gather(nodes, part)
             + self.within.gather(self.size, nodes * part)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The links of a group of ranks."""
+
+    ranks: int
+    everyone: LinkCost
+    """Between any two ranks, when all of them exchange."""
+    nodes: NodeCost | None = None
+    """Within and across nodes; None where ranks are not told apart by node."""

@@ -10,22 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.errors import has, named_ranks
+from gradsieve.exchange.notes import Notes
 from gradsieve.exchange.roll_call import absent_ranks
 
 
 class ExchangeError(RuntimeError):
     """The frames did not arrive: a rank died, stalled past the timeout or sent garbage."""
-
-
-class Notes:
-    """Numbers that travel with the sizes of frames, to every rank; as many on all ranks."""
-
-    def __init__(self, mine: Sequence[float] = ()) -> None:
-        self.mine = list(mine)
-        self.heard = [self.mine]
-        """The last ones of all ranks."""
-        self.seconds = 0.0
-        """Of all exchanges of sizes, in which ranks wait for the last one."""
 
 
 class OwnGroup:

@@ -1,4 +1,4 @@
-"""The ranks that train together, and how frames get from one to another."""
+"""The process groups that gradients travel in, made when all ranks begin a step together."""
 
 import socket
 import zlib
@@ -7,37 +7,36 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradsieve.bucket.plan import Way
-from gradsieve.control.reports import slowest_of
 from gradsieve.errors import MismatchError, SieveError
-from gradsieve.exchange import (
-    Accord,
-    ExchangeError,
-    ExchangeWorker,
-    FrameExchange,
-    Nodes,
-    Notes,
-    OwnGroup,
-    group_of_its_own,
-    groups_joined,
-    numbers_of_all,
-    require_alike_names,
-    require_attendance,
-    require_nodes,
-    stated_node_size,
-)
-from gradsieve.exchange.ways import Exchange
+from gradsieve.exchange.accord import Accord
+from gradsieve.exchange.attendance import require_attendance
+from gradsieve.exchange.cost import Links, NodeCost
+from gradsieve.exchange.frames import ExchangeError, FrameExchange, OwnGroup, numbers_of_all
+from gradsieve.exchange.group import group_of_its_own, groups_joined, require_alike_names
+from gradsieve.exchange.names import Exchange
+from gradsieve.exchange.nodes import Nodes, require_nodes, stated_node_size
+from gradsieve.exchange.notes import Notes
+from gradsieve.exchange.probe import agreed, measure_link
+from gradsieve.exchange.worker import ExchangeWorker
+from gradsieve.telemetry.report import slowest_of
 
 SECONDS_TO_PART = 10.0
-"""Until the other ranks have parted as well, and nothing waits for them any more."""
+"""How long a rank waits for the others to part as well, after which nothing waits for them."""
 
 
-class Members:
-    """
+class Groups:
+    """The groups of a process group whose ranks train together.
+
+    The verbs are collectives: all ranks call them together, at the beginning of a step. The
+    attributes are what those have made.
+
     Args:
-        group: the default group if None.
-        node_size: as in `SieveState`.
+        group: the ranks that exchange; None: the default group.
+        node_size: as in `SieveConfig`.
         notes: what ranks tell each other with their frames.
+
+    Raises:
+        ValueError: `group` is one that this rank is no member of.
     """
 
     def __init__(
@@ -65,13 +64,11 @@ class Members:
         return group
 
     @property
-    def dense_group(self) -> dist.ProcessGroup:
-        """For all-reduces of everything; all ranks must ask for it for the first time together."""
-        if not self.on_host or "gloo" in dist.get_backend(self.group):
-            return self.group
-        if self._dense is None:
-            self._dense = group_of_its_own(self.group)
-        return self._dense
+    def own_place(self) -> tuple[int, int]:
+        """This rank in the group, and the group's size; 0 of 1 without torch.distributed."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return 0, 1
+        return self.group.rank(), self.group.size()
 
     def use_unless_given(self, group: dist.ProcessGroup) -> None:
         if self._group is None:
@@ -90,7 +87,7 @@ class Members:
     def agree(self, exchange: Exchange) -> None:
         """All ranks begin with this exchange, as they have told each other; then `have_met`."""
         self._accord = Accord(self.group, exchange)
-        _ = self.everyone
+        self._everyone = FrameExchange(group_of_its_own(self.group), self._notes, self._accord.hear)
 
     def begin_step(self, step: int, exchange: Exchange) -> bool:
         """Whether this rank's exchange was set, so that it must `settle` with the others."""
@@ -145,59 +142,83 @@ class Members:
 
     @property
     def everyone(self) -> FrameExchange:
-        """All ranks must ask for it for the first time together."""
+        """All ranks, after `agree`."""
         if self._everyone is None:
-            hear = None if self._accord is None else self._accord.hear
-            self._everyone = FrameExchange(group_of_its_own(self.group), self._notes, hear)
+            raise SieveError("the ranks have not met yet")
         return self._everyone
-
-    def another_exchange(self, notes: Notes) -> FrameExchange:
-        """The group of all ranks; they must ask for it together."""
-        exchange = FrameExchange(group_of_its_own(self.group), notes)
-        self._others.append(exchange)
-        return exchange
 
     @property
     def nodes(self) -> Nodes:
-        """As `everyone`.
+        """The ranks by node, after `connect_nodes`."""
+        if self._nodes is None:
+            raise SieveError("the ranks have not met by nodes yet")
+        return self._nodes
+
+    @property
+    def dense(self) -> dist.ProcessGroup:
+        """The group for all-reduces of everything, after `connect_dense`."""
+        return self.group if self._dense is None else self._dense
+
+    def connect_dense(self) -> None:
+        """Make a group for all-reduces, where the ranks' own does not work on their device."""
+        if self._dense is None and self.on_host and "gloo" not in dist.get_backend(self.group):
+            self._dense = group_of_its_own(self.group)
+
+    def connect_nodes(self) -> None:
+        """Make the groups within and across nodes.
 
         Raises:
             SieveError: on every rank, where they do not fall into nodes of one size, or torch
                 cannot make their groups.
         """
         if self._nodes is None:
-            mine = torch.tensor([groups_joined()], dtype=torch.float64, device="cpu")
-            require_alike_names([int(n) for (n,) in numbers_of_all(self.everyone, mine)])
-            size = require_nodes([size for size, _ in self._stated_nodes()])
-            self._nodes = Nodes(self.group, size, self._notes, slowest_of, on_host=self.on_host)
+            self._make_nodes(require_nodes([size for size, _ in self._tell_nodes()]))
+
+    def _make_nodes(self, size: int) -> Nodes:
+        mine = torch.tensor([groups_joined()], dtype=torch.float64, device="cpu")
+        require_alike_names([int(n) for (n,) in numbers_of_all(self.everyone, mine)])
+        self._nodes = Nodes(self.group, size, self._notes, slowest_of, on_host=self.on_host)
         return self._nodes
 
-    def several_nodes(self) -> Nodes | None:
+    def add_up_on_node(self, tensor: Tensor) -> None:
+        """Replace it by the sum of the node's ranks, after `connect_nodes`."""
+        self.nodes.add_up(tensor)
+
+    def open_another(self, notes: Notes) -> FrameExchange:
+        """Make one more group of all ranks."""
+        exchange = FrameExchange(group_of_its_own(self.group), notes)
+        self._others.append(exchange)
+        return exchange
+
+    def measure(self) -> Links:
+        """Measure the link of all ranks, and those within and across nodes."""
+        everyone, nodes, ranks = self.everyone, self._find_nodes(), self.group.size()
+        link = measure_link(everyone)
+        if nodes is None:
+            return Links(ranks, link)
+        across = agreed(everyone, measure_link(nodes.across))
+        within = agreed(everyone, measure_link(nodes.within))
+        return Links(ranks, link, NodeCost(nodes.size, within, across))
+
+    def _find_nodes(self) -> Nodes | None:
         """None where they are not of one size, or there is one of them, or a rank is one.
 
         Nor where the launcher's nodes are not those of this group, which may have one rank of each
-        machine. All ranks must ask together.
+        machine.
         """
-        stated, ranks = self._stated_nodes(), self.group.size()
+        stated, ranks = self._tell_nodes(), self.group.size()
         size = stated[0][0]
         fit = all(other == size for other, _ in stated) and 1 < size < ranks and not ranks % size
         hosts = [host for _, host in stated]
         together = all(len({*hosts[n : n + size]}) == 1 for n in range(0, ranks, size))
-        return self.nodes if fit and (together or self._node_size is not None) else None
+        if not (fit and (together or self._node_size is not None)):
+            return None
+        return self._nodes if self._nodes is not None else self._make_nodes(size)
 
-    def _stated_nodes(self) -> list[tuple[int, int]]:
+    def _tell_nodes(self) -> list[tuple[int, int]]:
         """Each rank's node size, and a number for its machine."""
         host = zlib.crc32(socket.gethostname().encode())
         mine = torch.tensor(
             [stated_node_size(self._node_size), host], dtype=torch.float64, device="cpu"
         )
         return [(int(size), int(host)) for size, host in numbers_of_all(self.everyone, mine)]
-
-    def add_up_on_node(self, tensor: Tensor) -> None:
-        self.nodes.add_up(tensor)
-
-    def place(self, way: Way) -> tuple[int, int]:
-        """This rank's among those that a bucket is dealt to, and their number."""
-        if way == "hierarchical":
-            return self.nodes.place, self.nodes.size
-        return self.everyone.rank, self.everyone.world_size

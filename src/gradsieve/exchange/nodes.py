@@ -11,9 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradsieve.cores import usable_cores
 from gradsieve.errors import MismatchError, SieveError
-from gradsieve.exchange.frames import FrameExchange, Notes, OwnGroup
+from gradsieve.exchange.frames import FrameExchange, OwnGroup
 from gradsieve.exchange.group import group_of_its_own
+from gradsieve.exchange.notes import Notes
 
 SIZE_BYTES = 8
 Heard = list[list[float]]
@@ -22,6 +24,17 @@ Heard = list[list[float]]
 def stated_node_size(given: int | None) -> int:
     """Ranks of a node, as given or as the launcher says."""
     return given if given is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def computing_threads(device: torch.device) -> int:
+    """Threads that a backward pass keeps busy on the cores that this process may use.
+
+    Where it may use all cores of the machine, those of the node's other ranks count as well.
+    """
+    if device.type != "cpu":
+        return 1
+    shared = usable_cores() == os.cpu_count()
+    return torch.get_num_threads() * (stated_node_size(None) if shared else 1)
 
 
 def require_nodes(stated: Sequence[int]) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.optim import SGD
 
+from gradsieve.bucket.requirements import require_counts, require_word
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
-from gradsieve.parameters.requirements import require_counts, require_word
 from gradsieve.settings import read_settings
 
 

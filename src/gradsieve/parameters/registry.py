@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from gradsieve.errors import SieveError
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.parameters.small import choose_min_numel, tell_of_whole
-from gradsieve.saved.kept import (
+from gradsieve.parameters.saving import (
     SavedParameter,
     load_parameter,
     require_parameter_fits,
     save_parameter,
 )
+from gradsieve.parameters.small import choose_min_numel, tell_of_whole
 from gradsieve.saved.names import counterparts, module_prefix, plain_names
 from gradsieve.saved.seal import crc_of
 from gradsieve.saved.sieve import require_weights

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.layout import BucketLayout
+from gradsieve.bucket.overhead import coding_overhead
 from gradsieve.bucket.plan import plan_for
 from gradsieve.codec import decode_frame, encode_frame, pruned_section
-from gradsieve.control.overhead import coding_overhead
 from gradsieve.control.thresholds import Fixed
 from gradsieve.exchange import FrameExchange, group_of_its_own
 from gradsieve.plan.machine import Machine, Measured, Order

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.copies import refuse_copy
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.recording.counting import counted, histogram_of, sampled
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
@@ -24,7 +25,6 @@ from gradsieve.recording.histogram import Histogram
 from gradsieve.recording.mailbox import Mailbox
 from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
-from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.names import plain_names
 from gradsieve.state import SieveState
 from gradsieve.telemetry.record import StepRecord
@@ -153,7 +153,7 @@ class Recorder:
         if self._mailbox.is_first:
             self._begin_record(asdict(record), record.scalars())
         if self._state is not None and self._counts(record.step):
-            for parameter in self._state.registry:
+            for parameter in self._state.sieve.parameters:
                 if not parameter.whole:
                     self._count("residual", parameter.name, kept_residual(parameter))
             self._share(record.step)
@@ -161,7 +161,7 @@ class Recorder:
 
     @property
     def _loss_scale(self) -> float:
-        return 1.0 if self._state is None else self._state.loss_scale.now
+        return 1.0 if self._state is None else self._state.sieve.step.loss_scale
 
     # What the training loop tells.
 
@@ -324,8 +324,8 @@ def chooser(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
 
 def accumulates_in_place(parameter: ParameterState, state: SieveState | None) -> bool:
     """Whether the sum of a rank's gradient and residual is what it prunes."""
-    hierarchical = state is not None and state.route.way == "hierarchical"
-    return not (parameter.whole or parameter.rotation is not None or hierarchical)
+    of_node = state is not None and state.engine.topology.averages_on_node
+    return not (parameter.whole or parameter.rotation is not None or of_node)
 
 
 def kept_residual(parameter: ParameterState) -> Tensor:

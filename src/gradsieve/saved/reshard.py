@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradsieve.control.reports import NO_ACCOUNT
 from gradsieve.saved.fields import count, shown
 from gradsieve.saved.memory import from_memory_order, in_memory_order
 from gradsieve.saved.outer import require_sound_outer
 from gradsieve.saved.seal import checksum_of, sealed
 from gradsieve.saved.sieve import require_sound
+from gradsieve.telemetry.report import NO_REPORT
 
 State = Mapping[str, Any]
 Shares = Sequence[tuple[int, float]]
@@ -116,7 +116,7 @@ def reshard_sieves(states: Sequence[State], world_size: int) -> list[dict[str, A
                 **nearest(states, own),
                 "rank": rank,
                 "world_size": world_size,
-                "note": list(NO_ACCOUNT),
+                "note": list(NO_REPORT),
                 "parameters": made,
             }
         )

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradsieve.control.budget import SMALLEST_SCALE
-from gradsieve.control.reports import NO_ACCOUNT
 from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
 from gradsieve.saved.parameter import require_parameter, require_square
 from gradsieve.saved.seal import SEAL, require_whole
+from gradsieve.telemetry.report import NO_REPORT
 
 VERSION = 2
 FIELDS = (
@@ -49,7 +49,7 @@ def require_sound(saved: object) -> Mapping[str, Any]:
     if found["mean_square"] is not None:
         require_square("mean_square", found["mean_square"])
     number("scale", found["scale"], SMALLEST_SCALE, 1 / SMALLEST_SCALE)
-    for told in items("note", found["note"], len(NO_ACCOUNT)):
+    for told in items("note", found["note"], len(NO_REPORT)):
         number("note", told, 0.0)
     for name, parameter in by_name("parameters", found["parameters"]).items():
         require_parameter(name, parameter, found["world_size"])

@@ -1,4 +1,4 @@
-"""The names of the ways that gradients take."""
+"""The words for the exchange of a step: a topology's name, or "auto" for a choice of them."""
 
 from typing import Literal, get_args
 

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from gradsieve.control.budget import Budget, BudgetSteering
-from gradsieve.control.gradient_sizes import GradientSizes
 from gradsieve.control.thresholds import Threshold
 from gradsieve.errors import SieveError
+from gradsieve.parameters.gradient_sizes import GradientSizes
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.sieve import Moments, measure, sample_magnitudes
 
 LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
-class Steering:
+class Thresholding:
     def __init__(self, policy: Threshold, start_step: int, ramp_steps: int) -> None:
         self.policy = policy
         self.start_step = start_step

@@ -34,7 +34,7 @@ def one_try(plan: Plan, values: Values, ranks: int) -> float:
     start = time.thread_time()
     for part in plan.own_parts:
         emptiest_frame(plan, part, values)
-    if plan.way == "two-shot":
+    if plan.prunes_sums:
         for _ in range(ranks):
             decode_frame(frames[plan.place])
         emptiest_frame(plan, plan.parts[plan.place], values)

@@ -1,0 +1,33 @@
+"""The topologies of an exchange, by name.
+
+A new topology is a class in a file of its own, a row in `TOPOLOGIES`, and its name in
+`gradsieve.exchange.names.Exchange`.
+"""
+
+from collections.abc import Mapping
+
+from gradsieve.exchange.names import EXCHANGES
+from gradsieve.topology.dense import Dense, DenseHalf
+from gradsieve.topology.gather import Gather
+from gradsieve.topology.hierarchical import Hierarchical
+from gradsieve.topology.topology import AnyTopology, DenseTopology, FrameTopology
+from gradsieve.topology.two_shot import TwoShot
+
+__all__ = [
+    "DENSE",
+    "FRAMES",
+    "GATHER",
+    "HIERARCHICAL",
+    "TOPOLOGIES",
+    "AnyTopology",
+    "DenseTopology",
+    "FrameTopology",
+]
+
+GATHER, HIERARCHICAL, DENSE = Gather(), Hierarchical(), Dense()
+FRAMES: tuple[FrameTopology, ...] = (GATHER, TwoShot(), HIERARCHICAL)
+TOPOLOGIES: Mapping[str, AnyTopology] = {
+    **{topology.name: topology for topology in FRAMES},
+    **{topology.name: topology for topology in (DENSE, DenseHalf())},
+}
+assert ("auto", *TOPOLOGIES) == EXCHANGES
