@@ -225,5 +225,7 @@ def play_all(
         for first in range(0, len(names), in_one_set):
             some = names[first : first + in_one_set]
             by_rank = run_ranks(ranks, play_here, some, threads)
+            if None in by_rank:
+                raise RuntimeError(f"rank {by_rank.index(None)} of {ranks} died in one of {some}")
             recorded |= dict(zip(some, map(list, zip(*by_rank, strict=True)), strict=True))
     return {case.name: recorded[case.name] for case in cases}
