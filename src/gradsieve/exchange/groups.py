@@ -172,11 +172,14 @@ class Groups:
                 cannot make their groups.
         """
         if self._nodes is None:
+            self._require_alike_names()
             self._make_nodes(require_nodes([size for size, _ in self._tell_nodes()]))
 
-    def _make_nodes(self, size: int) -> Nodes:
+    def _require_alike_names(self) -> None:
         mine = torch.tensor([groups_joined()], dtype=torch.float64, device="cpu")
         require_alike_names([int(n) for (n,) in numbers_of_all(self.everyone, mine)])
+
+    def _make_nodes(self, size: int) -> Nodes:
         self._nodes = Nodes(self.group, size, self._notes, slowest_of, on_host=self.on_host)
         return self._nodes
 
@@ -213,7 +216,10 @@ class Groups:
         together = all(len({*hosts[n : n + size]}) == 1 for n in range(0, ranks, size))
         if not (fit and (together or self._node_size is not None)):
             return None
-        return self._nodes if self._nodes is not None else self._make_nodes(size)
+        if self._nodes is not None:
+            return self._nodes
+        self._require_alike_names()
+        return self._make_nodes(size)
 
     def _tell_nodes(self) -> list[tuple[int, int]]:
         """Each rank's node size, and a number for its machine."""
