@@ -13,7 +13,7 @@ from gradsieve.codec import Frame, Section
 from gradsieve.layout import Place
 from gradsieve.pieces import Part, Piece
 from gradsieve.rotation import Rotation
-from gradsieve.threads import shared
+from gradsieve.runtime.threads import shared
 
 
 class Contribution(NamedTuple):

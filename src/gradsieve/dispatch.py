@@ -12,10 +12,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 
 from gradsieve.bucket import Bucket
 from gradsieve.delivery import deliver
-from gradsieve.devices import Handover
 from gradsieve.layout import BucketLayout
 from gradsieve.nonfinite import note_nonfinite
 from gradsieve.parameters import ParameterState
+from gradsieve.runtime.devices import Handover
 from gradsieve.state import SieveState
 from gradsieve.whole import WholeGroup
 

@@ -15,11 +15,11 @@ from gradsieve.codec import (
     encode_frame,
     pruned_section,
 )
-from gradsieve.devices import on_host
 from gradsieve.nonfinite import is_finite, note_nonfinite
 from gradsieve.parameters import ParameterState
 from gradsieve.pieces import Piece, Plan
 from gradsieve.rotation import Rotation
+from gradsieve.runtime.devices import on_host
 from gradsieve.sieve import select
 from gradsieve.state import SieveState
 from gradsieve.whole import WholeGroup, round_whole

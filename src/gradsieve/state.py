@@ -27,14 +27,12 @@ from gradsieve.copies import (
     unpack,
 )
 from gradsieve.defaults import exchange_or_default, policy_or_default
-from gradsieve.devices import Handover, catch_up
 from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeWorker
 from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.stall import wait_for_sums
 from gradsieve.loss_scale import LossScale, Scaler
 from gradsieve.members import Members
-from gradsieve.modes import ordinary_tensors
 from gradsieve.nonfinite import is_finite, sources
 from gradsieve.parameters import ParameterState
 from gradsieve.pieces import Plan
@@ -53,6 +51,8 @@ from gradsieve.residuals import Residuals
 from gradsieve.rotation import Rotation
 from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route
+from gradsieve.runtime.devices import Handover, catch_up
+from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
 from gradsieve.strides import Layouts, is_in_backward

@@ -8,11 +8,10 @@ from typing import Literal, get_args
 
 import torch
 
-from gradsieve.cores import usable_cores
 from gradsieve.exchange.nodes import stated_node_size
+from gradsieve.runtime.threads import helper_seconds, usable_cores
 from gradsieve.sieve import Moments
 from gradsieve.telemetry import StepRecord
-from gradsieve.threads import helper_seconds
 
 Stage = Literal["add", "rotate", "select", "encode", "exchange", "decode"]
 """Of the communication thread."""

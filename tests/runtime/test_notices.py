@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from gradsieve import notices
-from gradsieve.notices import tell
+from gradsieve.runtime import notices
+from gradsieve.runtime.notices import tell
 
 
 @pytest.fixture(autouse=True)

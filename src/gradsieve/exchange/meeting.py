@@ -2,9 +2,9 @@
 
 import torch.distributed as dist
 
-from gradsieve import notices
 from gradsieve.errors import named_ranks
 from gradsieve.exchange.store import JobStore, wait_until
+from gradsieve.runtime import notices
 
 ALIKE, DIFFER = "alike", "differ"
 SECONDS_TO_READ = 2.0

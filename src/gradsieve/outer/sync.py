@@ -19,7 +19,6 @@ from gradsieve.dispatch import dispatch
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.loss_scale import Scaler
-from gradsieve.modes import ordinary_tensors
 from gradsieve.nonfinite import is_finite
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
@@ -36,6 +35,7 @@ from gradsieve.outer.weights import (
 )
 from gradsieve.requirements import require_dtype, require_unsharded
 from gradsieve.route import Exchange
+from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed

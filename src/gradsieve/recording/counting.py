@@ -4,8 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradsieve.arrays import FLOAT32, require_array
-from gradsieve.compiled import compiled
 from gradsieve.recording.histogram import (
     BINS,
     BINS_A_SIGN,
@@ -13,6 +11,8 @@ from gradsieve.recording.histogram import (
     SMALLEST_EXPONENT,
     Histogram,
 )
+from gradsieve.runtime.arrays import FLOAT32, require_array
+from gradsieve.runtime.compiled import compiled
 
 RUN = 1024
 """Neighbouring elements that a sample takes together."""

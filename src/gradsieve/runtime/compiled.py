@@ -10,7 +10,7 @@ from numba import njit
 from numba.core import cgutils
 
 from gradsieve.errors import SieveError
-from gradsieve.machine_code import MachineCode
+from gradsieve.runtime.machine_code import MachineCode
 
 intrinsic: Any = numba.extending.intrinsic
 """Without its types, in which the compiler's own first argument counts."""

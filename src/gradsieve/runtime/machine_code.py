@@ -26,11 +26,10 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
-from gradsieve.notices import tell
+from gradsieve.runtime.notices import tell
 
-PACKAGE = Path(__file__).parent
-FILES = ("arrays.py", "compiled.py", "machine_code.py")
-FOLDERS = ("codec", "recording", "rotation", "sieve")
+PACKAGE = Path(__file__).parent.parent
+FOLDERS = ("codec", "recording", "rotation", "runtime", "sieve")
 """Parts of the package whose sources are compiled, or feed what is."""
 MAGIC = b"gradsieve machine code 1\n"
 DIGEST_BYTES = 32
@@ -166,9 +165,13 @@ def sources() -> str:
 
 
 def source_files() -> Iterator[Path]:
-    yield from (PACKAGE / name for name in FILES)
+    """The sources that the digest covers.
+
+    Raises:
+        OSError: a folder cannot be read, as where the package lies in an archive.
+    """
     for name in FOLDERS:
-        yield from sorted((PACKAGE / name).glob("*.py"))
+        yield from sorted(file for file in (PACKAGE / name).iterdir() if file.suffix == ".py")
 
 
 def versions() -> tuple[Any, ...]:

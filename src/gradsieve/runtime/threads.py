@@ -1,4 +1,4 @@
-"""Threads that share the work of one call."""
+"""Threads that share the work of one call, and the cores that they may run on."""
 
 import os
 import time
@@ -19,6 +19,11 @@ def _make_pool() -> None:
 _make_pool()
 # A forked child inherits the pool's bookkeeping, not its threads: it would wait for ever.
 os.register_at_fork(after_in_child=_make_pool)
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def helper_seconds() -> float:

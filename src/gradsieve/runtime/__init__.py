@@ -1,0 +1,1 @@
+"""What everything else runs on: compiled kernels, threads, devices, notices."""
