@@ -4,7 +4,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     allreduce_hook,
     fp16_compress_hook,
@@ -16,6 +15,7 @@ from gradsieve.layout import BucketLayout
 from gradsieve.nonfinite import note_nonfinite
 from gradsieve.parameters import ParameterState
 from gradsieve.runtime.devices import Handover
+from gradsieve.runtime.torch_private import GradBucket
 from gradsieve.state import SieveState
 from gradsieve.whole import WholeGroup
 

@@ -3,7 +3,6 @@
 # DDP compares the hook's annotations with the types themselves: they must not become strings.
 import torch
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.codec import Values
@@ -12,6 +11,7 @@ from gradsieve.errors import SieveError
 from gradsieve.loss_scale import Scaler
 from gradsieve.requirements import require_ddp
 from gradsieve.route import Exchange
+from gradsieve.runtime.torch_private import GradBucket, comm_hooks, set_comm_hooks
 from gradsieve.state import SieveState
 from gradsieve.thresholds import Threshold
 
@@ -69,7 +69,7 @@ def attach(
 
 
 def require_no_hook(model: nn.Module) -> None:
-    hooks = [entry for entry in getattr(model, "_comm_hooks", []) if not is_copy(entry[1])]
+    hooks = [entry for entry in comm_hooks(model) if not is_copy(entry[1])]
     if hooks:
         name = getattr(hooks[0][0], "__name__", repr(hooks[0][0]))
         raise SieveError(
@@ -85,7 +85,7 @@ def is_copy(state: object) -> bool:
 
 def drop_copies(model: DistributedDataParallel) -> None:
     """Each holds residuals as large as the model, which the new state does not take over."""
-    model._comm_hooks = [entry for entry in model._comm_hooks if not is_copy(entry[1])]
+    set_comm_hooks(model, [entry for entry in comm_hooks(model) if not is_copy(entry[1])])
 
 
 def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:

@@ -53,9 +53,10 @@ from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.route import EXCHANGES, Exchange, Route
 from gradsieve.runtime.devices import Handover, catch_up
 from gradsieve.runtime.modes import ordinary_tensors
+from gradsieve.runtime.torch_private import is_in_backward, uncompiled
 from gradsieve.sieve import Workspace
 from gradsieve.steering import Steering
-from gradsieve.strides import Layouts, is_in_backward
+from gradsieve.strides import Layouts
 from gradsieve.tally import Tally, computing_threads
 from gradsieve.telemetry import Observer, StepRecord, Totals
 from gradsieve.thresholds import Threshold
@@ -191,7 +192,7 @@ class SieveState:
 
     def _bind(self, model: nn.Module, *, named: bool = True) -> None:
         # A compiled module hides the DDP model in it.
-        model = getattr(model, "_orig_mod", model)
+        model = uncompiled(model)
         ignored: Collection[str] = ()
         inner = model
         if isinstance(model, DistributedDataParallel):

@@ -1,15 +1,14 @@
 """Process groups of the communication thread."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 from weakref import WeakKeyDictionary
 
-import torch
 import torch.distributed as dist
 
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.words import counts_of_all
+from gradsieve.runtime.torch_private import process_groups_joined, timeout_of
 
 _named: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
 """By the default group: the largest number of groups by which one was named."""
@@ -67,12 +66,12 @@ def world() -> dist.ProcessGroup:
 
 
 def groups_joined() -> int:
-    """How many groups this rank is in; torch has no public word for it.
+    """The number of groups that this rank is in, after joining more where that is needed.
 
-    As many as never before when a group was named by it: a name that comes again, after groups were
-    destroyed, would find old addresses in the store.
+    It is larger than any by which a group was named before: a name that comes again, after groups
+    were destroyed, would find old addresses in the store.
     """
-    while (joined := len(dist.distributed_c10d._world.pg_names)) <= _named.get(world(), 0):
+    while (joined := process_groups_joined()) <= _named.get(world(), 0):
         dist.new_group([dist.get_rank()], backend="gloo", use_local_synchronization=True)
     return joined
 
@@ -91,16 +90,3 @@ def require_alike_names(joined: Sequence[int]) -> None:
             " and torch can make no common one of some ranks then: let every rank join as many "
             "before gradsieve's first exchange"
         )
-
-
-def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
-    """The timeout of a group's collectives, where its backend tells; torch has no public word."""
-    for name in ("cpu", "cuda"):
-        try:
-            options = group._get_backend(torch.device(name)).options
-        except (RuntimeError, AttributeError):
-            continue
-        timeout = getattr(options, "_timeout", None)
-        if isinstance(timeout, timedelta):
-            return timeout
-    return None

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from torch.distributed import distributed_c10d
 
+from gradsieve.runtime.torch_private import default_store
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 """Seconds from one look into the store to the next."""
 T = TypeVar("T")
@@ -32,9 +34,8 @@ class JobStore:
         # A job that is started again may have the same store.
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         with answered():
-            # torch has no public word for it.
-            default = distributed_c10d._get_default_store()
-            self._store = distributed_c10d.PrefixStore(f"gradsieve/{restart}/{name}", default)
+            prefix = f"gradsieve/{restart}/{name}"
+            self._store = distributed_c10d.PrefixStore(prefix, default_store())
 
     def set(self, key: str, value: str) -> None:
         with answered():

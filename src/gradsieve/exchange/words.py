@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.errors import MismatchError
+from gradsieve.runtime.torch_private import device_types
 
 LONGEST = 2**26
 """Bytes of a text."""
@@ -64,7 +65,7 @@ def gathered(group: dist.ProcessGroup, mine: Tensor) -> list[Tensor]:
 
 def device_of(group: dist.ProcessGroup) -> torch.device:
     """Where the group takes tensors: the host, unless it is for an accelerator alone."""
-    kinds = {device.type for device in group._device_types}
+    kinds = device_types(group)
     if "cpu" in kinds or not kinds:
         return torch.device("cpu")
     kind = sorted(kinds)[0]

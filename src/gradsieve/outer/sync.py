@@ -36,6 +36,7 @@ from gradsieve.outer.weights import (
 from gradsieve.requirements import require_dtype, require_unsharded
 from gradsieve.route import Exchange
 from gradsieve.runtime.modes import ordinary_tensors
+from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
@@ -134,7 +135,7 @@ class OuterSync:
             )
         group = self.state.members.group
         # A compiled module names its parameters otherwise, and hides the DDP model in it.
-        model = getattr(model, "_orig_mod", model)
+        model = uncompiled(model)
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
             model = model.module

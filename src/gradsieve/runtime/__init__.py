@@ -1,1 +1,1 @@
-"""What everything else runs on: compiled kernels, threads, devices, notices."""
+"""What everything else runs on: kernels, threads, devices, notices, private names of torch."""

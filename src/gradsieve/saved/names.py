@@ -2,16 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-WRAPPERS = frozenset(
-    {
-        "_orig_mod",  # torch.compile
-        "_checkpoint_wrapped_module",  # activation checkpointing
-        "_fsdp_wrapped_module",
-        "_fpw_module",  # FSDP of older torch
-        "_forward_module",  # Lightning Fabric
-    }
-)
-"""Modules that hold another one and nothing else."""
+from gradsieve.runtime.torch_private import WRAPPER_MODULES
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
@@ -19,7 +10,8 @@ def plain_names(names: Sequence[str]) -> list[str]:
     plain = []
     for name in names:
         *modules, own = name.split(".")
-        plain.append(".".join([*(module for module in modules if module not in WRAPPERS), own]))
+        kept = [module for module in modules if module not in WRAPPER_MODULES]
+        plain.append(".".join([*kept, own]))
     return plain if len({*plain}) == len(plain) else [*names]
 
 
