@@ -30,6 +30,13 @@ def test_by_the_first_rank_of_a_machine(monkeypatch, caplog, rank, count):
     assert len(caplog.messages) == count
 
 
+def test_any_rank_tells_what_concerns_it_alone(monkeypatch, caplog):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for _ in range(2):
+        tell("one", any_rank=True)
+    assert caplog.messages == ["one"]
+
+
 def test_without_configuration_it_is_printed_as_it_is():
     script = "import runpy, sys; runpy.run_path(sys.argv[1])['tell']('gradsieve: 50% of it')"
     ran = subprocess.run(

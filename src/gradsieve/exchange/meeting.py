@@ -4,7 +4,7 @@ import torch.distributed as dist
 
 from gradsieve.errors import named_ranks
 from gradsieve.exchange.store import JobStore, wait_until
-from gradsieve.runtime import notices
+from gradsieve.runtime.notices import tell
 
 ALIKE, DIFFER = "alike", "differ"
 SECONDS_TO_READ = 2.0
@@ -68,7 +68,7 @@ class Meeting:
         missing = self.missing()
         present = [rank for rank in self.ranks if rank not in {*missing}]
         if missing and present and dist.get_rank() == present[0]:
-            notices.logger.warning("gradsieve waits for %s: %s", named_ranks(missing), what)
+            tell(f"gradsieve waits for {named_ranks(missing)}: {what}", any_rank=True)
 
 
 def in_words(said: dict[int, str]) -> str:

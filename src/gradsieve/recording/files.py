@@ -1,7 +1,6 @@
 """Files of records: one JSON object a line, behind a heading where a recorder has written it."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from errno import ENOSPC
@@ -9,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from gradsieve.runtime.notices import tell
 from gradsieve.telemetry import StepRecord
 
 FORMAT = 1
@@ -108,11 +108,12 @@ def finite(value: object) -> object:
 
 
 def tell_not_written(path: Path, error: Exception) -> None:
+    """Log a warning that a file cannot be written, on any rank."""
     why = getattr(error, "strerror", None) or error
-    print(
+    # Other ranks may write elsewhere, and can.
+    tell(
         f"gradsieve: cannot write {path}: {why}; training goes on, what is not written is lost",
-        file=sys.stderr,
-        flush=True,
+        any_rank=True,
     )
 
 

@@ -46,7 +46,7 @@ class Recorder:
     coefficients; there, and in a hierarchical exchange, nothing is accumulated in the gradient's
     own place, and that kind is left out.
 
-    What cannot be written is told once on standard error and lost; training goes on.
+    What cannot be written is lost: a warning says so once, and training goes on.
 
     Args:
         state: what `attach` gave. None where the model trains without the sieve: gradients are
