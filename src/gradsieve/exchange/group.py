@@ -11,13 +11,13 @@ from gradsieve.exchange.words import counts_of_all
 from gradsieve.runtime.torch_private import process_groups_joined, timeout_of
 
 _named: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
-"""By the default group: the largest number of groups by which one was named."""
+"""The largest number of groups by which one was named, for each default group."""
 
 
 def group_of_its_own(
     group: dist.ProcessGroup, places: Sequence[int] | None = None, *, on_host: bool = True
 ) -> dist.ProcessGroup:
-    """A group of ranks of `group`, with the same timeout; all of them must call it together.
+    """Make a group of ranks of `group`, with its timeout; all of them must call it together.
 
     DDP and the training loop issue collectives on `group` while the communication thread issues
     its own: in one group their order would differ from rank to rank.
@@ -66,7 +66,7 @@ def world() -> dist.ProcessGroup:
 
 
 def groups_joined() -> int:
-    """The number of groups that this rank is in, after joining more where that is needed.
+    """Return the number of groups that this rank is in, after joining more where that is needed.
 
     It is larger than any by which a group was named before: a name that comes again, after groups
     were destroyed, would find old addresses in the store.
@@ -77,12 +77,13 @@ def groups_joined() -> int:
 
 
 def require_alike_names(joined: Sequence[int]) -> None:
-    """A group that not all ranks of the world make is named by how many each rank has joined.
+    """Require that all ranks are in equally many groups.
 
-    Where ranks differ in that each would wait for another name until the timeout.
+    torch names a group that not all ranks of the world make by that number. Ranks that differ in it
+    would wait for different names until the timeout.
 
     Raises:
-        SieveError: they do.
+        SieveError: they differ.
     """
     if len({*joined}) > 1:
         raise SieveError(

@@ -1,4 +1,4 @@
-"""Waiting for other ranks: whoever waits for long looks around."""
+"""Wait for other ranks, and look now and then whether they can still come."""
 
 import atexit
 import threading
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 STALL = 3.0
-"""Seconds of a wait after which it looks around, and again every so often."""
+"""The seconds of a wait after which it looks around, and again after as many."""
 SECONDS_AT_EXIT = 10.0
 Look = Callable[[], None]
 _left: list[torch.futures.Future[Tensor]] = []
@@ -25,7 +25,11 @@ def wait_for_job(done: "Future[None]", look: Look) -> None:
 
 
 def wait_for_sums(futures: Sequence[torch.futures.Future[Tensor]], look: Look) -> list[Tensor]:
-    """Their results; raises what `look` raises, and RuntimeError where one has failed."""
+    """Return the results of futures.
+
+    Raises:
+        RuntimeError: one has failed; what `look` raises is raised as well.
+    """
     try:
         for future in futures:
             if not future.done():
@@ -40,14 +44,17 @@ def wait_for_sums(futures: Sequence[torch.futures.Future[Tensor]], look: Look) -
 
 @atexit.register
 def wait_for_what_was_left() -> None:
-    """It fails when the other ranks end; a process that ends before is aborted by then."""
+    """Wait until collectives fail because the other ranks end.
+
+    A process that ends before them is aborted when they fail.
+    """
     end = time.monotonic() + SECONDS_AT_EXIT
     for future in _left:
         event_of(future).wait(max(0.0, end - time.monotonic()))
 
 
 def event_of(future: torch.futures.Future[Tensor]) -> threading.Event:
-    """Set when the future is done; torch has no wait that ends."""
+    """Return an event that is set when the future is done; torch has no wait with a timeout."""
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     return done

@@ -1,4 +1,4 @@
-"""What gradsieve needs of torch and torch does not make public: every private name is in this file.
+"""Every private name of torch that gradsieve uses.
 
 A new version of torch may rename any of them without notice. Each function says why it is needed
 and what happens where torch lacks the name. All were looked at in torch 2.6.0 and 2.13.0; a test

@@ -1,4 +1,4 @@
-"""Names of parameters: as the model's modules give them, whatever the model is wrapped in."""
+"""Name parameters as the model's own modules do, whatever the model is wrapped in."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -6,7 +6,7 @@ from gradsieve.runtime.torch_private import WRAPPER_MODULES
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
-    """Without the modules that wrappers add; as they are, where two would become one."""
+    """Return names without the modules that wrappers add; unchanged if two would become one."""
     plain = []
     for name in names:
         *modules, own = name.split(".")
@@ -16,7 +16,7 @@ def plain_names(names: Sequence[str]) -> list[str]:
 
 
 def module_prefix(names: Collection[str]) -> str:
-    """The modules that all of them lie in: "module.net.", or nothing."""
+    """Return the modules that all names lie in, such as "module.net."; empty if there are none."""
     paths = [name.split(".")[:-1] for name in names]
     shared = []
     for level in zip(*paths, strict=False):
@@ -27,7 +27,7 @@ def module_prefix(names: Collection[str]) -> str:
 
 
 def counterparts(saved: Collection[str], mine: Collection[str]) -> Mapping[str, str]:
-    """Each of the model's names, and the one that was saved for it.
+    """Return for each of the model's names the one that was saved for it.
 
     They are the same, or differ by modules around the whole model on one side.
 
