@@ -140,7 +140,8 @@ def test_what_a_hook_of_a_model_is_given(group):
     model = DDP(nn.Linear(2, 2))
     model.register_comm_hook(None, hook)
     model(torch.ones(1, 2)).sum().backward()
-    assert [type(bucket) for bucket in given] == [torch_private.GradBucket]
+    assert torch_private.GradBucket is dist.GradBucket
+    assert [type(bucket) for bucket in given] == [dist.GradBucket]
     assert in_backward == [True]
     assert not torch_private.is_in_backward()
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# `torch.distributed.GradBucket` is public, but its stubs do not export it to type checkers. DDP
-# requires that the annotation of a hook is this class itself.
+# It is `torch.distributed.GradBucket`, which torch does not export to type checkers. DDP compares
+# it with the annotation of a hook.
 from torch._C._distributed_c10d import GradBucket as GradBucket
 from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel
