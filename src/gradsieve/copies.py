@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.errors import SieveError
+from gradsieve.runtime.torch_private import comm_hooks, set_comm_hooks
 
 if TYPE_CHECKING:
     from gradsieve.state import SieveState
@@ -84,7 +85,7 @@ def is_copy(state: object) -> bool:
 
 def drop_copies(model: DistributedDataParallel) -> None:
     """Each holds residuals as large as the model, which the new state does not take over."""
-    model._comm_hooks = [entry for entry in model._comm_hooks if not is_copy(entry[1])]
+    set_comm_hooks(model, [entry for entry in comm_hooks(model) if not is_copy(entry[1])])
 
 
 def refuse_copy(what: str, instead: str) -> NoReturn:

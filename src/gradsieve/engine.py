@@ -14,9 +14,8 @@ from gradsieve.bucket.bucket import Bucket
 from gradsieve.bucket.plan import Plan
 from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.bucket.requirements import require_bucket, require_even_division
-from gradsieve.bucket.strides import Layouts, is_in_backward
+from gradsieve.bucket.strides import Layouts
 from gradsieve.control.reports import Reports
-from gradsieve.devices import Handover, catch_up, future_on
 from gradsieve.errors import MismatchError
 from gradsieve.exchange.agreement import Description, require_agreement
 from gradsieve.exchange.all_reduce import AllReduce
@@ -28,6 +27,8 @@ from gradsieve.exchange.worker import ExchangeWorker
 from gradsieve.parameters.nonfinite import is_finite, note_nonfinite
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.rotation.cost import RotationCost, ScarceBits
+from gradsieve.runtime.devices import Handover, catch_up, future_on
+from gradsieve.runtime.torch_private import is_in_backward
 from gradsieve.saved.sieve import require_own_place
 from gradsieve.telemetry.closing import close_step
 from gradsieve.telemetry.record import Observer, StepRecord

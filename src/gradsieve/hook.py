@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.requirements import require_ddp
@@ -13,6 +12,7 @@ from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.copies import drop_copies, is_copy
 from gradsieve.errors import SieveError
+from gradsieve.runtime.torch_private import GradBucket, comm_hooks
 from gradsieve.state import SieveState
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def attach(
 
 
 def require_no_hook(model: nn.Module) -> None:
-    hooks = [entry for entry in getattr(model, "_comm_hooks", []) if not is_copy(entry[1])]
+    hooks = [entry for entry in comm_hooks(model) if not is_copy(entry[1])]
     if hooks:
         name = getattr(hooks[0][0], "__name__", repr(hooks[0][0]))
         raise SieveError(

@@ -25,8 +25,9 @@ from gradsieve.copies import (
 from gradsieve.engine import Engine
 from gradsieve.errors import SieveError
 from gradsieve.exchange.names import Exchange
-from gradsieve.modes import ordinary_tensors
 from gradsieve.parameters.residuals import Residuals
+from gradsieve.runtime.modes import ordinary_tensors
+from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.seal import sealed
 from gradsieve.saved.sieve import VERSION, finite_note, require_own_place, require_sound
 from gradsieve.telemetry.record import Observer, StepRecord, Totals
@@ -129,7 +130,7 @@ class SieveState:
 
     def _bind(self, model: nn.Module, *, named: bool = True) -> None:
         # A compiled module hides the DDP model in it.
-        model = getattr(model, "_orig_mod", model)
+        model = uncompiled(model)
         ignored: Collection[str] = ()
         inner = model
         if isinstance(model, DistributedDataParallel):

@@ -11,7 +11,7 @@ from ranks import run_ranks
 from torch import nn
 
 import gradsieve as gs
-from gradsieve import notices
+from gradsieve.runtime import notices
 
 
 def overflow_on_rank_one(elements):

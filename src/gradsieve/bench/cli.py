@@ -19,7 +19,7 @@ from gradsieve.console import (
     working,
     write_json,
 )
-from gradsieve.cores import usable_cores
+from gradsieve.runtime.threads import usable_cores
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.command("rate")(bench_rate_command)

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.table import Table
 
 from gradsieve.bucket.plan import Way
-from gradsieve.cores import usable_cores
 from gradsieve.link import UNSHAPED, open_link
 from gradsieve.runs.order import ask_ranks
+from gradsieve.runtime.threads import usable_cores
 from gradsieve.tables import table_of
 
 REPEATS, WARM_UP = 5, 2

@@ -17,7 +17,7 @@ from gradsieve.console import (
     working,
     write_json,
 )
-from gradsieve.cores import usable_cores
+from gradsieve.runtime.threads import usable_cores
 from gradsieve.tables import table_of
 
 RANKS = 2

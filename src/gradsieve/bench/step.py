@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gradsieve.cores import usable_cores
 from gradsieve.link import Link, open_link
 from gradsieve.runs.config import WARMUP_STEPS, RunConfig, RunResult
 from gradsieve.runs.launch import launch
 from gradsieve.runs.methods import require_phase
+from gradsieve.runtime.threads import usable_cores
 from gradsieve.tables import table_of
 from gradsieve.workloads.workload import load_workload
 

@@ -13,7 +13,7 @@ from gradsieve.bucket.layout import Place
 from gradsieve.bucket.plan import Part, Piece
 from gradsieve.codec import Frame, Section
 from gradsieve.rotation import Rotation
-from gradsieve.threads import shared
+from gradsieve.runtime.threads import shared
 
 
 class Contribution(NamedTuple):

@@ -17,11 +17,11 @@ from gradsieve.codec import (
     encode_frame,
     pruned_section,
 )
-from gradsieve.devices import on_host
 from gradsieve.parameters.nonfinite import is_finite, note_nonfinite
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.parameters.whole import WholeGroup, round_whole
 from gradsieve.rotation import Rotation
+from gradsieve.runtime.devices import on_host
 from gradsieve.sieve import select
 
 Sections = dict[Piece, Section]

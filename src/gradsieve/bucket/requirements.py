@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
 from gradsieve.errors import SieveError
+from gradsieve.runtime.torch_private import divides_by_ranks_with_inputs, uncompiled
 from gradsieve.sieve import DTYPES
 
 OLDEST_TORCH = (2, 6)
@@ -27,14 +28,14 @@ def require_ddp(model: object) -> None:
     if isinstance(model, DistributedDataParallel):
         return
     found = f"attach takes a torch.nn.parallel.DistributedDataParallel, got {type(model).__name__}"
-    inner = getattr(model, "_orig_mod", None)
+    inner = uncompiled(model)
     if isinstance(inner, DistributedDataParallel):
         raise TypeError(
             f"{found}: attach before torch.compile: sieve = gs.attach(ddp); "
             "model = torch.compile(ddp)"
         )
-    require_unsharded(model if inner is None else inner, found)
-    if inner is not None:
+    require_unsharded(inner, found)
+    if inner is not model:
         raise TypeError(
             f"{found}: wrap and attach before torch.compile: ddp = DDP(model); "
             "sieve = gs.attach(ddp); model = torch.compile(ddp)"
@@ -122,8 +123,7 @@ def require_dtype(what: str, parameter: Tensor) -> None:
 
 def require_even_division(model: DistributedDataParallel) -> None:
     """Raise SieveError inside a join that divides by the ranks that still have inputs."""
-    joins = getattr(getattr(model, "_join_config", None), "enable", False)
-    if joins and not getattr(model, "_divide_by_initial_world_size", True):
+    if divides_by_ranks_with_inputs(model):
         raise SieveError(
             "model.join(divide_by_initial_world_size=False) divides by the ranks that still have "
             "inputs, the sieve always by all ranks: use model.join() alone"

@@ -154,11 +154,6 @@ def move(bucket: Bucket, moves: Sequence[Move]) -> None:
             flat.as_strided(parameter.shape, dense_stride(parameter)).copy_(gradient)
 
 
-def is_in_backward() -> bool:
-    """Whether autograd calls; torch has no public word for it."""
-    return torch._C._current_graph_task_id() >= 0
-
-
 def is_view(gradient: Tensor | None, flat: Tensor) -> bool:
     return gradient is not None and gradient.data_ptr() == flat.data_ptr() and flat.numel() > 0
 

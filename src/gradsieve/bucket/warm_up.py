@@ -8,8 +8,8 @@ import torch
 from numba.core.event import Event, Listener, install_listener
 
 from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section, whole_section
-from gradsieve.notices import tell
 from gradsieve.rotation import Rotation
+from gradsieve.runtime.notices import tell
 from gradsieve.sieve import measure, sample_magnitudes, select
 
 NOTICE_AFTER = 2.0

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 AT_ONCE = 8

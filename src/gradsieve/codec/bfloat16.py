@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsieve.arrays import FLOAT32, INT16, require_array
-from gradsieve.compiled import compiled
+from gradsieve.runtime.arrays import FLOAT32, INT16, require_array
+from gradsieve.runtime.compiled import compiled
 
 SIGN, MAGNITUDE = np.uint32(0x8000), np.uint32(0x7FFFFFFF)
 INFINITY, QUIET_NAN = np.uint32(0x7F800000), np.uint32(0x7FC0)

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from gradsieve.compiled import call, intrinsic
+from gradsieve.runtime.compiled import call, intrinsic
 
 STORE_REACH = 8
 """Bytes that `store_word` touches, however few of them are meant."""

@@ -17,7 +17,7 @@ from gradsieve.codec.positions import (
     start_reading,
     write_positions,
 )
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 RICE_EXTRA = 1.47

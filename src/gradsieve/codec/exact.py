@@ -6,7 +6,7 @@ from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_c
 from gradsieve.codec.positions import write_positions
 from gradsieve.codec.settings import SETTINGS_BYTES, read_block, write_settings
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_VALUES, GOOD
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 
 @compiled

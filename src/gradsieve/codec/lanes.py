@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from gradsieve.compiled import call, compiled, intrinsic
+from gradsieve.runtime.compiled import call, compiled, intrinsic
 
 LANES = 16
 TILE = 1024

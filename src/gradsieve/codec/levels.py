@@ -39,7 +39,7 @@ from gradsieve.codec.settings import (
     write_settings,
 )
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_PLANES, BAD_VALUES, GOOD, add_survivors
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 SIGN = np.uint32(0x80000000)

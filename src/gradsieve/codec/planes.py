@@ -22,7 +22,7 @@ from gradsieve.codec.positions import (
     write_positions,
     write_rest,
 )
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 PLANES = 24

@@ -20,7 +20,7 @@ from gradsieve.codec.bits import (
     store_word,
     trailing_zeros,
 )
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 ONE = UINT(1)

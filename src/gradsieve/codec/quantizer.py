@@ -26,7 +26,7 @@ import math
 import numpy as np
 
 from gradsieve.codec.lanes import TILE, tile_sum
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 SMALLEST_STEP = 1 / 16
 """In mean excesses: some 5.5 bits a level, with which the error is a thousandth of the excess."""

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsieve.arrays import FLOAT32, INT32, UINT8, require_array, require_target
 from gradsieve.codec.bfloat16 import from_bfloat16, to_bfloat16
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.exact import encode_exact, open_exact
@@ -16,6 +15,7 @@ from gradsieve.codec.levels import add_levels, encode_levels, open_levels, settl
 from gradsieve.codec.planes import MOST_LOW_BITS, PLANES
 from gradsieve.codec.settings import LEVEL_SETTINGS, SETTINGS
 from gradsieve.codec.survivors import PARTS, add_survivors, ascend, read_survivors
+from gradsieve.runtime.arrays import FLOAT32, INT32, UINT8, require_array, require_target
 
 Floats = NDArray[np.float32]
 Values = Literal["levels", "float32", "bfloat16"]

@@ -5,7 +5,7 @@ from struct import Struct
 import numpy as np
 
 from gradsieve.codec.bits import float_bits, load_word, store_word
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 SETTINGS = Struct("<If")

@@ -5,7 +5,7 @@ import numpy as np
 from gradsieve.codec.add import add_at
 from gradsieve.codec.positions import behind_last, read_some, start_reading
 from gradsieve.codec.settings import read_block
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 GOOD, BAD_BLOCKS, BAD_PLANES, BAD_VALUES, BAD_POSITIONS = range(5)
 """What a reader found; PARTS says it in words."""

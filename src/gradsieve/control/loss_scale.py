@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gradsieve.errors import SieveError
-from gradsieve.notices import tell
+from gradsieve.runtime.notices import tell
 from gradsieve.sieve import Moments
 
 

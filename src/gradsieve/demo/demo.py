@@ -4,7 +4,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gradsieve.cores import usable_cores
 from gradsieve.demo.methods import SHOWN
 from gradsieve.demo.progress import RunProgress
 from gradsieve.demo.table import Row, rich_table
@@ -13,6 +12,7 @@ from gradsieve.report.report import write_report
 from gradsieve.report.source import read_source
 from gradsieve.runs.config import RunConfig, RunResult
 from gradsieve.runs.launch import RunError, launch
+from gradsieve.runtime.threads import usable_cores
 
 WORKLOAD = "mnist_cnn"
 

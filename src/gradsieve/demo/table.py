@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from gradsieve.cores import usable_cores
 from gradsieve.demo.methods import Shown
 from gradsieve.runs.config import RunResult
+from gradsieve.runtime.threads import usable_cores
 from gradsieve.tables import table_of
 
 HEADINGS = (

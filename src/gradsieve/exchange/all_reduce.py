@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradsieve.devices import future_on
 from gradsieve.exchange.stall import STALL, Look, leave
+from gradsieve.runtime.devices import future_on
 
 
 class AllReduce:

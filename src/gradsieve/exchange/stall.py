@@ -1,4 +1,4 @@
-"""Waiting for other ranks: whoever waits for long looks around."""
+"""Wait for other ranks, and look now and then whether they can still come."""
 
 import atexit
 import time
@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 STALL = 3.0
-"""Seconds of a wait after which it looks around, and again every so often."""
+"""The seconds of a wait after which it looks around, and again after as many."""
 SECONDS_AT_EXIT = 10.0
 Look = Callable[[], None]
 _left: list[dist.Work] = []
@@ -32,7 +32,10 @@ def leave(work: dist.Work) -> None:
 
 @atexit.register
 def wait_for_what_was_left() -> None:
-    """It fails when the other ranks end; a process that ends before is aborted by then."""
+    """Wait until collectives fail because the other ranks end.
+
+    A process that ends before them is aborted when they fail.
+    """
     end = time.monotonic() + SECONDS_AT_EXIT
     for work in _left:
         # Its failure was told, or is that of ranks that have ended.

@@ -18,7 +18,6 @@ from gradsieve.copies import refuse_copy
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.exchange.agreement import Description, require_agreement
-from gradsieve.modes import ordinary_tensors
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
 from gradsieve.outer.record import OuterRecord
@@ -33,6 +32,8 @@ from gradsieve.outer.weights import (
     require_optimizer_fits,
 )
 from gradsieve.parameters.nonfinite import is_finite
+from gradsieve.runtime.modes import ordinary_tensors
+from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
@@ -121,7 +122,7 @@ class OuterSync:
             )
         group = self._engine.groups.group
         # A compiled module names its parameters otherwise, and hides the DDP model in it.
-        model = getattr(model, "_orig_mod", model)
+        model = uncompiled(model)
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
             model = model.module

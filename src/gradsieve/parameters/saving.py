@@ -1,4 +1,4 @@
-"""From what is kept of a parameter to what is saved of it, and the way back."""
+"""Save what is kept for a parameter, and load it again."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,10 @@ def save_parameter(kept: ParameterState) -> SavedParameter:
 
 
 def saved_moments(moments: Moments) -> dict[str, float]:
-    """The gradient's squares are of no use after the step, and may not be finite."""
+    """Return the fields of moments, all of them finite.
+
+    The sum of the gradient's squares may not be; it is of no use after its step.
+    """
     squares = moments.gradient_square_sum
     finite = replace(moments, gradient_square_sum=squares if math.isfinite(squares) else 0.0)
     return {name: getattr(finite, name) for name in MOMENTS}
@@ -54,7 +57,7 @@ def require_parameter_fits(kept: ParameterState, saved: SavedParameter) -> None:
 
 
 def require_order(kept: ParameterState, saved: SavedParameter) -> None:
-    """Pieces and coefficients are those of elements in their order in memory."""
+    """Raise ValueError if pieces or coefficients belong to elements in another order in memory."""
     pieces = [saved[field] for field in ("rotation", "owned", "dealt")]
     theirs, mine = (order_in_memory(kept.shape, s) for s in (saved["stride"], kept.stride))
     if theirs == mine or all(piece is None for piece in pieces):
@@ -71,7 +74,7 @@ def require_order(kept: ParameterState, saved: SavedParameter) -> None:
 
 
 def load_parameter(kept: ParameterState, saved: SavedParameter) -> None:
-    """What `require_parameter_fits` lets pass."""
+    """Load what has passed `require_parameter_fits`."""
     owned, dealt, moments = saved["owned"], saved["dealt"], saved["moments"]
     kept.restore(
         saved["residual"].detach(),

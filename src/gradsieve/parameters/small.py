@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from gradsieve.notices import tell
 from gradsieve.parameters.parameter import ParameterState
+from gradsieve.runtime.notices import tell
 
 LIMITS = (2048, 1024, 512, 256)
 """Elements. A section of a frame takes some 36 bytes, and a parameter some calls a step: below the

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +20,7 @@ from gradsieve.exchange import FrameExchange, group_of_its_own
 from gradsieve.plan.machine import Machine, Measured, Order
 from gradsieve.plan.training import Training, buckets_of
 from gradsieve.runs.order import answer_order
+from gradsieve.runtime.torch_private import GradBucket
 from gradsieve.sieve import Workspace, select
 from gradsieve.state import SieveState
 from gradsieve.workloads.workload import load_workload

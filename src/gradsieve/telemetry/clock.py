@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from gradsieve.cores import usable_cores
+from gradsieve.runtime.threads import helper_seconds, usable_cores
 from gradsieve.sieve import Moments
-from gradsieve.threads import helper_seconds
 
 Stage = Literal["add", "rotate", "select", "encode", "exchange", "decode"]
 """A stage of a bucket's way, in the communication thread."""

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from gradsieve import notices
-from gradsieve.notices import tell
+from gradsieve.runtime import notices
+from gradsieve.runtime.notices import tell
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,13 @@ def test_by_the_first_rank_of_a_machine(monkeypatch, caplog, rank, count):
     monkeypatch.setenv("LOCAL_RANK", rank)
     tell("one")
     assert len(caplog.messages) == count
+
+
+def test_any_rank_tells_what_concerns_it_alone(monkeypatch, caplog):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for _ in range(2):
+        tell("one", any_rank=True)
+    assert caplog.messages == ["one"]
 
 
 def test_without_configuration_it_is_printed_as_it_is():

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from gradsieve.threads import shared
+from gradsieve.runtime.threads import shared
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -1,4 +1,4 @@
-"""What is made for later steps, whatever mode the caller is in."""
+"""Make tensors that later steps may change, whichever mode of autograd the caller is in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ import torch
 
 @contextmanager
 def ordinary_tensors() -> Iterator[None]:
-    """Tensors made within may be changed in later steps, also where the caller infers.
+    """Leave inference mode for as long as the context lasts.
 
-    Those that `torch.inference_mode` makes may not be changed outside of it.
+    Tensors that are made in `torch.inference_mode` cannot be changed outside of it.
     """
     if not torch.is_inference_mode_enabled():
         yield

@@ -1,12 +1,13 @@
-"""Machine code kept on disk, for the processes after the one that compiled it.
+"""Keep machine code on disk, for the processes after the one that compiled it.
 
 numba's own cache asks whether the file of the *called* function has changed, and trusts what it
-reads: a helper that was changed in another file leaves stale code, a file cut by a crash ends every
+reads. A helper that was changed in another file leaves stale code. A file cut by a crash ends every
 later start, and so does a full disk. Here one key covers all sources that are compiled, every file
-carries a checksum of itself, and a file that cannot be read or written costs compiling alone.
+carries a checksum of itself, and a file that cannot be read or written costs no more than compiling
+again.
 
-It takes the place of `numba.core.caching.FunctionCache` behind a dispatcher; looked at in numba
-0.62 to 0.68, of which it uses what `CompileResultCacheImpl` uses.
+The class replaces `numba.core.caching.FunctionCache` behind a dispatcher. It uses the private names
+that `CompileResultCacheImpl` uses, and was checked against numba 0.62 to 0.68.
 """
 
 import hashlib
@@ -26,18 +27,17 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
-from gradsieve.notices import tell
+from gradsieve.runtime.notices import tell
 
-PACKAGE = Path(__file__).parent
-FILES = ("arrays.py", "compiled.py", "machine_code.py")
-FOLDERS = ("codec", "recording", "rotation", "sieve")
-"""Parts of the package whose sources are compiled, or feed what is."""
+PACKAGE = Path(__file__).parent.parent
+FOLDERS = ("codec", "recording", "rotation", "runtime", "sieve")
+"""Folders whose sources are compiled, or are imported by sources that are."""
 MAGIC = b"gradsieve machine code 1\n"
 DIGEST_BYTES = 32
 
 
 class MachineCode:
-    """The machine code of one function, a file for each signature and processor."""
+    """Keep the machine code of one function, in a file for each signature and processor."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._name = f"{function.__module__}.{function.__qualname__}".replace("<", "").replace(
@@ -49,7 +49,7 @@ class MachineCode:
 
     @property
     def cache_path(self) -> str:
-        """Where it is looked for first."""
+        """The directory that is searched first."""
         return str(next(places(), ""))
 
     def enable(self) -> None:
@@ -59,13 +59,13 @@ class MachineCode:
         self._enabled = False
 
     def flush(self) -> None:
-        """Forget all that is kept of the function."""
+        """Delete the function's files."""
         for place in places():
             for file in place.glob(f"{self._name}-*.code"):
                 remove(file)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """What an earlier process has compiled; None where that is nothing, or damaged."""
+        """Return what an earlier process has compiled; None if that is missing or damaged."""
         target.refresh()
         file = self._file(signature, target.codegen())
         for place in places() if self._enabled else ():
@@ -83,7 +83,7 @@ class MachineCode:
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        """Keep what was compiled in the first place that takes it."""
+        """Write what was compiled to the first directory that accepts it."""
         if not self._enabled or result.lifted or result.library.has_dynamic_globals:
             return
         payload: bytes = dumps(result._reduce())
@@ -108,7 +108,7 @@ class MachineCode:
         return f"{self._name}-{sources()}-{key.hexdigest()[:24]}.code"
 
     def _write(self, file: Path, payload: bytes) -> None:
-        """Another process sees all of it or nothing."""
+        """Write a file so that another process sees all of it or nothing."""
         part = file.with_name(f"{file.name}.{uuid.uuid4().hex[:12]}.part")
         try:
             part.write_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
@@ -117,20 +117,23 @@ class MachineCode:
             part.unlink(missing_ok=True)
 
     def _remove_stale(self, place: Path) -> None:
-        """Remove what other sources of this package, in this place, were compiled to."""
+        """Remove the code that earlier sources of this package were compiled to."""
         for file in place.glob(f"{self._name}-*"):
             if not file.name.startswith(f"{self._name}-{sources()}-"):
                 remove(file)
 
 
 def remove(file: Path) -> None:
-    """Remove what is of no use any more; what cannot be removed does no harm."""
+    """Remove a file that is no longer of use; one that cannot be removed does no harm."""
     with suppress(OSError):
         file.unlink()
 
 
 def places() -> Iterator[Path]:
-    """Where code is kept: in NUMBA_CACHE_DIR if that is set, else with the package or the user."""
+    """Yield the directories that code is kept in: NUMBA_CACHE_DIR if it is set.
+
+    Otherwise they are the package's own and the user's cache.
+    """
     if not sources():
         return
     settings: Any = numba.config
@@ -144,7 +147,7 @@ def places() -> Iterator[Path]:
 
 
 def checked(data: bytes) -> bytes | None:
-    """The payload of a file; None where it is not as it was written."""
+    """Return the payload of a file; None if the file is not as it was written."""
     start = len(MAGIC) + DIGEST_BYTES
     payload = data[start:]
     if data[:start] != MAGIC + hashlib.sha256(payload).digest():
@@ -154,7 +157,7 @@ def checked(data: bytes) -> bytes | None:
 
 @cache
 def sources() -> str:
-    """A digest of all sources that are compiled; empty where they are in an archive."""
+    """Return a digest of all sources that are compiled; empty if they lie in an archive."""
     digest = hashlib.sha256()
     try:
         for file in source_files():
@@ -166,13 +169,17 @@ def sources() -> str:
 
 
 def source_files() -> Iterator[Path]:
-    yield from (PACKAGE / name for name in FILES)
+    """Yield the sources that the digest covers.
+
+    Raises:
+        OSError: a folder cannot be read; one that lies in an archive cannot.
+    """
     for name in FOLDERS:
-        yield from sorted((PACKAGE / name).glob("*.py"))
+        yield from sorted(file for file in (PACKAGE / name).iterdir() if file.suffix == ".py")
 
 
 def versions() -> tuple[Any, ...]:
-    """What machine code depends on beside its sources, its signature and the processor."""
+    """Return what machine code depends on beside its sources, its signature and the processor."""
     settings: Any = numba.config
     chosen = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
     options = tuple(repr(getattr(settings, name, None)) for name in chosen)

@@ -1,4 +1,4 @@
-"""Compile for the CPU, with the machine code kept on disk where there is a place for it."""
+"""Compile functions for the CPU and keep their machine code on disk."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -10,14 +10,17 @@ from numba import njit
 from numba.core import cgutils
 
 from gradsieve.errors import SieveError
-from gradsieve.machine_code import MachineCode
+from gradsieve.runtime.machine_code import MachineCode
 
 intrinsic: Any = numba.extending.intrinsic
-"""Without its types, in which the compiler's own first argument counts."""
+"""numba's decorator, untyped: its types count an argument that the compiler passes itself."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """numba's njit without the GIL, with `MachineCode` for its cache."""
+    """Compile with numba's ``njit``, without the GIL and with `MachineCode` as the cache.
+
+    Where NUMBA_DISABLE_JIT is set, the function that is returned raises SieveError.
+    """
     settings: Any = numba.config
     if settings.DISABLE_JIT:
         return refused(function)
@@ -27,7 +30,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def refused(function: Callable[..., Any]) -> Callable[..., NoReturn]:
-    """What stands for a function where numba must not compile."""
+    """Return a function that says why it cannot run, in the place of one that must be compiled."""
 
     @wraps(function)
     def refuse(*args: Any, **keywords: Any) -> NoReturn:
@@ -40,7 +43,10 @@ def refused(function: Callable[..., Any]) -> Callable[..., NoReturn]:
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
-    """Call an LLVM intrinsic by its full name; llvmlite knows no vector suffixes."""
+    """Call an LLVM intrinsic by its full name.
+
+    llvmlite's own function for this cannot write the suffixes of vector types.
+    """
     kind = ir.FunctionType(result, [arg.type for arg in args])
     function = cgutils.get_or_insert_function(builder.module, kind, name)
     return builder.call(function, args)

@@ -1,4 +1,4 @@
-"""Threads that share the work of one call."""
+"""Threads that share the work of one call, and the cores that they may run on."""
 
 import os
 import time
@@ -21,15 +21,20 @@ _make_pool()
 os.register_at_fork(after_in_child=_make_pool)
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def helper_seconds() -> float:
-    """Processor seconds of all threads that have shared the work of others so far."""
+    """Return the processor seconds that the threads of the pool have worked so far."""
     return _helper_seconds
 
 
 def shared(work: Callable[[int], T], count: int, threads: int) -> list[T]:
-    """[work(0), ..., work(count - 1)], made by at most `threads` threads, the caller among them.
+    """Return [work(0), ..., work(count - 1)], made by at most `threads` threads.
 
-    An error is raised when no thread is at work any more.
+    The caller is one of them. An error of `work` is raised as soon as all threads have stopped.
     """
     if min(threads, count) <= 1:
         return [work(number) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Work that a device does while the host goes on, handed from thread to thread."""
+"""Order the work that two threads ask of one device, and copy tensors to the host."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class Handover:
-    """What a device was asked for so far in this thread; another goes on from there.
+    """Mark the work that this thread has asked of a device, for another thread to continue after.
 
-    On the CPU there is nothing to hand over.
+    On the CPU it does nothing.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,7 +21,7 @@ class Handover:
 
     @contextmanager
     def taken_over(self) -> Iterator[None]:
-        """In the other thread: work on a stream of its own, behind what was handed over."""
+        """Work on a stream of the other thread's own, after the work that was handed over."""
         if self._asked is None:
             yield
             return
@@ -36,7 +36,7 @@ class Handover:
 
 
 def catch_up(device: torch.device) -> None:
-    """Let the caller's stream wait for what the communication thread has asked the device for."""
+    """Let the caller's stream wait for the work that the communication thread has asked for."""
     if device.type != "cpu" and device in _streams:
         torch.accelerator.current_stream(device).wait_stream(_streams[device])
 
@@ -51,7 +51,7 @@ def own_stream(device: torch.device) -> torch.Stream:
 
 
 def on_host(*tensors: Tensor) -> list[Tensor]:
-    """Copies in pinned memory, all under way at once; tensors of the host as they are."""
+    """Return copies in pinned memory, made at the same time; host tensors are not copied."""
     if all(tensor.is_cpu for tensor in tensors):
         return list(tensors)
     copies = [

@@ -1,4 +1,4 @@
-"""What compiled loops must be given: they look at no dtype, size or stride of their own."""
+"""Check arrays before compiled loops get them, which look at no dtype, size or stride."""
 
 from typing import Any
 
@@ -12,11 +12,15 @@ FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 def require_array(
     name: str, array: NDArray[Any], dtype: np.dtype[Any], size: int | None = None
 ) -> None:
-    """Require one dimension, contiguous and aligned, of a dtype and maybe a size.
+    """Require an array of one dimension, contiguous and aligned.
+
+    Args:
+        name: the array's name in error messages.
+        size: the number of elements; any if None.
 
     Raises:
-        TypeError: no array, or another dtype.
-        ValueError: another number of dimensions or elements, or strides.
+        TypeError: it is no array or has another dtype.
+        ValueError: it has another number of dimensions or elements, or gaps.
     """
     require_dtype(name, array, dtype)
     flags = array.flags
@@ -32,7 +36,7 @@ def require_array(
 def require_target(
     name: str, array: NDArray[Any], dtype: np.dtype[Any], size: int | None = None
 ) -> None:
-    """As `require_array`, of an array that is written to."""
+    """Require what `require_array` requires, and that the array can be written to."""
     require_array(name, array, dtype, size)
     if not array.flags.writeable:
         raise ValueError(f"{name} is written to and must not be read-only")
@@ -41,7 +45,11 @@ def require_target(
 def require_matrix(
     name: str, array: NDArray[Any], dtype: np.dtype[Any], shape: tuple[int, int]
 ) -> None:
-    """As `require_array`, of two dimensions; -1 in the shape stands for any size."""
+    """Require an array of two dimensions, contiguous and aligned; it raises as `require_array`.
+
+    Args:
+        shape: -1 stands for any size.
+    """
     require_dtype(name, array, dtype)
     fits = array.ndim == 2 and all(
         want in (-1, size) for want, size in zip(shape, array.shape, strict=True)

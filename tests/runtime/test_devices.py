@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gradsieve import devices
+from gradsieve.runtime import devices
 
 DEVICE = torch.device("cuda", 0)
 
