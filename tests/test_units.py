@@ -3,7 +3,7 @@
 import pytest
 
 import gradsieve as gs
-from gradsieve.settings import read_settings
+from gradsieve.lab.methods.sieve_words import read_settings
 from gradsieve.units import parse_count
 
 

@@ -1,0 +1,69 @@
+"""How methods are written, and what stands behind each."""
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from gradsieve.budget import Budget
+from gradsieve.lab.methods.distributed import bucket_cap_mb, register, require_method
+from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.thresholds import Sigma
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "none",
+        "ddp:1",
+        "powersgd",
+        "powersgd:0",
+        "powersgd:x",
+        "sieve:x=1",
+        "sieve:density=2",
+        "sieve:density=0.1,sigma=2",
+        "sieve:rotation=x",
+        "sieve:budget=all",
+        "sieve:exchange=none",
+    ],
+)
+def test_a_method_that_is_none_is_named(method):
+    with pytest.raises(ValueError, match=f"{method!r} is no method"):
+        require_method(method)
+
+
+def test_settings_are_those_of_the_state():
+    settings = read_settings("balanced-sigma=2,rotation=0,values=float32")
+    assert settings == {
+        "threshold": Sigma(2.0, of="balanced"),
+        "rotation": 0,
+        "values": "float32",
+    }
+    assert read_settings("") == {}
+    assert read_settings("min_numel=16") == {"min_numel": 16}
+    assert read_settings("budget=auto,exchange=two-shot") == {
+        "threshold": Budget("auto"),
+        "exchange": "two-shot",
+    }
+
+
+def average_of_ranks():
+    for method in ("ddp", "fp16", "powersgd:30", "sieve:fixed=0,values=float32,rotation=0"):
+        require_method(method)
+        torch.manual_seed(0)
+        model = torch.nn.parallel.DistributedDataParallel(
+            torch.nn.Linear(40, 30), bucket_cap_mb=bucket_cap_mb(method)
+        )
+        state = register(method, model)
+        assert (state is not None) == method.startswith("sieve")
+        rank = torch.distributed.get_rank()
+        for _ in range(4):
+            model.zero_grad()
+            model(torch.full((2, 40), 1.0 + rank)).sum().backward()
+        # Each output's gradient is the inputs' sum over the batch: 2 · (1 + 2) / 2.
+        torch.testing.assert_close(
+            model.module.weight.grad, torch.full((30, 40), 3.0), rtol=2e-3, atol=0
+        )
+
+
+def test_every_method_gives_the_ranks_average():
+    run_ranks(2, average_of_ranks)
