@@ -199,7 +199,7 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path):
         (["demo", "--steps", "3"], "20"),
         (["bench", "select", "--numel", "7"], "4096"),
         (["bench", "nothing"], "nothing"),
-        (["bench", "step", "--method", "powersgd:x"], "'powersgd:x' is no method; write one of"),
+        (["bench", "step", "--method", "powersgd:x"], "'powersgd:x' is no method: RANK must be"),
         (["bench", "step", "--method", "local:every=11", "--steps", "20"], "phases of 11 steps"),
         (
             ["bench", "step", "--method", "local:every=3,start_step=9"],

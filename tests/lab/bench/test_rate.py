@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import gradsieve as gs
-from gradsieve.lab.bench.rate.methods import make_compressor, require_method
 from gradsieve.lab.bench.rate.play import Run, Setting, play
 from gradsieve.lab.bench.rate.report import comparisons, draw, rate_tables, summarize
 from gradsieve.lab.bench.rate.runs import RunFile
-from gradsieve.lab.bench.rate.sieve import Sieve
+from gradsieve.lab.methods.played.sieve import Sieve
+from gradsieve.lab.methods.table import read_method, require_playable
 from gradsieve.lab.workloads.workload import load_workload
 
 SHAPES = [(64, 96), (128, 40), (100,)]
@@ -41,7 +41,7 @@ def mean_of(all_gradients):
 )
 def test_what_is_not_sent_now_is_sent_later(method):
     ranks, steps = 3, 4
-    compressor = make_compressor(method, gradients(1, 0)[0], ranks)
+    compressor = read_method(method).compressor(gradients(1, 0)[0], ranks)
     arrived = [torch.zeros(shape) for shape in SHAPES]
     wanted = [torch.zeros(shape) for shape in SHAPES]
     for step in range(steps):
@@ -65,7 +65,7 @@ def test_what_is_not_sent_now_is_sent_later(method):
 
 
 def test_steps_before_start_step_send_everything():
-    sieve = make_compressor("sieve:density=0.1,start_step=2", gradients(1, 0)[0], 2)
+    sieve = read_method("sieve:density=0.1,start_step=2").compressor(gradients(1, 0)[0], 2)
     for step in range(4):
         given = gradients(2, step)
         averages, bits = sieve.average(gradients(2, step))
@@ -91,7 +91,7 @@ def test_a_residual_decays_between_exchanges():
 @pytest.mark.parametrize(("method", "bits"), [("dense", 32), ("fp16", 16), ("8-bit", 8)])
 def test_rounding_counts_its_bits(method, bits):
     given = gradients(2, 0)
-    averages, sent = make_compressor(method, given[0], 2).average(given)
+    averages, sent = read_method(method).compressor(given[0], 2).average(given)
     assert sent == bits * NUMEL
     for average, mean in zip(averages, mean_of(given), strict=True):
         torch.testing.assert_close(average, mean, rtol=0, atol=0.02 if bits == 8 else 0.002)
@@ -100,7 +100,7 @@ def test_rounding_counts_its_bits(method, bits):
 def test_powersgd_sends_a_matrix_of_its_rank_exactly():
     left, right = torch.randn(64, 2), torch.randn(2, 96)
     given = [[left @ right], [left @ right]]
-    averages, bits = make_compressor("powersgd:2", given[0], 2).average(given)
+    averages, bits = read_method("powersgd:2").compressor(given[0], 2).average(given)
     torch.testing.assert_close(averages[0], left @ right, rtol=1e-3, atol=1e-3)
     assert bits == 32 * 2 * (64 + 96)
 
@@ -138,7 +138,7 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
 )
 def test_a_method_that_is_none_is_named(method):
     with pytest.raises(ValueError, match=f"{method!r} is no method"):
-        require_method(method, load_workload("mnist_cnn"))
+        require_playable(method, load_workload("mnist_cnn"))
 
 
 SETTING = Setting(

@@ -15,7 +15,8 @@ from gradsieve.lab.bench.codec import (
     select_share,
 )
 from gradsieve.lab.bench.gradients import laplace
-from gradsieve.lab.bench.peers import eight_bit, error_at, low_rank, peer_rows
+from gradsieve.lab.bench.peers import error_at, low_rank, peer_rows
+from gradsieve.lab.methods.dense import eight_bit
 
 
 def levels_at(gradient, density):

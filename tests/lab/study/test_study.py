@@ -13,7 +13,7 @@ from written import write_run
 
 from gradsieve.lab.cli import app
 from gradsieve.lab.link import Loopback
-from gradsieve.lab.methods.distributed import require_method
+from gradsieve.lab.methods.table import read_distributed
 from gradsieve.lab.report.source import read_source
 from gradsieve.lab.runs.launch import RunError
 from gradsieve.lab.runs.order import FOUND
@@ -73,7 +73,7 @@ def run(plan):
 
 def test_every_setting_is_a_method():
     for setting in SETTINGS:
-        require_method(setting.method)
+        read_distributed(setting.method)
     assert len({setting.title for setting in SETTINGS}) == len(SETTINGS) == 13
 
 

@@ -20,7 +20,7 @@ from gradsieve.lab.workloads.mnist import DataError, load_mnist, parse_idx
 
 IMAGES = "t10k-images-idx3-ubyte"
 LABELS = "t10k-labels-idx1-ubyte"
-CHECKOUT = Path(__file__).resolve().parents[2] / "data" / "mnist"
+CHECKOUT = Path(__file__).resolve().parents[3] / "data" / "mnist"
 
 pytestmark = pytest.mark.skipif(not CHECKOUT.is_dir(), reason="no data/mnist beside these tests")
 

@@ -155,7 +155,7 @@ def bench_step_command(
     """Seconds of a step and bytes of it: trains over each link, a rank on a core of its own."""
     from gradsieve.lab.bench.step import StepRow, bench_step, step_table
     from gradsieve.lab.link import require_link
-    from gradsieve.lab.methods.distributed import require_method
+    from gradsieve.lab.methods.table import read_distributed
     from gradsieve.lab.runs.launch import RunError
 
     workloads = workload or ["mnist_cnn"]
@@ -165,7 +165,7 @@ def bench_step_command(
     rows: list[StepRow] = []
     try:
         for name in methods:
-            require_method(name)
+            read_distributed(name)
         require_data(*workloads)
         for text in links:
             require_link(ranks, text)

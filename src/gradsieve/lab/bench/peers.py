@@ -8,6 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from gradsieve.lab.methods.dense import eight_bit
+from gradsieve.lab.methods.powersgd import power_iteration, random_factor
+from gradsieve.lab.methods.topk import prune
+
 POWER_ITERATIONS = 3
 """PowerSGD's hook makes one a step and starts from the last step's result; from random numbers it
 takes about three to come as near."""
@@ -63,32 +67,14 @@ def squares(tensor: Tensor) -> float:
     return float(tensor.double().square().sum())
 
 
-def prune(gradient: Tensor, density: float) -> Tensor:
-    """The largest magnitudes, the others zero."""
-    kept = max(1, round(density * gradient.numel()))
-    limit = gradient.abs().flatten().kthvalue(gradient.numel() - kept + 1).values
-    return torch.where(gradient.abs() >= limit, gradient, 0.0)
-
-
-def eight_bit(gradient: Tensor) -> Tensor:
-    """Rounded to 255 even steps between the largest magnitudes, one scale a parameter."""
-    scale = gradient.abs().max().clamp_min(torch.finfo(torch.float32).tiny) / 127
-    return (gradient / scale).round().mul(scale)
-
-
 def low_rank(gradient: Tensor, rank: int) -> tuple[Tensor, float]:
     """The approximation of PowerSGD (T. Vogels et al., NeurIPS 2019, algorithm 1), and its bits."""
     matrix = gradient.reshape(gradient.shape[0], -1)
     if matrix.shape[1] == 1 or gradient.dim() < 2:
         return gradient, 32.0 * gradient.numel()
-    generator = torch.Generator().manual_seed(0)
-    right = torch.randn(
-        matrix.shape[1], rank, generator=generator, dtype=torch.float32, device="cpu"
-    )
-    left = matrix @ right
+    right = random_factor(matrix.shape[1], rank, torch.Generator().manual_seed(0))
     for _ in range(POWER_ITERATIONS):
-        left = torch.linalg.qr(matrix @ right).Q
-        right = matrix.T @ left
+        left, right = power_iteration([matrix], right)
     bits = 32.0 * rank * sum(matrix.shape)
     return (left @ right.T).reshape(gradient.shape), bits
 

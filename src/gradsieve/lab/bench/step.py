@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gradsieve.cores import usable_cores
 from gradsieve.lab.link import Link, open_link
-from gradsieve.lab.methods.distributed import require_phase
+from gradsieve.lab.methods.table import read_distributed
 from gradsieve.lab.runs.config import WARMUP_STEPS, RunConfig, RunResult
 from gradsieve.lab.runs.launch import launch
 from gradsieve.lab.tables import table_of
@@ -71,6 +71,16 @@ def bench_step(
                 begin(config)
                 results.append(launch(config, opened))
     return [median_of([r for r in results if r.method == method]) for method in methods]
+
+
+def require_phase(method: str, steps: int) -> None:
+    """Raise ValueError where so many measured steps are no whole phase."""
+    phase = read_distributed(method).phase
+    if steps < phase:
+        raise ValueError(
+            f"{method} is measured over whole phases of {phase} steps, and {steps} would be "
+            "measured: ask for more steps"
+        )
 
 
 def directory_name(workload: str, link: Link, method: str, number: int) -> str:

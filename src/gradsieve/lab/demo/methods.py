@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradsieve.lab.methods.distributed import LOCK_STEP
+from gradsieve.lab.methods.table import trains_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,12 @@ class Shown:
 
     @property
     def exchanges(self) -> bool:
-        return self.method != LOCK_STEP
+        return trains_together(self.method)
 
 
 SHOWN = (
     Shown("ddp", "plain DDP", "ddp"),
-    Shown("lock-step", "lock-step (the limit)", LOCK_STEP),
+    Shown("lock-step", "lock-step (the limit)", "lock-step"),
     Shown("auto", "sieve, by itself", "sieve"),
     # After a dense step Adam knows every element.
     Shown("sigma-2", "sieve, 2 σ", "sieve:sigma=2,start_step=1"),

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from gradsieve.exchange.cost import LinkCost
 from gradsieve.lab.link import UNSHAPED, parse_link
-from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.lab.methods.dense import Ddp, Fp16
+from gradsieve.lab.methods.sieve import Sieve
+from gradsieve.lab.methods.table import read_method
 from gradsieve.lab.plan.machine import Machine, Measured
 from gradsieve.lab.plan.predict import predict_dense, predict_frames
 from gradsieve.lab.plan.training import Training
@@ -114,11 +116,11 @@ def predicted_seconds(row: dict[str, object], training: Training, machine: Machi
         buckets=training.buckets,
     )
     cost, ranks = described_link(str(row["link"]), machine), int(str(row["ranks"]))
-    method, _, options = str(row["method"]).partition(":")
+    method = read_method(str(row["method"]))
     bits = float(str(row["bits_per_parameter"]))
-    if method in ("ddp", "fp16") or (method == "sieve" and bits > MOSTLY_DENSE):
-        return predict_dense(training, machine, cost, ranks, half=method == "fp16")
-    way = read_settings(options).get("exchange", "gather") if method == "sieve" else None
+    if isinstance(method, Ddp | Fp16) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
+        return predict_dense(training, machine, cost, ranks, half=isinstance(method, Fp16))
+    way = method.settings.get("exchange", "gather") if isinstance(method, Sieve) else None
     if way == "auto":
         way = "gather"
     # Between, a run has taken several ways.

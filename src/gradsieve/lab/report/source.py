@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gradsieve.lab.methods.distributed import trains_together
+from gradsieve.lab.methods.table import trains_together
 from gradsieve.lab.report.shown import shown
 from gradsieve.lab.runs.config import CONFIG, RESULT
 from gradsieve.recording.files import (

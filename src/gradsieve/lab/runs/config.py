@@ -13,7 +13,7 @@ WARMUP_STEPS = 10
 class RunConfig:
     workload: str
     method: str
-    """As `gradsieve.lab.methods.distributed` reads it."""
+    """As `gradsieve.lab.methods.table` reads it."""
     ranks: int
     steps: int
     directory: str

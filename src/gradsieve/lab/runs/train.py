@@ -10,25 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.lab.link import read_counters
-from gradsieve.lab.methods.distributed import (
-    LOCK_STEP,
-    bucket_cap_mb,
-    is_local,
-    make_outer_sync,
-    phase_of,
-    register,
-    trains_together,
-)
+from gradsieve.lab.methods.apart import LockStep
+from gradsieve.lab.methods.table import read_distributed
 from gradsieve.lab.runs.config import RunConfig, RunResult, read_config
 from gradsieve.lab.runs.rank import joined, sharers
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.lab.workloads.workload import Judged, load_workload
-from gradsieve.outer import OuterSync
 from gradsieve.recording import Recorder
-from gradsieve.state import SieveState
 
 Batch = tuple[Tensor, Tensor]
 LIMIT_EVERY = 5
@@ -78,19 +68,8 @@ class Run:
             Replica(self.workload, self.workload.make_model(), config.learning_rate, config.steps)
             for _ in range(2)
         )
-        self.model: nn.Module = self.trained.model
-        self.outer: OuterSync | None = None
-        self.state: SieveState | None = None
-        if is_local(config.method):
-            self.outer = make_outer_sync(config.method, self.model)
-            self.state = self.outer.state
-        elif trains_together(config.method):
-            self.model = ddp = DistributedDataParallel(
-                self.model,
-                bucket_cap_mb=bucket_cap_mb(config.method),
-                gradient_as_bucket_view=True,
-            )
-            self.state = register(config.method, ddp)
+        self.method = read_distributed(config.method)
+        self.model, self.state, self.outer = self.method.prepare(self.trained.model)
         # Dropout must differ between ranks; the weights above must not.
         torch.manual_seed(config.seed + 1 + self.rank)
         self.seconds: list[float] = []
@@ -98,7 +77,7 @@ class Run:
         self.alone_seconds: list[float] = []
         self.bits: list[float] = []
         self.frame_bytes = 0
-        self.phase = phase_of(config.method)
+        self.phase = self.method.phase
         self.measured_steps = (config.steps - config.warmup_steps) // self.phase * self.phase
         """At the end of the run: whole phases of local steps."""
         self.numel = sum(parameter.numel() for parameter in self.model.parameters())
@@ -164,7 +143,7 @@ class Run:
         batch = next(data)
         was_exchanging, exchanges = self.is_exchanging, self.exchanges
         start = time.perf_counter()
-        if self.config.method == LOCK_STEP:
+        if isinstance(self.method, LockStep):
             logits, loss = lock_step(self.limit, batch)
         else:
             logits, loss = train_step(self.trained, self.model, batch)
@@ -210,7 +189,7 @@ class Run:
 
     def metric(self) -> float | None:
         """All ranks judge a share each; None where they have no common model."""
-        if not trains_together(self.config.method):
+        if not self.method.trains_together:
             return None
         share = self.workload.metric(self.trained.model, self.rank, self.ranks)
         shares = torch.tensor(share, dtype=torch.float64, device="cpu")

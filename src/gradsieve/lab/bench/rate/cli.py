@@ -67,10 +67,10 @@ def bench_rate_command(
     workload and with as many steps as were asked for.
     """
     require_outputs(json_file, runs, plot=plot, out=runs.parent)
-    from gradsieve.lab.bench.rate.methods import require_method
     from gradsieve.lab.bench.rate.play import Setting, play
     from gradsieve.lab.bench.rate.report import draw, rate_tables, summarize
     from gradsieve.lab.bench.rate.runs import RunFile
+    from gradsieve.lab.methods.table import require_playable
     from gradsieve.lab.workloads.workload import load_workload
 
     file = RunFile(runs)
@@ -79,7 +79,7 @@ def bench_rate_command(
         if method:
             require_data(trained.name)
         for name in method or []:
-            require_method(name, trained)
+            require_playable(name, trained)
         rates = learning_rate or [trained.learning_rate]
         for name, rate, number in product(method or [], rates, seed or [0]):
             setting = Setting(

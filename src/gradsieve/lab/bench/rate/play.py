@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from gradsieve.lab.bench.rate.methods import make_training
+from gradsieve.lab.methods.table import play_method
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.lab.workloads.workload import load_workload
 
@@ -49,7 +49,7 @@ def play(setting: Setting, watch: Callable[[int, float], None] = lambda step, lo
     torch.manual_seed(setting.seed)
     replica = Replica(workload, workload.make_model(), setting.learning_rate, setting.steps)
     numel = sum(parameter.numel() for parameter in replica.model.parameters())
-    training = make_training(setting.method, replica, setting.ranks)
+    training = play_method(setting.method, replica, setting.ranks)
     batches = [workload.batches(r, setting.ranks, setting.seed) for r in range(setting.ranks)]
     measured = {max(1, round(share * setting.steps)) for share in MEASURED_AT}
     bits, curve = 0.0, []

@@ -5,8 +5,15 @@ import torch
 from ranks import run_ranks
 
 from gradsieve.budget import Budget
-from gradsieve.lab.methods.distributed import bucket_cap_mb, register, require_method
 from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.lab.methods.table import (
+    DISTRIBUTED,
+    METHODS,
+    NAMED,
+    PLAYED,
+    read_distributed,
+    trains_together,
+)
 from gradsieve.thresholds import Sigma
 
 
@@ -18,6 +25,9 @@ from gradsieve.thresholds import Sigma
         "powersgd",
         "powersgd:0",
         "powersgd:x",
+        "powersgd:1:1",
+        "topk:0.01",
+        "local:start_step=5",
         "sieve:x=1",
         "sieve:density=2",
         "sieve:density=0.1,sigma=2",
@@ -28,7 +38,20 @@ from gradsieve.thresholds import Sigma
 )
 def test_a_method_that_is_none_is_named(method):
     with pytest.raises(ValueError, match=f"{method!r} is no method"):
-        require_method(method)
+        read_distributed(method)
+
+
+def test_every_method_has_a_name_and_can_be_used():
+    assert len(NAMED) == len(METHODS)
+    assert NAMED.keys() == DISTRIBUTED.keys() | PLAYED.keys()
+    assert {"fp16", "powersgd", "sieve", "local"} == DISTRIBUTED.keys() & PLAYED.keys()
+
+
+def test_ranks_that_exchange_nothing_have_no_common_model():
+    assert not trains_together("lock-step")
+    assert not trains_together("alone")
+    for method in ("ddp", "sieve:sigma=2", "local:every=5", "a method of tomorrow"):
+        assert trains_together(method)
 
 
 def test_settings_are_those_of_the_state():
@@ -48,13 +71,10 @@ def test_settings_are_those_of_the_state():
 
 def average_of_ranks():
     for method in ("ddp", "fp16", "powersgd:30", "sieve:fixed=0,values=float32,rotation=0"):
-        require_method(method)
         torch.manual_seed(0)
-        model = torch.nn.parallel.DistributedDataParallel(
-            torch.nn.Linear(40, 30), bucket_cap_mb=bucket_cap_mb(method)
-        )
-        state = register(method, model)
+        model, state, outer = read_distributed(method).prepare(torch.nn.Linear(40, 30))
         assert (state is not None) == method.startswith("sieve")
+        assert outer is None
         rank = torch.distributed.get_rank()
         for _ in range(4):
             model.zero_grad()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gradsieve.averaging import Contribution, average_into
 from gradsieve.budget import Budget
 from gradsieve.codec import Frame, decode_frame, encode_frame
-from gradsieve.lab.bench.rate.compressors import Rounded
+from gradsieve.lab.methods.dense import Rounded
 from gradsieve.layout import BucketLayout
 from gradsieve.pieces import Plan, plan_for
 from gradsieve.second_shot import add_and_prune

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradsieve.lab.bench.rate.compressors import Rounded
-from gradsieve.lab.bench.rate.sieve import Sieve
-from gradsieve.lab.bench.rate.training import Batches, Synchronous, backward
+from gradsieve.lab.methods.dense import Rounded
 from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.played.sieve import Sieve
+from gradsieve.lab.methods.played.synchronous import Batches, Synchronous, backward
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.outer.fragments import split_alike
 from gradsieve.outer.schedule import Schedule

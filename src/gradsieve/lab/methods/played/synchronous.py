@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from gradsieve.lab.bench.rate.compressors import Compressor
+from gradsieve.lab.methods.played.compressor import Compressor
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.lab.workloads.workload import cross_entropy
 
@@ -13,7 +13,7 @@ Batches = Sequence[Iterator[tuple[Tensor, Tensor]]]
 """Of each rank."""
 
 
-class Training(Protocol):
+class PlayedTraining(Protocol):
     def step(self, batches: Batches) -> tuple[float, float]:
         """The first rank's loss, and the bits that a rank sends on average."""
 
