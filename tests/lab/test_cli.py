@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from gradsieve.codec import encode
 from gradsieve.lab.cli import app
-from gradsieve.lab.demo.methods import SHOWN
+from gradsieve.lab.demo.shown import SHOWN
 from gradsieve.lab.link import LinkError, ShapedLink
 from gradsieve.lab.workloads.mnist import SHA256
 from gradsieve.recording.files import read_steps

@@ -128,12 +128,12 @@ def study_mnist(
     require_drawing()
     from gradsieve.lab.report.summary import summary_rows
     from gradsieve.lab.runs.launch import RunError
-    from gradsieve.lab.study.settings import QUICK_STEPS, Plan
     from gradsieve.lab.study.study import run_study
+    from gradsieve.lab.study.variants import QUICK_STEPS, Study
 
     if quick and (steps is not None or seeds is not None):
         fail("--quick has steps and seeds of its own; leave --steps and --seeds out", status=2)
-    plan = Plan(
+    chosen = Study(
         ranks=ranks,
         steps=QUICK_STEPS if quick else steps or 1000,
         seeds=1 if quick else seeds or 3,
@@ -141,13 +141,13 @@ def study_mnist(
         out=out or Path("study-quick" if quick else "study"),
         quick=quick,
     )
-    require_outputs(json_file, out=plan.out)
+    require_outputs(json_file, out=chosen.out)
     try:
-        page, source = run_study(plan, link, console)
+        page, source = run_study(chosen, link, console)
     except (RunError, ValueError) as error:
         fail(str(error))
     except OSError as error:
-        fail(f"cannot write {plan.out}: {error.strerror}; give --out another directory")
+        fail(f"cannot write {chosen.out}: {error.strerror}; give --out another directory")
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on with the runs that are missing", status=130)
     write_json(json_file, summary_rows(source))
@@ -206,7 +206,7 @@ def report_frame(frame: Path, json_file: Path | None) -> None:
     """What is in a frame: its sections, and how many bits each part takes."""
     require_outputs(json_file)
     from gradsieve.codec import FrameError
-    from gradsieve.lab.report.frame import frame_tables, read_frame
+    from gradsieve.lab.report.frame_tables import frame_tables, read_frame
 
     try:
         found = read_frame(frame)

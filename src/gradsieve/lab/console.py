@@ -10,20 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gradsieve.units import parse_count
-
 console = Console()
 errors = Console(stderr=True)
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as JSON.")]
-
-
-def count_of(text: str) -> float:
-    """An option's number of parameters, as 350M."""
-    try:
-        return parse_count(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradsieve as gs
-from gradsieve.lab.bench.rate.play import Run, Setting, play
+from gradsieve.lab.bench.rate.play import PlayedRun, Setting, play
 from gradsieve.lab.bench.rate.report import comparisons, draw, rate_tables, summarize
 from gradsieve.lab.bench.rate.runs import RunFile
 from gradsieve.lab.methods.played.sieve import Sieve
@@ -182,7 +182,7 @@ def test_a_finished_run_is_kept_and_found(run, tmp_path):
 
 def made(method, learning_rate, seed, quality, bits):
     setting = replace(SETTING, method=method, learning_rate=learning_rate, seed=seed)
-    return Run(
+    return PlayedRun(
         **asdict(setting),
         bits_per_parameter=bits,
         quality=quality,

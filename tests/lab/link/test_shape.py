@@ -13,7 +13,6 @@ from gradsieve.lab.link import (
     format_rate,
     open_link,
     parse_link,
-    parse_rate,
     shape,
 )
 
@@ -62,30 +61,6 @@ with socket.create_connection((sys.argv[1], 5000), timeout=10) as connection:
         seconds.append(time.monotonic() - start)
 print(min(seconds))
 """
-
-
-@pytest.mark.parametrize(
-    ("text", "rate"),
-    [
-        ("20mbit", 20_000_000),
-        ("100mbit", 100_000_000),
-        ("1gbit", 1_000_000_000),
-        ("2.5gbit", 2_500_000_000),
-        ("64kbit", 64_000),
-        ("1000000", 1_000_000),
-        ("9600bit", 9_600),
-        (" 1 Gbit ", 1_000_000_000),
-    ],
-)
-def test_a_rate_in_words_becomes_bits_per_second(text, rate):
-    assert parse_rate(text) == rate
-
-
-@pytest.mark.parametrize("text", ["", "fast", "-1mbit", "0", "1mbyte", "1e9", "1.gbit", "gbit"])
-def test_what_is_no_rate_is_named_with_what_is_accepted(text):
-    with pytest.raises(ValueError, match=r"kbit, mbit or gbit") as raised:
-        parse_rate(text)
-    assert repr(text) in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradsieve.exchange.cost import LinkCost
+from gradsieve.lab.plan.bare_step import BareStep, BucketSize, buckets_of, like_usual
 from gradsieve.lab.plan.machine import Machine, Measured
 from gradsieve.lab.plan.predict import predict_dense, predict_frames
 from gradsieve.lab.plan.rows import comparisons, described_link, plan_row
-from gradsieve.lab.plan.training import BucketSize, Training, buckets_of, like_usual
 
 MACHINE = Machine(
     select=6e-10, section=1e-5, make=1e-8, read=5e-9, collective=5e-4, reduce=5e-10, halve=1e-9
 )
-TRAINING = Training(
+TRAINING = BareStep(
     step=0.2,
     backward=0.12,
     wrapper=0.005,

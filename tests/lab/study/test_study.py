@@ -17,10 +17,10 @@ from gradsieve.lab.methods.table import read_distributed
 from gradsieve.lab.report.source import read_source
 from gradsieve.lab.runs.launch import RunError
 from gradsieve.lab.runs.order import FOUND
-from gradsieve.lab.runs.probe import Probed
+from gradsieve.lab.runs.throughput import Throughput
 from gradsieve.lab.study import study
 from gradsieve.lab.study.original import original_table
-from gradsieve.lab.study.settings import COUNTED_AFTER, SETTINGS, Plan, is_finished
+from gradsieve.lab.study.variants import COUNTED_AFTER, VARIANTS, Study, is_finished
 from gradsieve.recording.histogram import Histogram
 
 LAYERS = ("conv1.weight", "dense1.weight", "dense1.bias")
@@ -54,17 +54,17 @@ def made(monkeypatch):
 
     def probe(link, ranks, directory):
         directory.mkdir(parents=True, exist_ok=True)
-        probed = Probed(29e6, 10**9)
+        probed = Throughput(29e6, 10**9)
         (directory / FOUND).write_text(json.dumps(asdict(probed)))
 
     monkeypatch.setattr(study, "launch", launch)
-    monkeypatch.setattr(study, "probe_link", probe)
+    monkeypatch.setattr(study, "measure_throughput", probe)
     return titles
 
 
 def plan(out, **changes):
     options = {"ranks": 2, "steps": 40, "seeds": 2, "learning_rate": 1e-4, "quick": False}
-    return Plan(out=out, **(options | changes))
+    return Study(out=out, **(options | changes))
 
 
 def run(plan):
@@ -72,9 +72,9 @@ def run(plan):
 
 
 def test_every_setting_is_a_method():
-    for setting in SETTINGS:
-        read_distributed(setting.method)
-    assert len({setting.title for setting in SETTINGS}) == len(SETTINGS) == 13
+    for variant in VARIANTS:
+        read_distributed(variant.method)
+    assert len({variant.title for variant in VARIANTS}) == len(VARIANTS) == 13
 
 
 def test_the_page_tells_the_five_parts_and_lays_its_figures_beside_it(made, tmp_path):
@@ -103,7 +103,7 @@ tell({ figures: document.querySelectorAll(".chart svg").length });
 def test_finished_runs_are_not_repeated(made, undrawn, tmp_path):
     run(plan(tmp_path, seeds=1))
     first = len(made)
-    assert first == len(SETTINGS)
+    assert first == len(VARIANTS)
     run(plan(tmp_path, seeds=1))
     assert len(made) == first
     run(plan(tmp_path))
@@ -144,7 +144,7 @@ def test_runs_of_an_earlier_call_are_not_counted(made, undrawn, tmp_path):
 
 def test_the_quick_study_leaves_rules_out(made, undrawn, tmp_path):
     run(plan(tmp_path, seeds=1, quick=True))
-    assert 6 <= len(made) < len(SETTINGS)
+    assert 6 <= len(made) < len(VARIANTS)
 
 
 def test_distributions_are_counted_where_the_original_did():
@@ -169,7 +169,7 @@ def test_failures_are_told_in_words(monkeypatch, tmp_path):
     def fail(*args):
         raise RunError("rank 1 ended with status 1")
 
-    monkeypatch.setattr(study, "probe_link", fail)
+    monkeypatch.setattr(study, "measure_throughput", fail)
     words = ["study", "mnist", "--link", "none", "--out"]
     outcome = CliRunner().invoke(app, [*words, str(tmp_path / "out")])
     assert outcome.exit_code == 1

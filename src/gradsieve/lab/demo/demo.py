@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 
 from gradsieve.cores import usable_cores
-from gradsieve.lab.demo.methods import SHOWN
+from gradsieve.lab.demo.comparison import Row, rich_table
 from gradsieve.lab.demo.progress import RunProgress
-from gradsieve.lab.demo.table import Row, rich_table
+from gradsieve.lab.demo.shown import SHOWN
 from gradsieve.lab.link import Link, open_link, require_link
 from gradsieve.lab.report.report import write_report
 from gradsieve.lab.report.source import read_source

@@ -11,11 +11,11 @@ from gradsieve.lab.link.shape import (
     LinkError,
     Loopback,
     ShapedLink,
+    format_rate,
     open_link,
     parse_link,
     require_link,
 )
-from gradsieve.units import format_rate, parse_rate
 
 __all__ = [
     "UNSHAPED",
@@ -27,7 +27,6 @@ __all__ = [
     "format_rate",
     "open_link",
     "parse_link",
-    "parse_rate",
     "read_counters",
     "require_link",
 ]

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
-from gradsieve.units import format_rate, parse_rate
+from gradsieve.units import parse_rate
 
 MAX_RANKS = 200
 MIN_RATE = 10_000
@@ -33,6 +33,14 @@ _Self = TypeVar("_Self")
 
 class LinkError(RuntimeError):
     """A shaped link could not be made; the message says what was found and what to do."""
+
+
+def format_rate(rate: int) -> str:
+    """Return `rate` (bits/s) in words: "1 Gbit/s", "2.5 Mbit/s"."""
+    for unit, size in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
+        if rate >= size:
+            return f"{rate / size:.10g} {unit}"
+    return f"{rate} bit/s"
 
 
 def parse_link(text: str) -> tuple[int, float]:

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.codec import decode_frame, encode_frame, pruned_section
 from gradsieve.exchange import FrameExchange, group_of_its_own
-from gradsieve.lab.plan.machine import Machine, Measured, Order
-from gradsieve.lab.plan.training import Training, buckets_of
+from gradsieve.lab.plan.bare_step import BareStep, buckets_of
+from gradsieve.lab.plan.machine import Machine, MachineOrder, Measured
 from gradsieve.lab.runs.order import answer_order
 from gradsieve.lab.workloads.workload import load_workload
 from gradsieve.layout import BucketLayout
@@ -115,7 +115,7 @@ def halve_seconds(gradient: Tensor) -> float:
     return seconds_of(lambda: gradient.copy_(gradient.half()), time.thread_time) / NUMEL
 
 
-def train_alone(name: str) -> Training:
+def train_alone(name: str) -> BareStep:
     """A workload's steps in lock-step, and with DDP around it whose hook exchanges nothing."""
     workload = load_workload(name)
     model = workload.make_model()
@@ -143,7 +143,7 @@ def train_alone(name: str) -> Training:
             alone.append(pair[0])
             alike.append(pair[1])
     seconds = statistics.median(s for s, _ in alone)
-    return Training(
+    return BareStep(
         step=seconds,
         backward=statistics.median(b for _, b in alone),
         wrapper=max(0.0, statistics.median(s for s, _ in alike) - seconds),
@@ -173,10 +173,10 @@ def measure_machine() -> Machine:
     )
 
 
-def measured(order: Order) -> Measured:
+def measured(order: MachineOrder) -> Measured:
     machine = measure_machine()
     return Measured(machine, {name: train_alone(name) for name in order.workloads})
 
 
 if __name__ == "__main__":
-    answer_order(sys.argv[1], lambda order: measured(Order(**order)))
+    answer_order(sys.argv[1], lambda order: measured(MachineOrder(**order)))

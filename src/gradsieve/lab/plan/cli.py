@@ -12,13 +12,13 @@ from rich.table import Table
 from gradsieve.lab.console import (
     Json,
     console,
-    count_of,
     fail,
     require_data,
     require_outputs,
     working,
     write_json,
 )
+from gradsieve.lab.plan.count import count_of
 from gradsieve.lab.plan.rows import Comparison, PlanRow
 
 
@@ -63,9 +63,9 @@ def plan(
     The quickest way is not all there is to it: what is sent of a gradient decides what is learned.
     """
     from gradsieve.lab.link import UNSHAPED, parse_link
+    from gradsieve.lab.plan.bare_step import like_usual
     from gradsieve.lab.plan.machine import measure
     from gradsieve.lab.plan.rows import comparisons, plan_row, read_rows
-    from gradsieve.lab.plan.training import like_usual
     from gradsieve.lab.runs.launch import RunError
 
     require_outputs(json_file, out=out)
@@ -85,19 +85,19 @@ def plan(
                 parse_link(rate)
         with working("measuring this machine, a minute or more ..."):
             measured = measure(sorted(needed), out)
-        trainings = {name: measured.trainings[name] for name in named}
+        bare_steps = {name: measured.bare_steps[name] for name in named}
         if parameters is not None and step_ms is not None:
-            trainings[f"{parameters:,.0f} parameters"] = like_usual(parameters, step_ms / 1000)
+            bare_steps[f"{parameters:,.0f} parameters"] = like_usual(parameters, step_ms / 1000)
         planned = [
-            plan_row(name, training, measured.machine, rate, count, bits)
-            for (name, training), rate, count in product(trainings.items(), links, ranks or [2])
+            plan_row(name, bare, measured.machine, rate, count, bits)
+            for (name, bare), rate, count in product(bare_steps.items(), links, ranks or [2])
         ]
         compared = list(comparisons(measured_rows, measured))
     except KeyError as error:
         fail(f"these are no rows of `gradsieve bench step`: they lack {error}")
     except (RunError, ValueError, OSError) as error:
         fail(str(error))
-    for name in trainings:
+    for name in bare_steps:
         console.print(plan_table([row for row in planned if row.workload == name]))
     if compared:
         console.print(comparison_table(compared))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsieve.lab.link import UNSHAPED, open_link
-from gradsieve.lab.plan.training import BucketSize, Training
+from gradsieve.lab.plan.bare_step import BareStep, BucketSize
 from gradsieve.lab.runs.order import ask_ranks
 
 
@@ -31,7 +31,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class MachineOrder:
     """What the ranks are to measure, beside the machine."""
 
     workloads: list[str]
@@ -40,7 +40,7 @@ class Order:
 @dataclass(frozen=True, slots=True)
 class Measured:
     machine: Machine
-    trainings: dict[str, Training]
+    bare_steps: dict[str, BareStep]
     """Of each workload that was ordered."""
 
 
@@ -54,14 +54,14 @@ def measure(workloads: Sequence[str], directory: Path) -> Measured:
         RunError: a rank failed.
     """
     with open_link(2, UNSHAPED) as loopback:
-        order = Order([*workloads])
+        order = MachineOrder([*workloads])
         found = ask_ranks("gradsieve.lab.plan.calibrate", order, directory, 2, loopback)
     return Measured(
         Machine(**found["machine"]),
-        {name: training_of(fields) for name, fields in found["trainings"].items()},
+        {name: bare_step_of(fields) for name, fields in found["bare_steps"].items()},
     )
 
 
-def training_of(fields: dict[str, Any]) -> Training:
+def bare_step_of(fields: dict[str, Any]) -> BareStep:
     buckets = tuple(BucketSize(**bucket) for bucket in fields["buckets"])
-    return Training(**fields | {"buckets": buckets})
+    return BareStep(**fields | {"buckets": buckets})

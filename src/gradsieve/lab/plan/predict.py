@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradsieve.exchange.cost import LinkCost
+from gradsieve.lab.plan.bare_step import BareStep, BucketSize
 from gradsieve.lab.plan.machine import Machine
-from gradsieve.lab.plan.training import BucketSize, Training
 from gradsieve.pieces import SMALLEST_PIECE, Way
 
 A_PEER = 0.25
@@ -28,26 +28,24 @@ class Service:
 
 
 def predict_dense(
-    training: Training, machine: Machine, link: LinkCost, ranks: int, *, half: bool = False
+    bare: BareStep, machine: Machine, link: LinkCost, ranks: int, *, half: bool = False
 ) -> float:
     """Seconds of a step with an all-reduce of everything, in float32 or float16."""
     size = 2 if half else 4
     services = []
-    for bucket in training.buckets:
+    for bucket in bare.buckets:
         work = machine.reduce * size * bucket.elements * 2 * (ranks - 1) / ranks
         work += machine.halve * bucket.elements if half else 0.0
         services.append(Service(work, link.all_reduce(ranks, size * bucket.elements)))
-    return step_seconds(training, services, at_once=True)
+    return step_seconds(bare, services, at_once=True)
 
 
 def predict_frames(
-    training: Training, machine: Machine, link: LinkCost, ranks: int, way: Way, bits: float
+    bare: BareStep, machine: Machine, link: LinkCost, ranks: int, way: Way, bits: float
 ) -> float:
     """Seconds of a step whose ranks send `bits` an element of their gradients' frames."""
-    services = [
-        frame_service(bucket, machine, link, ranks, way, bits) for bucket in training.buckets
-    ]
-    return step_seconds(training, services, at_once=False)
+    services = [frame_service(bucket, machine, link, ranks, way, bits) for bucket in bare.buckets]
+    return step_seconds(bare, services, at_once=False)
 
 
 def frame_service(
@@ -75,17 +73,17 @@ def sections_of(bucket: BucketSize, ranks: int, way: Way) -> float:
     return min(ranks * bucket.parameters, bucket.parameters + bucket.elements / SMALLEST_PIECE)
 
 
-def step_seconds(training: Training, services: Sequence[Service], *, at_once: bool) -> float:
+def step_seconds(bare: BareStep, services: Sequence[Service], *, at_once: bool) -> float:
     """
     Args:
         at_once: the processor's part of an exchange runs while the line is busy.
     """
     stolen = sum(service.processor for service in services[:-1])
-    backward = training.backward + stolen
+    backward = bare.backward + stolen
     free = 0.0
     for number, service in enumerate(services, start=1):
         seconds = service.processor + service.line
         if at_once:
             seconds = max(service.processor, service.line)
         free = max(free, backward * number / len(services)) + seconds
-    return training.step + training.wrapper + stolen + free - backward
+    return bare.step + bare.wrapper + stolen + free - backward

@@ -12,9 +12,9 @@ from gradsieve.lab.link import UNSHAPED, parse_link
 from gradsieve.lab.methods.dense import Ddp, Fp16
 from gradsieve.lab.methods.sieve import Sieve
 from gradsieve.lab.methods.table import read_method
+from gradsieve.lab.plan.bare_step import BareStep
 from gradsieve.lab.plan.machine import Machine, Measured
 from gradsieve.lab.plan.predict import predict_dense, predict_frames
-from gradsieve.lab.plan.training import Training
 from gradsieve.pieces import Way
 
 ON_THE_WIRE = 0.957
@@ -66,23 +66,23 @@ def link_cost(rate: float, round_trip: float, machine: Machine) -> LinkCost:
 
 
 def plan_row(
-    workload: str, training: Training, machine: Machine, link: str, ranks: int, bits: float
+    workload: str, bare: BareStep, machine: Machine, link: str, ranks: int, bits: float
 ) -> PlanRow:
     """Raises ValueError where `link` is not written as for `open_link`."""
     rate, round_trip = (math.inf, 0.0) if link == UNSHAPED else parse_link(link)
     cost = link_cost(rate, round_trip, machine)
     ways: tuple[Way, ...] = ("gather", "two-shot")
     seconds = {
-        "dense": predict_dense(training, machine, cost, ranks),
-        "dense-fp16": predict_dense(training, machine, cost, ranks, half=True),
-    } | {way: predict_frames(training, machine, cost, ranks, way, bits) for way in ways}
+        "dense": predict_dense(bare, machine, cost, ranks),
+        "dense-fp16": predict_dense(bare, machine, cost, ranks, half=True),
+    } | {way: predict_frames(bare, machine, cost, ranks, way, bits) for way in ways}
     by_speed = sorted(seconds, key=lambda way: seconds[way])
     return PlanRow(
         workload=workload,
         link=link,
         ranks=ranks,
         bits=bits,
-        limit_seconds=training.step,
+        limit_seconds=bare.step,
         seconds=seconds,
         quickest=tuple(way for way in by_speed if seconds[way] <= ALIKE * seconds[by_speed[0]]),
     )
@@ -94,8 +94,8 @@ def comparisons(rows: Iterable[dict[str, object]], measured: Measured) -> Iterat
     Each with the lock-step time of its own run: machines drift.
     """
     for row in rows:
-        training = measured.trainings[str(row["workload"])]
-        predicted = predicted_seconds(row, training, measured.machine)
+        bare = measured.bare_steps[str(row["workload"])]
+        predicted = predicted_seconds(row, bare, measured.machine)
         if predicted is not None:
             yield Comparison(
                 workload=str(row["workload"]),
@@ -107,19 +107,19 @@ def comparisons(rows: Iterable[dict[str, object]], measured: Measured) -> Iterat
             )
 
 
-def predicted_seconds(row: dict[str, object], training: Training, machine: Machine) -> float | None:
-    drift = float(str(row["limit_seconds"])) / training.step
-    training = Training(
-        step=drift * training.step,
-        backward=drift * training.backward,
-        wrapper=drift * training.wrapper,
-        buckets=training.buckets,
+def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) -> float | None:
+    drift = float(str(row["limit_seconds"])) / bare.step
+    bare = BareStep(
+        step=drift * bare.step,
+        backward=drift * bare.backward,
+        wrapper=drift * bare.wrapper,
+        buckets=bare.buckets,
     )
     cost, ranks = described_link(str(row["link"]), machine), int(str(row["ranks"]))
     method = read_method(str(row["method"]))
     bits = float(str(row["bits_per_parameter"]))
     if isinstance(method, Ddp | Fp16) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
-        return predict_dense(training, machine, cost, ranks, half=isinstance(method, Fp16))
+        return predict_dense(bare, machine, cost, ranks, half=isinstance(method, Fp16))
     way = method.settings.get("exchange", "gather") if isinstance(method, Sieve) else None
     if way == "auto":
         way = "gather"
@@ -129,7 +129,7 @@ def predicted_seconds(row: dict[str, object], training: Training, machine: Machi
     if way == "two-shot":
         # Counted with the frames of sums.
         bits /= 1 + 1 / ranks
-    return predict_frames(training, machine, cost, ranks, way, bits)
+    return predict_frames(bare, machine, cost, ranks, way, bits)
 
 
 def described_link(words: str, machine: Machine) -> LinkCost:

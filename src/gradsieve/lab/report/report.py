@@ -21,8 +21,8 @@ from gradsieve.lab.report.figures import (
 )
 from gradsieve.lab.report.histogram_figure import histogram_figure
 from gradsieve.lab.report.page import Section, Table, page_of
+from gradsieve.lab.report.printable import printable
 from gradsieve.lab.report.series import METRIC, Row, grouped, layer_rows, metrics_of, step_rows
-from gradsieve.lab.report.shown import shown
 from gradsieve.lab.report.source import Rows, Run, Source
 from gradsieve.lab.report.summary import sentences, stage_rows, summary_table
 from gradsieve.recording.files import Line
@@ -50,7 +50,7 @@ def write_report(source: Source, out: Path, title: str | None = None) -> Path:
         histogram = [histogram_figure(shapes)] if shapes else []
         sections.append(Section(figures=[*training_figures(groups, steps_of(groups)), *histogram]))
     sections += [benchmark(rows) for rows in source.tables]
-    return write_page(title or shown(source.directory.resolve().name), sections, shapes, out)
+    return write_page(title or printable(source.directory.resolve().name), sections, shapes, out)
 
 
 def write_page(

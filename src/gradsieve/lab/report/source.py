@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsieve.lab.methods.table import trains_together
-from gradsieve.lab.report.shown import shown
+from gradsieve.lab.report.printable import printable
 from gradsieve.lab.runs.config import CONFIG, RESULT
 from gradsieve.recording.files import (
     HISTOGRAMS,
@@ -59,7 +59,7 @@ class Run:
     @cached_property
     def written(self) -> tuple[Line, list[Line]]:
         heading, steps = read_run(self.path)
-        return shown(heading), shown(steps)
+        return printable(heading), printable(steps)
 
     @property
     def heading(self) -> Line:
@@ -77,7 +77,7 @@ class Run:
             return []
         try:
             return [
-                Counted(line["step"], from_json(shown(line["histograms"])))
+                Counted(line["step"], from_json(printable(line["histograms"])))
                 for line in read_steps(path)
             ]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -154,7 +154,7 @@ def found_runs(directory: Path) -> Iterator[Run]:
             continue
         name = path.parent if path.name == RECORDS else path.with_suffix("")
         yield Run(
-            name=shown(
+            name=printable(
                 name.relative_to(directory).as_posix() if name != directory else directory.name
             ),
             path=path,
@@ -179,7 +179,7 @@ def found_tables(directory: Path) -> Iterator[Rows]:
         if isinstance(rows, dict):
             rows = rows.get("rows")
         if isinstance(rows, list) and rows and all(map(is_row, rows)):
-            yield Rows(shown(path.relative_to(directory).with_suffix("").as_posix()), rows)
+            yield Rows(printable(path.relative_to(directory).with_suffix("").as_posix()), rows)
 
 
 def is_row(row: object) -> bool:
@@ -194,6 +194,6 @@ def object_in(path: Path) -> Line:
 def content_of(path: Path) -> Any:
     """None where there is no such file, or it is cut short."""
     try:
-        return shown(json.loads(path.read_text(encoding="utf-8")))
+        return printable(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None

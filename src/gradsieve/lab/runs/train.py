@@ -56,7 +56,7 @@ def lock_step(replica: Replica, batch: Batch) -> tuple[Tensor, Tensor]:
     return train_step(replica, replica.model, batch, meet=lambda: dist.all_reduce(met))
 
 
-class Run:
+class Trainer:
     """A rank's model, data and account of a run."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -198,7 +198,7 @@ class Run:
 
 
 def trained(config: RunConfig) -> RunResult:
-    run = Run(config)
+    run = Trainer(config)
     return run.result(run.train())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gradsieve.lab.report.page import Table
 from gradsieve.lab.report.series import mean_of
 from gradsieve.lab.report.source import Run
-from gradsieve.lab.study.settings import COUNTED_AFTER, ORIGINAL_STEPS
+from gradsieve.lab.study.variants import COUNTED_AFTER, ORIGINAL_STEPS
 
 TRAINING_ACCURACY = {50: 0.84, 200: 0.80, 550: 0.96, 950: 1.00}
 """On the batch of the step after so many."""

@@ -15,7 +15,7 @@ from gradsieve.lab.report.report import Steps, steps_of, training_figures, write
 from gradsieve.lab.report.series import Row, grouped, layer_rows, mean_of
 from gradsieve.lab.report.source import Run, Source
 from gradsieve.lab.report.summary import sentences, summary_table
-from gradsieve.lab.runs.probe import Probed
+from gradsieve.lab.runs.throughput import Throughput
 from gradsieve.lab.study.distributions import SHARE_HEADINGS, grids, share_rows
 from gradsieve.lab.study.figures import (
     bottleneck_figure,
@@ -26,7 +26,7 @@ from gradsieve.lab.study.figures import (
     waiting_figure,
 )
 from gradsieve.lab.study.original import original_table
-from gradsieve.lab.study.settings import (
+from gradsieve.lab.study.variants import (
     BY_ITSELF,
     DROPPING,
     LEVELS,
@@ -36,8 +36,8 @@ from gradsieve.lab.study.settings import (
     SIGMA,
     STABLE_SCALE,
     UNSENT_MEAN,
-    Plan,
-    Setting,
+    Study,
+    Variant,
 )
 from gradsieve.recording.histogram import overall
 
@@ -50,15 +50,15 @@ FLOAT32_BITS = 32
 Groups = dict[str, list[Run]]
 
 
-def write_study(plan: Plan, source: Source, probed: Probed) -> Path:
+def write_study(study: Study, source: Source, throughput: Throughput) -> Path:
     """Returns the page's path; each figure lies beside it as PNG and SVG."""
     groups = grouped(source.runs)
     shapes = drawn(groups)
     steps, tested = steps_of(groups), tests(groups)
     sections = [
         Section(paragraphs=sentences(groups), tables={"Summary": summary_table(groups)}),
-        bottleneck(groups, probed),
-        distributions(groups, shapes, plan.steps),
+        bottleneck(groups, throughput),
+        distributions(groups, shapes, study.steps),
         trends(groups),
         accuracies(groups, steps, tested),
         adjusted(groups, steps, tested),
@@ -69,30 +69,30 @@ def write_study(plan: Plan, source: Source, probed: Probed) -> Path:
         ),
     ]
     for title in have(groups, DISTRIBUTED):
-        write_grids(groups[title][0], plan.out)
-    return write_page("Thresholds on gradients: the MNIST study", sections, shapes, plan.out)
+        write_grids(groups[title][0], study.out)
+    return write_page("Thresholds on gradients: the MNIST study", sections, shapes, study.out)
 
 
-def have(groups: Groups, settings: Sequence[Setting]) -> list[str]:
-    return [setting.title for setting in settings if setting.title in groups]
+def have(groups: Groups, settings: Sequence[Variant]) -> list[str]:
+    return [variant.title for variant in settings if variant.title in groups]
 
 
 def mean_result(runs: Sequence[Run], field: str) -> float:
     return statistics.fmean(run.result[field] for run in runs)
 
 
-def bottleneck(groups: Groups, probed: Probed) -> Section:
+def bottleneck(groups: Groups, throughput: Throughput) -> Section:
     plain = groups[PLAIN.title]
     numel = sum(plain[0].parameters.values())
     limit, step = mean_result(plain, "limit_seconds"), mean_result(plain, "step_seconds")
-    asked = probed.asked_bits_per_second
+    asked = throughput.asked_bits_per_second
     theory = None if asked is None else asked / FLOAT32_BITS
     wanted = numel / limit
     sent = {
         title: mean_result(runs, "bytes_per_step") / 4 / mean_result(runs, "step_seconds") / 1e6
         for title, runs in groups.items()
     }
-    carried = probed.elements_per_second
+    carried = throughput.elements_per_second
     paragraphs = [
         f"The link carries {carried / 1e6:.1f} million float32 values a second each way, "
         f"measured{in_theory(theory)}. The network has {numel:,} parameters and computes a step "
@@ -174,9 +174,9 @@ def gradients_in_words(groups: Groups) -> list[str]:
 
 def trends(groups: Groups) -> Section:
     figures = []
-    for k, setting in SIGMA.items():
-        if setting.title in groups:
-            rows = layer_rows({setting.title: groups[setting.title]})
+    for k, variant in SIGMA.items():
+        if variant.title in groups:
+            rows = layer_rows({variant.title: groups[variant.title]})
             words = fall_in_words(rows)
             figures.append(trend_figure(rows, f"{k} σ", f"sigma-{k}", words))
     return Section(title="3. Thresholds over the steps", figures=figures)

@@ -19,15 +19,15 @@ from gradsieve.lab.report.source import Source, read_source
 from gradsieve.lab.runs.config import RunConfig
 from gradsieve.lab.runs.launch import launch
 from gradsieve.lab.runs.order import FOUND
-from gradsieve.lab.runs.probe import probe_link, read_probed
 from gradsieve.lab.runs.tail import Tail
+from gradsieve.lab.runs.throughput import measure_throughput, read_throughput
 from gradsieve.lab.study.page import write_study
-from gradsieve.lab.study.settings import RUNS, WORKLOAD, Plan, is_finished
+from gradsieve.lab.study.variants import RUNS, WORKLOAD, Study, is_finished
 
-PROBE = "probe"
+THROUGHPUT = "throughput"
 
 
-def run_study(plan: Plan, link: str, console: Console) -> tuple[Path, Source]:
+def run_study(study: Study, link: str, console: Console) -> tuple[Path, Source]:
     """Runs that an earlier call has finished are not repeated; returns the page and its runs.
 
     Raises:
@@ -36,26 +36,26 @@ def run_study(plan: Plan, link: str, console: Console) -> tuple[Path, Source]:
             settings.
         OSError: the directory cannot be written.
     """
-    require_link(plan.ranks, link)
-    with open_link(plan.ranks, link) as opened:
+    require_link(study.ranks, link)
+    with open_link(study.ranks, link) as opened:
         console.print(f"MNIST network, 3.3 M parameters; {opened.description}")
-        runs = plan.runs(opened)
+        runs = study.runs(opened)
         missing = [run for run in runs if not is_finished(run)]
         if missing:
             require_data(WORKLOAD)
-        plan.out.mkdir(parents=True, exist_ok=True)
+        study.out.mkdir(parents=True, exist_ok=True)
         if len(missing) < len(runs):
             console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already.")
         # Runs of one directory are of one link.
-        if len(missing) == len(runs) or not (plan.out / PROBE / FOUND).exists():
+        if len(missing) == len(runs) or not (study.out / THROUGHPUT / FOUND).exists():
             with working("probing the link ..."):
-                probe_link(opened, plan.ranks, plan.out / PROBE)
+                measure_throughput(opened, study.ranks, study.out / THROUGHPUT)
         if missing:
-            make_all(missing, opened, StudyProgress(console, len(missing), plan.steps))
+            make_all(missing, opened, StudyProgress(console, len(missing), study.steps))
     made = {Path(run.directory) for run in runs}
-    found = [run for run in read_source(plan.out / RUNS).runs if run.path.parent in made]
-    source = Source(plan.out, found, [])
-    return write_study(plan, source, read_probed(plan.out / PROBE)), source
+    found = [run for run in read_source(study.out / RUNS).runs if run.path.parent in made]
+    source = Source(study.out, found, [])
+    return write_study(study, source, read_throughput(study.out / THROUGHPUT)), source
 
 
 def make_all(runs: list[RunConfig], link: Link, progress: "StudyProgress") -> None:

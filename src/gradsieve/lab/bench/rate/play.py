@@ -27,7 +27,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Setting):
+class PlayedRun(Setting):
     bits_per_parameter: float
     """A rank and step, all of training."""
     quality: float
@@ -38,7 +38,9 @@ class Run(Setting):
     torch: str
 
 
-def play(setting: Setting, watch: Callable[[int, float], None] = lambda step, loss: None) -> Run:
+def play(
+    setting: Setting, watch: Callable[[int, float], None] = lambda step, loss: None
+) -> PlayedRun:
     """Train; `watch` hears of each step and the first rank's loss.
 
     Raises:
@@ -61,7 +63,7 @@ def play(setting: Setting, watch: Callable[[int, float], None] = lambda step, lo
         watch(step, loss)
         if step in measured:
             curve.append([step, workload.metric(training.model, 0, 1).mean])
-    return Run(
+    return PlayedRun(
         **asdict(setting),
         bits_per_parameter=bits / numel / setting.steps,
         quality=curve[-1][1],

@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 from rich.table import Table
 
-from gradsieve.lab.bench.rate.play import Run
+from gradsieve.lab.bench.rate.play import PlayedRun
 from gradsieve.lab.charts import write_chart
 from gradsieve.lab.tables import table_of
 from gradsieve.lab.workloads.workload import load_workload
@@ -38,9 +38,9 @@ class RateRow:
     """No other learning rate of this method, of those with the most seeds, was better."""
 
 
-def summarize(runs: Iterable[Run]) -> list[RateRow]:
+def summarize(runs: Iterable[PlayedRun]) -> list[RateRow]:
     """One row a workload, number of steps and of ranks, method and learning rate."""
-    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[PlayedRun]] = defaultdict(list)
     for run in runs:
         key = run.workload, run.steps, run.ranks, run.method, run.learning_rate
         groups[key].append(run)

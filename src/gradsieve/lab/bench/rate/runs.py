@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from gradsieve.lab.bench.rate.play import Run, Setting
+from gradsieve.lab.bench.rate.play import PlayedRun, Setting
 
 KEY = [field.name for field in fields(Setting)]
 
@@ -14,7 +14,7 @@ class RunFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __iter__(self) -> Iterator[Run]:
+    def __iter__(self) -> Iterator[PlayedRun]:
         """Raises ValueError where a line is no run."""
         if not self.path.exists():
             return
@@ -22,17 +22,17 @@ class RunFile:
             lines = list(file)
         for number, line in enumerate(lines, 1):
             try:
-                yield Run(**json.loads(line))
+                yield PlayedRun(**json.loads(line))
             except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"{self.path}, line {number} is no finished run: {error}"
                 ) from None
 
-    def find(self, setting: Setting) -> Run | None:
+    def find(self, setting: Setting) -> PlayedRun | None:
         wanted = asdict(setting)
         return next((run for run in self if all(getattr(run, k) == wanted[k] for k in KEY)), None)
 
-    def append(self, run: Run) -> None:
+    def append(self, run: PlayedRun) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(asdict(run)) + "\n")

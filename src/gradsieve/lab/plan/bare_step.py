@@ -14,7 +14,7 @@ class BucketSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class BareStep:
     """Seconds of one rank's lock-step, and the buckets in the order of the backward pass."""
 
     step: float
@@ -49,8 +49,8 @@ USUAL_PARAMETER = 1_000_000
 """Elements."""
 
 
-def like_usual(elements: float, step: float) -> Training:
+def like_usual(elements: float, step: float) -> BareStep:
     """Of a model of which no more is known than its size and its step's seconds."""
     count = max(1, round(elements / USUAL_PARAMETER))
     buckets = buckets_of([round(elements / count)] * count)
-    return Training(step=step, backward=BACKWARD_SHARE * step, wrapper=0.0, buckets=buckets)
+    return BareStep(step=step, backward=BACKWARD_SHARE * step, wrapper=0.0, buckets=buckets)

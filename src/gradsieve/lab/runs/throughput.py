@@ -1,4 +1,4 @@
-"""What a link carries: ``torchrun -m gradsieve.lab.runs.probe ORDER``.
+"""What a link carries: ``torchrun -m gradsieve.lab.runs.throughput ORDER``.
 
 All ranks send at the same time, as in an exchange of gradients.
 """
@@ -20,7 +20,7 @@ TRIES, WARM_UP = 12, 3
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class Throughput:
     """The quickest of several tries, of rank 0."""
 
     elements_per_second: float
@@ -30,20 +30,20 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ThroughputOrder:
     rate: int | None
 
 
-def probe_link(link: Link, ranks: int, directory: Path) -> None:
-    """Leaves what `read_probed` reads. Raises RunError where a rank failed."""
-    ask_ranks("gradsieve.lab.runs.probe", Order(link.rate), directory, ranks, link)
+def measure_throughput(link: Link, ranks: int, directory: Path) -> None:
+    """Leaves what `read_throughput` reads. Raises RunError where a rank failed."""
+    ask_ranks("gradsieve.lab.runs.throughput", ThroughputOrder(link.rate), directory, ranks, link)
 
 
-def read_probed(directory: Path) -> Probed:
-    return Probed(**read_found(directory))
+def read_throughput(directory: Path) -> Throughput:
+    return Throughput(**read_found(directory))
 
 
-def measure(order: Order) -> Probed:
+def measure(order: ThroughputOrder) -> Throughput:
     """Each rank sends to the next one, and receives from the one before, at the same time.
 
     All-to-all of two ranks may send first and receive then, at half the rate.
@@ -61,8 +61,8 @@ def measure(order: Order) -> Probed:
             if work is not None:
                 work.wait()
         rates.append(ELEMENTS / (time.perf_counter() - start))
-    return Probed(max(rates[WARM_UP:]), order.rate)
+    return Throughput(max(rates[WARM_UP:]), order.rate)
 
 
 if __name__ == "__main__":
-    answer_order(sys.argv[1], lambda order: measure(Order(**order)))
+    answer_order(sys.argv[1], lambda order: measure(ThroughputOrder(**order)))

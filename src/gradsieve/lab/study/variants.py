@@ -20,7 +20,7 @@ QUICK_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Variant:
     name: str
     """Of its directories."""
     title: str
@@ -32,9 +32,9 @@ class Setting:
     """Distributions are counted in the run of the first seed."""
 
 
-PLAIN = Setting(name="plain", title="plain DDP", method="ddp", counts=True)
+PLAIN = Variant(name="plain", title="plain DDP", method="ddp", counts=True)
 SIGMA = {
-    k: Setting(
+    k: Variant(
         name=f"sigma-{k}",
         title=f"{k} σ, accumulating",
         method=f"sieve:sigma={k},{EXACT}",
@@ -43,7 +43,7 @@ SIGMA = {
     for k in (1, 2)
 }
 DROPPING = {
-    k: Setting(
+    k: Variant(
         name=f"sigma-{k}-dropping",
         title=f"{k} σ, dropping",
         method=f"sieve:sigma={k},error_feedback=no,{EXACT}",
@@ -51,7 +51,7 @@ DROPPING = {
     for k in (1, 2)
 }
 UNSENT_MEAN = {
-    scale: Setting(
+    scale: Variant(
         name=f"unsent-mean-{scale}",
         title=f"unsent mean × {scale}",
         method=f"sieve:unsent-mean={scale},{EXACT}",
@@ -61,23 +61,23 @@ UNSENT_MEAN = {
     for scale in SCALES
 }
 LEVELS = {
-    "sigma": Setting(
+    "sigma": Variant(
         name="sigma-2-levels",
         title="2 σ, levels",
         method="sieve:sigma=2,exchange=gather,start_step=1",
         is_quick=False,
     ),
-    "unsent mean": Setting(
+    "unsent mean": Variant(
         name=f"unsent-mean-{STABLE_SCALE}-levels",
         title=f"unsent mean × {STABLE_SCALE}, levels",
         method=f"sieve:unsent-mean={STABLE_SCALE},exchange=gather,start_step=1",
         is_quick=False,
     ),
 }
-BY_ITSELF = Setting(
+BY_ITSELF = Variant(
     name="budget-auto", title="by itself (Budget auto)", method="sieve", counts=True
 )
-SETTINGS = (
+VARIANTS = (
     PLAIN,
     *SIGMA.values(),
     *DROPPING.values(),
@@ -88,7 +88,7 @@ SETTINGS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Study:
     """What one call of the study trains."""
 
     ranks: int
@@ -108,20 +108,20 @@ class Plan:
         return [
             RunConfig(
                 workload=WORKLOAD,
-                method=setting.method,
+                method=variant.method,
                 ranks=self.ranks,
                 steps=self.steps,
-                directory=str(self.out / RUNS / f"{setting.name}-seed-{seed}"),
+                directory=str(self.out / RUNS / f"{variant.name}-seed-{seed}"),
                 interface=link.interface,
                 link=link.description,
                 learning_rate=self.learning_rate,
                 seed=seed,
-                title=setting.title,
-                histograms_at=self.counted_at if setting.counts and seed == 0 else (),
+                title=variant.title,
+                histograms_at=self.counted_at if variant.counts and seed == 0 else (),
             )
             for seed in range(self.seeds)
-            for setting in SETTINGS
-            if (setting.is_quick or not self.quick) and (setting.all_seeds or seed == 0)
+            for variant in VARIANTS
+            if (variant.is_quick or not self.quick) and (variant.all_seeds or seed == 0)
         ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from gradsieve.cores import usable_cores
-from gradsieve.lab.demo.methods import Shown
+from gradsieve.lab.demo.shown import Shown
 from gradsieve.lab.runs.config import RunResult
 from gradsieve.lab.tables import table_of
 

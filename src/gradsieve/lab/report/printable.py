@@ -10,14 +10,14 @@ UNSHOWABLE = re.compile(
 )
 
 
-def shown(content: Any) -> Any:
+def printable(content: Any) -> Any:
     """What JSON holds, with such characters in its texts and keys written as escapes."""
     if isinstance(content, str):
         return UNSHOWABLE.sub(escaped, content)
     if isinstance(content, dict):
-        return {shown(key): shown(value) for key, value in content.items()}
+        return {printable(key): printable(value) for key, value in content.items()}
     if isinstance(content, list):
-        return [shown(value) for value in content]
+        return [printable(value) for value in content]
     return content
 
 
