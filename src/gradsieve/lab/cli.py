@@ -8,7 +8,6 @@ import typer
 
 from gradsieve.lab.bench.cli import app as bench
 from gradsieve.lab.console import (
-    Json,
     console,
     fail,
     require_data,
@@ -17,6 +16,7 @@ from gradsieve.lab.console import (
     working,
     write_json,
 )
+from gradsieve.lab.options import Json, LearningRate, Link, Ranks, Seed
 from gradsieve.lab.plan.cli import plan
 from gradsieve.version import __version__
 
@@ -51,17 +51,13 @@ def main(
 @app.command()
 def demo(
     steps: Annotated[int, typer.Option(min=20, help="Training steps of each method.")] = 180,
-    ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train together.")] = 2,
-    link: Annotated[
-        str, typer.Option(help='Rate of the emulated link, as "1gbit"; "none": bare loopback.')
-    ] = "1gbit",
+    ranks: Ranks = 2,
+    link: Link = "1gbit",
     out: Annotated[Path, typer.Option(help="Directory for records, plots and the page.")] = Path(
         "demo"
     ),
-    learning_rate: Annotated[
-        float, typer.Option("--lr", min=0, help="Adam's; 1e-4 is the original study's.")
-    ] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of weights, data order and dropout.")] = 0,
+    learning_rate: LearningRate = 1e-3,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Train the MNIST network over a slow link: plain DDP, the limit, and three sieves."""
@@ -94,7 +90,7 @@ app.add_typer(study, name="study")
 
 @study.command("mnist")
 def study_mnist(
-    ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train together.")] = 2,
+    ranks: Ranks = 2,
     steps: Annotated[
         int | None,
         typer.Option(min=20, help="Training steps of each run.", show_default="1000"),
@@ -103,9 +99,7 @@ def study_mnist(
         int | None,
         typer.Option(min=1, help="Runs of each rule, from other weights.", show_default="3"),
     ] = None,
-    link: Annotated[
-        str, typer.Option(help='Rate of the emulated link, as "1gbit"; "none": bare loopback.')
-    ] = "1gbit",
+    link: Link = "1gbit",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -113,9 +107,7 @@ def study_mnist(
             show_default="study, or study-quick",
         ),
     ] = None,
-    learning_rate: Annotated[
-        float, typer.Option("--lr", min=0, help="Adam's; 1e-4 is the original study's.")
-    ] = 1e-4,
+    learning_rate: LearningRate = 1e-4,
     quick: Annotated[
         bool, typer.Option("--quick", help="40 steps, one seed, the main rules: some 3 minutes.")
     ] = False,

@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated
+from typing import NoReturn
 
 import typer
 from rich.console import Console
 
 console = Console()
 errors = Console(stderr=True)
-
-Json = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file as JSON.")]
 
 
 @contextmanager
@@ -86,6 +84,19 @@ def require_file(path: Path) -> None:
         fail(f"cannot write {path}: {error.strerror}; give a file that can be written")
 
 
+@contextmanager
+def measuring() -> Iterator[None]:
+    """A block of runs over a link: what they raise becomes a message that ends the command."""
+    from gradsieve.lab.runs.launch import RunError
+
+    try:
+        yield
+    except (RunError, ValueError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the link is taken down", status=130)
+
+
 def require_data(*workloads: str) -> None:
     """End with a message where the data of a workload is missing, before any rank is started.
 
@@ -120,7 +131,7 @@ def write_json(path: Path | None, content: object) -> None:
         fail(f"cannot write {path}: {error.strerror}; give --json a file that can be written")
 
 
-def fail(message: str, status: int = 1) -> None:
-    """End with a message on standard error."""
+def fail(message: str, status: int = 1) -> NoReturn:
+    """End the command with a message on standard error."""
     errors.print(f"gradsieve: {message}", markup=False, highlight=False)
     raise typer.Exit(status)

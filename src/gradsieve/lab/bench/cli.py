@@ -11,14 +11,15 @@ from gradsieve.cores import usable_cores
 from gradsieve.lab.bench.rate.cli import bench_rate_command
 from gradsieve.lab.bench.recorder import bench_recorder_command
 from gradsieve.lab.console import (
-    Json,
     console,
     fail,
+    measuring,
     require_data,
     require_outputs,
     working,
     write_json,
 )
+from gradsieve.lab.options import Json, Ranks, Seed, links
 from gradsieve.pieces import Way
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -126,13 +127,7 @@ def bench_step_command(
             show_default="mnist_cnn",
         ),
     ] = None,
-    link: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Emulated, as "1gbit" or "20mbit+40ms"; "none": bare loopback; repeat it.',
-            show_default="1gbit",
-        ),
-    ] = None,
+    link: Annotated[list[str] | None, links("1gbit")] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,12 +136,12 @@ def bench_step_command(
             show_default="ddp, fp16, powersgd:1 and sieve",
         ),
     ] = None,
-    ranks: Annotated[int, typer.Option(min=2, max=16, help="Processes that train.")] = 2,
+    ranks: Ranks = 2,
     steps: Annotated[
         int, typer.Option(min=20, help="Training steps of each run; the first 10 are not timed.")
     ] = 60,
     rounds: Annotated[int, typer.Option(min=1, help="How often every method runs, in turn.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of weights, data order and dropout.")] = 0,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Directory for the runs' records and logs.")] = Path(
         "build/bench-step"
     ),
@@ -156,20 +151,19 @@ def bench_step_command(
     from gradsieve.lab.bench.step import StepRow, bench_step, step_table
     from gradsieve.lab.link import require_link
     from gradsieve.lab.methods.table import read_distributed
-    from gradsieve.lab.runs.launch import RunError
 
     workloads = workload or ["mnist_cnn"]
-    links = link or ["1gbit"]
+    rates = link or ["1gbit"]
     methods = method or ["ddp", "fp16", "powersgd:1", "sieve"]
     require_outputs(json_file, out=out)
     rows: list[StepRow] = []
-    try:
+    with measuring():
         for name in methods:
             read_distributed(name)
         require_data(*workloads)
-        for text in links:
+        for text in rates:
             require_link(ranks, text)
-        for name, text in product(workloads, links):
+        for name, text in product(workloads, rates):
             with working(f"{name}, {text}: starting ranks ...") as tell:
                 measured = bench_step(
                     name,
@@ -186,10 +180,6 @@ def bench_step_command(
                 )
             console.print(step_table(measured))
             rows += measured
-    except (RunError, ValueError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the link is taken down", status=130)
     write_json(json_file, [asdict(row) for row in rows])
 
 
@@ -205,13 +195,7 @@ def bench_exchange_command(
             min=2, max=16, help="Processes that exchange; repeat it.", show_default="2, 4 and 8"
         ),
     ] = None,
-    link: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Emulated, as "1gbit" or "20mbit+40ms"; "none": bare loopback; repeat it.',
-            show_default="100mbit",
-        ),
-    ] = None,
+    link: Annotated[list[str] | None, links("100mbit")] = None,
     numel: Annotated[int, typer.Option(min=2**20, help="Elements of the bucket.")] = 20_000_000,
     density: Annotated[
         float, typer.Option(min=1e-5, max=0.9, help="The share of elements that a rank sends.")
@@ -222,7 +206,6 @@ def bench_exchange_command(
     """Seconds and bytes of one bucket's exchange, on more and more ranks."""
     from gradsieve.lab.bench.exchange import ExchangeRow, bench_exchange, exchange_table
     from gradsieve.lab.link import require_link
-    from gradsieve.lab.runs.launch import RunError
 
     require_outputs(json_file, out=out)
     ways = exchange or ["gather", "two-shot"]
@@ -230,12 +213,12 @@ def bench_exchange_command(
         if way not in ("gather", "two-shot"):
             fail(f"{way!r} is no exchange of one node a rank; write gather or two-shot")
     counts = ranks or [2, 4, 8]
-    links = link or ["100mbit"]
+    rates = link or ["100mbit"]
     rows: list[ExchangeRow] = []
-    try:
-        for text in links:
+    with measuring():
+        for text in rates:
             require_link(max(counts), text)
-        for text in links:
+        for text in rates:
             with working("starting ...") as tell:
                 measured = bench_exchange(
                     cast(list[Way], ways),
@@ -248,8 +231,4 @@ def bench_exchange_command(
                 )
             console.print(exchange_table(measured))
             rows += measured
-    except (RunError, ValueError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the link is taken down", status=130)
     write_json(json_file, [asdict(row) for row in rows])

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from gradsieve.cores import usable_cores
 from gradsieve.lab.console import (
-    Json,
     console,
-    fail,
+    measuring,
     require_data,
     require_outputs,
     working,
     write_json,
 )
+from gradsieve.lab.options import Json
 from gradsieve.lab.tables import table_of
 
 RANKS = 2
@@ -114,15 +114,11 @@ def bench_recorder_command(
     json_file: Json = None,
 ) -> None:
     """Milliseconds that a Recorder takes of a step, with scalars and with histograms."""
-    from gradsieve.lab.runs.launch import RunError
-
     require_outputs(json_file, out=out)
     workloads = workload or ["mnist_cnn", "mlp", "gpt"]
-    try:
+    with measuring():
         require_data(*workloads)
         with working("training ..."):
             rows = bench_recorder(workloads, steps, out)
-    except (RunError, ValueError) as error:
-        fail(str(error))
     console.print(recorder_table(rows))
     write_json(json_file, [asdict(row) for row in rows])

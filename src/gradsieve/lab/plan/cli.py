@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from gradsieve.lab.console import (
-    Json,
     console,
     fail,
     require_data,
@@ -18,6 +17,7 @@ from gradsieve.lab.console import (
     working,
     write_json,
 )
+from gradsieve.lab.options import Json
 from gradsieve.lab.plan.count import count_of
 from gradsieve.lab.plan.rows import Comparison, PlanRow
 

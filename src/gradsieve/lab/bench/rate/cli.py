@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from gradsieve.lab.console import (
-    Json,
     console,
     fail,
     require_data,
@@ -17,6 +16,7 @@ from gradsieve.lab.console import (
     working,
     write_json,
 )
+from gradsieve.lab.options import Json
 
 STEPS_A_LINE = 100
 """Where no terminal shows a line that changes."""
