@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import gradsieve as gs
 from gradsieve.lab.workloads.mnist import batches, load_mnist
 from gradsieve.lab.workloads.mnist_cnn import MnistCnn, make_optimizer
-import gradsieve as gs
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.sieve import sample_magnitudes
 from gradsieve.sieve.magnitudes import Magnitudes, count_on_device, every_nth_run

@@ -97,13 +97,13 @@ class Engine:
 
         def job() -> None:
             with asked.taken_over():
-                future.set_result(self._exchange_frames(topology, plan, buffer))
+                future.set_result(self.exchange_frames(topology, plan, buffer))
 
         self.sieve.step.clock.buckets += 1
         self.worker.submit(job)
         return future
 
-    def _exchange_frames(self, topology: FrameTopology, plan: Plan, buffer: Tensor) -> Tensor:
+    def exchange_frames(self, topology: FrameTopology, plan: Plan, buffer: Tensor) -> Tensor:
         """In the worker's thread: replace the bucket's gradients by the average of all ranks."""
         sieve, groups = self.sieve, self.groups
         sieve.open(plan, self.world_size, groups.add_up_on_node)

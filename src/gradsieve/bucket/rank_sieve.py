@@ -247,6 +247,20 @@ class RankSieve:
         for parameter in self.parameters:
             parameter.turn(world_size, add_up)
 
+    def share_bases(self, other: "RankSieve") -> None:
+        """Use the bases of another rank in this process: they are alike on all ranks, and large.
+
+        `turn_shared` turns them then.
+        """
+        for mine, theirs in zip(self.parameters, other.parameters, strict=True):
+            mine.rotation = theirs.rotation
+
+    def decay(self, plan: Plan, factor: float) -> None:
+        """Multiply what is kept of a bucket's parameters, between steps."""
+        if factor != 1:
+            for unit in plan.units:
+                unit.decay(factor)
+
     def residual_norm(self) -> float:
         """Euclidean norm of all residuals, after a step."""
         if not self.config.error_feedback:
@@ -307,3 +321,13 @@ class RankSieve:
         if self.thresholds.budget is not None:
             self.thresholds.budget.scale = float(saved["scale"])
         self.number = saved["step"]
+
+
+def turn_shared(sieves: Sequence[RankSieve]) -> None:
+    """Let bases that ranks in one process share follow the gradients, where it is time."""
+    for of_ranks in zip(*(sieve.parameters for sieve in sieves), strict=True):
+        rotation = of_ranks[0].rotation
+        if rotation is not None and rotation.is_due:
+            for parameter in of_ranks:
+                parameter.take_over(len(sieves))
+            rotation.turn([parameter.flat_residual() for parameter in of_ranks])

@@ -301,6 +301,12 @@ class ParameterState:
             self.rotation.restore(flat)
         return flat
 
+    def decay(self, factor: float) -> None:
+        """Multiply all that was kept."""
+        self.flat_residual().mul_(factor)
+        if self.owned is not None:
+            self.owned.residual.mul_(factor)
+
     def put_back(self, start: int, indices: Tensor, values: Tensor) -> None:
         """Return survivors that never reached the optimizer to the residual, from `start` on.
 

@@ -92,6 +92,10 @@ class WholeGroup:
             self._before = remainder.clone()
         remainder[start : start + rest.numel()] += rest.to(remainder.device)
 
+    def decay(self, factor: float) -> None:
+        """Multiply all that was kept."""
+        self.remainder.mul_(factor)
+
     def commit(self) -> None:
         """The step is done."""
         self._before = self._given = None

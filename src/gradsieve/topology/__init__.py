@@ -15,6 +15,7 @@ from gradsieve.topology.two_shot import TwoShot
 
 __all__ = [
     "DENSE",
+    "DENSE_TOPOLOGIES",
     "FRAMES",
     "GATHER",
     "HIERARCHICAL",
@@ -25,9 +26,10 @@ __all__ = [
 ]
 
 GATHER, HIERARCHICAL, DENSE = Gather(), Hierarchical(), Dense()
+DENSE_TOPOLOGIES: tuple[DenseTopology, ...] = (DENSE, DenseHalf())
 FRAMES: tuple[FrameTopology, ...] = (GATHER, TwoShot(), HIERARCHICAL)
 TOPOLOGIES: Mapping[str, AnyTopology] = {
     **{topology.name: topology for topology in FRAMES},
-    **{topology.name: topology for topology in (DENSE, DenseHalf())},
+    **{topology.name: topology for topology in DENSE_TOPOLOGIES},
 }
 assert ("auto", *TOPOLOGIES) == EXCHANGES

@@ -8,7 +8,6 @@ from gradsieve.bucket.layout import BucketLayout
 from gradsieve.bucket.plan import Plan, undivided
 from gradsieve.bucket.step import Step
 from gradsieve.exchange.cost import Links
-from gradsieve.exchange.groups import Groups
 from gradsieve.topology.reading import averaged
 from gradsieve.topology.topology import Exchanging, FrameTopology, ToAll, Work
 
@@ -18,7 +17,7 @@ class Gather(FrameTopology):
 
     name = "gather"
 
-    def place(self, groups: Groups) -> tuple[int, int]:
+    def place_of(self, rank: int, ranks: int) -> tuple[int, int]:
         return 0, 1
 
     def plan(self, layout: BucketLayout, place: int, places: int) -> Plan:

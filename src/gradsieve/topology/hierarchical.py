@@ -28,6 +28,9 @@ class Hierarchical(FrameTopology):
     def place(self, groups: Groups) -> tuple[int, int]:
         return groups.nodes.place, groups.nodes.size
 
+    def place_of(self, rank: int, ranks: int) -> tuple[int, int]:
+        return 0, 1
+
     def plan(self, layout: BucketLayout, place: int, places: int) -> Plan:
         return Plan(layout, dealt_to(layout.units, places), place, of_node=True)
 

@@ -105,9 +105,13 @@ class FrameTopology(Topology):
     of_nodes: ClassVar[bool] = False
     """The ranks of a node average their gradients before they select, and share one residual."""
 
-    @abstractmethod
     def place(self, groups: Groups) -> tuple[int, int]:
         """The place of this rank among those that divide a bucket, and their number."""
+        return self.place_of(groups.group.rank(), groups.group.size())
+
+    @abstractmethod
+    def place_of(self, rank: int, ranks: int) -> tuple[int, int]:
+        """As `place`, of any rank, where nodes do not count."""
 
     @abstractmethod
     def plan(self, layout: BucketLayout, place: int, places: int) -> Plan:

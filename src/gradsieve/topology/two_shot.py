@@ -10,7 +10,6 @@ from gradsieve.bucket.plan import SMALLEST_PIECE, Plan, dealt_to
 from gradsieve.bucket.step import Step
 from gradsieve.bucket.sums import frame_of_sums
 from gradsieve.exchange.cost import Links
-from gradsieve.exchange.groups import Groups
 from gradsieve.topology.reading import read_frame
 from gradsieve.topology.topology import Exchanging, FrameTopology, ToAll, ToEach, Work
 
@@ -20,8 +19,8 @@ class TwoShot(FrameTopology):
 
     name = "two-shot"
 
-    def place(self, groups: Groups) -> tuple[int, int]:
-        return groups.everyone.rank, groups.everyone.world_size
+    def place_of(self, rank: int, ranks: int) -> tuple[int, int]:
+        return rank, ranks
 
     def plan(self, layout: BucketLayout, place: int, places: int) -> Plan:
         return Plan(layout, dealt_to(layout.units, places), place, prunes_sums=places > 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gradsieve.bucket.plan import Way
+from gradsieve.exchange.names import Exchange
 from gradsieve.lab.link import UNSHAPED, open_link
 from gradsieve.lab.runs.order import ask_ranks
 from gradsieve.lab.tables import table_of
@@ -19,7 +19,7 @@ REPEATS, WARM_UP = 5, 2
 class ExchangeOrder:
     """What each rank is to do."""
 
-    exchange: Way
+    exchange: Exchange
     ranks: int
     numel: int
     density: float
@@ -47,7 +47,7 @@ class ExchangeRow:
 
 
 def bench_exchange(
-    exchanges: Sequence[Way],
+    exchanges: Sequence[Exchange],
     ranks: Sequence[int],
     link: str,
     *,
@@ -56,7 +56,7 @@ def bench_exchange(
     out: Path,
     begin: Callable[[str], None] = lambda what: None,
 ) -> list[ExchangeRow]:
-    """A row for each way and number of ranks.
+    """A row for each topology and number of ranks.
 
     Raises:
         ValueError: the link is written otherwise.

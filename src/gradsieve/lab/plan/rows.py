@@ -7,15 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsieve.bucket.plan import Way
-from gradsieve.exchange.cost import LinkCost
+from gradsieve.exchange.cost import LinkCost, Links
 from gradsieve.lab.link import UNSHAPED, parse_link
 from gradsieve.lab.methods.dense import Ddp, Fp16
 from gradsieve.lab.methods.sieve import Sieve
 from gradsieve.lab.methods.table import read_method
 from gradsieve.lab.plan.bare_step import BareStep
 from gradsieve.lab.plan.machine import Machine, Measured
-from gradsieve.lab.plan.predict import predict_dense, predict_frames
+from gradsieve.lab.plan.predict import predict
+from gradsieve.topology import (
+    DENSE,
+    DENSE_TOPOLOGIES,
+    FRAMES,
+    GATHER,
+    TOPOLOGIES,
+    AnyTopology,
+    DenseTopology,
+)
 
 ON_THE_WIRE = 0.957
 """Of a link's rate: the rest are headers of Ethernet, IP and TCP."""
@@ -71,11 +79,14 @@ def plan_row(
     """Raises ValueError where `link` is not written as for `open_link`."""
     rate, round_trip = (math.inf, 0.0) if link == UNSHAPED else parse_link(link)
     cost = link_cost(rate, round_trip, machine)
-    ways: tuple[Way, ...] = ("gather", "two-shot")
-    seconds = {
-        "dense": predict_dense(bare, machine, cost, ranks),
-        "dense-fp16": predict_dense(bare, machine, cost, ranks, half=True),
-    } | {way: predict_frames(bare, machine, cost, ranks, way, bits) for way in ways}
+    links = Links(ranks, cost)
+    topologies: tuple[AnyTopology, ...] = (*DENSE_TOPOLOGIES, *FRAMES)
+    seconds: Seconds = {
+        topology.name: predict(topology, bare, machine, links, bits)
+        for topology in topologies
+        # Not those that need nodes.
+        if topology.seconds(links, 1.0, 1.0) < math.inf
+    }
     by_speed = sorted(seconds, key=lambda way: seconds[way])
     return PlanRow(
         workload=workload,
@@ -118,18 +129,20 @@ def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) 
     cost, ranks = described_link(str(row["link"]), machine), int(str(row["ranks"]))
     method = read_method(str(row["method"]))
     bits = float(str(row["bits_per_parameter"]))
-    if isinstance(method, Ddp | Fp16) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
-        return predict_dense(bare, machine, cost, ranks, half=isinstance(method, Fp16))
-    way = method.settings.get("exchange", "gather") if isinstance(method, Sieve) else None
-    if way == "auto":
-        way = "gather"
-    # Between, a run has taken several ways.
-    if way not in ("gather", "two-shot") or bits > MOSTLY_FRAMES:
+    links = Links(ranks, cost)
+    if isinstance(method, Fp16):
+        return predict(TOPOLOGIES["dense-fp16"], bare, machine, links, bits)
+    if isinstance(method, Ddp) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
+        return predict(DENSE, bare, machine, links, bits)
+    # Between, a run has taken several topologies.
+    if not isinstance(method, Sieve) or bits > MOSTLY_FRAMES:
         return None
-    if way == "two-shot":
-        # Counted with the frames of sums.
-        bits /= 1 + 1 / ranks
-    return predict_frames(bare, machine, cost, ranks, way, bits)
+    topology = TOPOLOGIES.get(method.config.topology, GATHER)
+    if isinstance(topology, DenseTopology) or topology.of_nodes:
+        return None
+    # Frames of sums are counted among the bits.
+    bits /= topology.work(links, 1, 1).made
+    return predict(topology, bare, machine, links, bits)
 
 
 def described_link(words: str, machine: Machine) -> LinkCost:

@@ -40,7 +40,7 @@ class LocalSteps:
         parameters = list(replica.model.parameters())
         # What cannot be is told now, not after the synchronous steps.
         split_alike([parameter.numel() for parameter in parameters], settings.fragments)
-        bits = DENSE_BITS.get(settings.sieve.get("exchange", ""))
+        bits = DENSE_BITS.get(settings.sieve.topology)
         self.compressor: Rounded | Sieve = (
             Rounded(bits)
             if bits
