@@ -99,8 +99,12 @@ class SieveState:
 
     @property
     def step(self) -> int:
-        """The number of the next step."""
+        """The number of the next step; may be set between steps, on all ranks alike."""
         return self.sieve.number
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self.sieve.number = step
 
     @property
     def observers(self) -> list[Observer]:

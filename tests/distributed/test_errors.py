@@ -305,7 +305,7 @@ def corrupted(damage):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         ledger.step(optimizer, batch(step))
-    transport = ledger.state.members.everyone
+    transport = ledger.state.engine.groups.everyone
     whole = transport.to_all
     calls = []
 

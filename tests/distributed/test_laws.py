@@ -180,7 +180,7 @@ def two_groups_of_two(by_hand):
     mine = groups[rank // 2]
     model = build(process_group=mine)
     if by_hand:
-        state = gs.SieveState(gs.Density(0.1), min_numel=100)
+        state = gs.SieveState(threshold=gs.Density(0.1), min_numel=100)
         model.register_comm_hook(state, gs.sieve_hook)
         state.bind(model)
     else:

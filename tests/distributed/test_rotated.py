@@ -104,9 +104,9 @@ def bases_that_have_parted():
     model = build()
     state = gs.attach(model, threshold=gs.Density(0.1), **SETTINGS)
     train(model, 2)
-    state.finish_exchanges()
+    state.engine.finish()
     if dist.get_rank():
-        rotation = state.registry.states["one.weight"].rotation
+        rotation = state.sieve.parameters.states["one.weight"].rotation
         rotation.bases[0].covariance[0, 0] *= 1.01
     with pytest.raises(gs.FrameError, match="layout"):
         train(model, 4, first=2)
@@ -202,7 +202,7 @@ def held_residuals():
         before = residuals["one.weight"]
         train(model, 1, first=step)
         turning = residuals["one.weight"]
-        state.finish_exchanges()
+        state.engine.finish()
         assert torch.equal(turning, residuals["one.weight"])
         assert not torch.equal(before, turning)
 

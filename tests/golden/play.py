@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
 
-sys.path.append(str(Path(__file__).parent.parent / "distributed"))
+sys.path.append(str(Path(__file__).parent.parent / "shared"))
 from ranks import run_ranks
 
 SHAPES = {

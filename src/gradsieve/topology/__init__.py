@@ -15,6 +15,7 @@ from gradsieve.topology.two_shot import TwoShot
 
 __all__ = [
     "DENSE",
+    "DENSE_HALF",
     "DENSE_TOPOLOGIES",
     "FRAMES",
     "GATHER",
@@ -25,8 +26,9 @@ __all__ = [
     "FrameTopology",
 ]
 
-GATHER, HIERARCHICAL, DENSE = Gather(), Hierarchical(), Dense()
-DENSE_TOPOLOGIES: tuple[DenseTopology, ...] = (DENSE, DenseHalf())
+GATHER, HIERARCHICAL = Gather(), Hierarchical()
+DENSE, DENSE_HALF = Dense(), DenseHalf()
+DENSE_TOPOLOGIES: tuple[DenseTopology, ...] = (DENSE, DENSE_HALF)
 FRAMES: tuple[FrameTopology, ...] = (GATHER, TwoShot(), HIERARCHICAL)
 TOPOLOGIES: Mapping[str, AnyTopology] = {
     **{topology.name: topology for topology in FRAMES},

@@ -17,6 +17,7 @@ from gradsieve.lab.plan.machine import Machine, Measured
 from gradsieve.lab.plan.predict import predict
 from gradsieve.topology import (
     DENSE,
+    DENSE_HALF,
     DENSE_TOPOLOGIES,
     FRAMES,
     GATHER,
@@ -131,7 +132,7 @@ def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) 
     bits = float(str(row["bits_per_parameter"]))
     links = Links(ranks, cost)
     if isinstance(method, Fp16):
-        return predict(TOPOLOGIES["dense-fp16"], bare, machine, links, bits)
+        return predict(DENSE_HALF, bare, machine, links, bits)
     if isinstance(method, Ddp) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
         return predict(DENSE, bare, machine, links, bits)
     # Between, a run has taken several topologies.
