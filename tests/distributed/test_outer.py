@@ -50,7 +50,7 @@ class Books:
         outer.state.observers.append(self)
         outer.on_step = self.check
         self.checked = 0
-        self.exact = self.state.values == "float32" or self.state.exchange == "dense"
+        self.exact = self.state.config.values == "float32" or self.state.exchange == "dense"
         self.halved = self.state.exchange == "dense-fp16"
         self.remember()
 

@@ -9,7 +9,7 @@ from ranks import run_ranks
 from torch import nn
 
 import gradsieve as gs
-from gradsieve import notices
+from gradsieve.runtime import notices
 from gradsieve.parameters.small import choose_min_numel
 
 
