@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import (
-    Kind,
     Section,
     empty_section,
     encode_frame,
@@ -227,7 +226,7 @@ def leave_remainder(
     Returns:
         The sum of squares of what stays.
     """
-    if all(section.kind is Kind.FLOAT32 for section in sections):
+    if all(section.is_exact for section in sections):
         return 0.0
     sent = np.concatenate([section.survivors()[1] for section in sections])
     remainder = values - torch.from_numpy(sent).to(left.device)

@@ -1,9 +1,11 @@
-"""float32 rounded to its upper half."""
+"""bfloat16: float32 rounded to its upper half."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradsieve.arrays import FLOAT32, INT16, require_array
+from gradsieve.codec.coding import Floats
+from gradsieve.codec.float_format import FloatFormat
 from gradsieve.compiled import compiled
 
 SIGN, MAGNITUDE = np.uint32(0x8000), np.uint32(0x7FFFFFFF)
@@ -13,12 +15,26 @@ HALF = np.uint32(0x7FFF)
 SHIFT = np.uint32(16)
 
 
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int16]:
-    """float32 [N] to int16 [N]: the nearest, ties to even; what is finite stays finite.
+class Bfloat16(FloatFormat):
+    """The nearest bfloat16, 2 bytes each, as int16 since numpy has no such dtype."""
+
+    stored = np.dtype("<i2")
+
+    def round(self, values: Floats) -> NDArray[np.int16]:
+        return to_bfloat16(values)
+
+    def widen(self, numbers: NDArray[np.int16]) -> Floats:
+        return from_bfloat16(numbers)
+
+
+def to_bfloat16(values: Floats) -> NDArray[np.int16]:
+    """Round float32 [N] to the nearest bfloat16, ties to even, and return its bits, int16 [N].
+
+    Finite values stay finite: those beyond the largest bfloat16 become the largest.
 
     Raises:
-        TypeError: another dtype.
-        ValueError: other dimensions, or strides.
+        TypeError: `values` is no array of float32.
+        ValueError: `values` has several dimensions or is not contiguous.
     """
     require_array("values", values, FLOAT32)
     halves: NDArray[np.int16] = round_to_halves(values)
@@ -43,10 +59,15 @@ def round_to_halves(values):  # type: ignore[no-untyped-def]
     return halves
 
 
-def from_bfloat16(halves: NDArray[np.int16]) -> NDArray[np.float32]:
-    """int16 [N] to float32 [N], exactly; errors as of `to_bfloat16`."""
+def from_bfloat16(halves: NDArray[np.int16]) -> Floats:
+    """Return the bits of bfloat16, int16 [N], as float32 [N], exactly.
+
+    Raises:
+        TypeError: `halves` is no array of int16.
+        ValueError: `halves` has several dimensions or is not contiguous.
+    """
     require_array("halves", halves, INT16)
-    values: NDArray[np.float32] = widen_halves(halves)
+    values: Floats = widen_halves(halves)
     return values
 
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradsieve.codec.coding import SLACK, Section
+from gradsieve.codec.codings import CODINGS
 from gradsieve.codec.errors import FrameError, refuse
-from gradsieve.codec.section import SLACK, Kind, Section, require_section
 
 MAGIC = b"GSVF"
 VERSION = 2
@@ -52,7 +53,6 @@ ENTRY = np.dtype(
     ]
 )
 """One in the table for each section."""
-KINDS = {int(kind): kind for kind in Kind}
 NONFINITE = 1
 """Flag: some value in the frame is NaN or infinite."""
 CHECKED_FROM = 8
@@ -93,7 +93,7 @@ def encode_frame(
     frame = np.empty(size + SLACK, np.uint8)
     frame[size:] = 0
     frame[HEADER.itemsize : start].view(ENTRY)[:] = [
-        (s.numel, s.count, s.payload.size, s.kind, s.low_bits, s.planes, 0) for s in sections
+        (s.numel, s.count, s.payload.size, s.coding.kind, s.low_bits, s.planes, 0) for s in sections
     ]
     for section in sections:
         stop = start + section.payload.size
@@ -141,15 +141,16 @@ def decode_frame(
     for number, entry in enumerate(table.tolist()):
         numel, count, size, kind, low_bits, planes, zero = entry
         name = f"section {number}"
-        if kind not in KINDS:
+        coding = CODINGS.get(kind)
+        if coding is None:
             refuse(f"{name} kind", f"{kind} is unknown")
         if zero:
             refuse(f"{name} zero", f"{zero}")
         stop = start + size
         if stop > data.size:
             refuse(f"{name} bytes", f"{size} go beyond the frame's end")
-        section = Section(numel, count, KINDS[kind], data[start:stop], low_bits, planes)
-        require_section(section, name)
+        section = Section(numel, count, coding, data[start:stop], low_bits, planes)
+        coding.check(section, name)
         sections.append(section)
         start = stop
     if start != data.size:

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradsieve.codec.blocks import read_counts
+from gradsieve.codec.coding import Section
 from gradsieve.codec.frame import ENTRY, HEADER, decode_frame
-from gradsieve.codec.section import Kind, Section
-from gradsieve.codec.settings import LEVEL_SETTINGS, SETTINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +76,13 @@ def inspect(frame: Tensor) -> FrameReport:
 
 
 def inspect_section(section: Section, name: str = "section") -> SectionReport:
+    """Take one section apart.
+
+    Raises:
+        FrameError: the payload is damaged; the message begins with `name`.
+    """
     section.survivors(name)
-    settings = counts = positions = signs = 0
-    values = section.payload.size
-    if not section.whole:
-        settings = SETTINGS.size
-        levels = section.kind is Kind.LEVELS
-        if levels:
-            settings += LEVEL_SETTINGS.size
-            signs = (section.count + 7) // 8
-        if section.count:
-            counts, positions = position_bytes(section, settings, name)
-        values -= settings + counts + positions + signs
+    sizes = section.coding.payload_bytes(section, name)
     return SectionReport(
         kind=section.kind.name.lower().replace("_", " "),
         numel=section.numel,
@@ -98,18 +91,9 @@ def inspect_section(section: Section, name: str = "section") -> SectionReport:
         threshold=section.threshold,
         step=section.step,
         block=section.block,
-        settings_bytes=ENTRY.itemsize + settings,
-        counts_bytes=counts,
-        positions_bytes=positions,
-        signs_bytes=signs,
-        values_bytes=values,
+        settings_bytes=ENTRY.itemsize + sizes.settings,
+        counts_bytes=sizes.counts,
+        positions_bytes=sizes.positions,
+        signs_bytes=sizes.signs,
+        values_bytes=sizes.values,
     )
-
-
-def position_bytes(section: Section, settings: int, name: str) -> tuple[int, int]:
-    """Bytes of the blocks' counts and of the positions."""
-    start = section.payload.ctypes.data + settings
-    end = section.payload.ctypes.data + section.payload.size
-    *_, positions = section.open(name)
-    _, behind = read_counts(start, end, section.numel, section.block, section.count)
-    return behind - start, end - positions

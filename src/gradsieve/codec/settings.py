@@ -10,9 +10,7 @@ from gradsieve.compiled import compiled
 UINT = np.uint64
 SETTINGS = Struct("<If")
 """Block and threshold."""
-LEVEL_SETTINGS = Struct("<fff")
-"""Step, first and rest of the quantizer, behind SETTINGS."""
-SETTINGS_BYTES, LEVEL_SETTINGS_BYTES = SETTINGS.size, LEVEL_SETTINGS.size
+SETTINGS_BYTES = SETTINGS.size
 
 
 @compiled

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradsieve.codec.codings import VALUES, Values
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.frame import decode_frame, encode_frame
-from gradsieve.codec.section import VALUES, Values, pruned_section
+from gradsieve.codec.sections import pruned_section
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gradsieve.codec.add import add_at
+from gradsieve.codec.lanes import TILE, tile_sum
 from gradsieve.codec.positions import behind_last, read_some, start_reading
 from gradsieve.codec.settings import read_block
 from gradsieve.compiled import compiled
@@ -51,3 +52,28 @@ def read_survivors(payload, address, universe, counts, indices):  # type: ignore
     if not read_some(state, address, end, universe, block, counts, indices):
         return BAD_POSITIONS
     return GOOD if behind_last(state) == end else BAD_POSITIONS
+
+
+@compiled
+def settle(indices, values, sent, residual):  # type: ignore[no-untyped-def]
+    """Leave in the residual what a frame does not carry of the values; `sent` is what it does.
+
+    Returns:
+        The sum of squares of what is left.
+    """
+    for i in range(indices.size):
+        residual[indices[i]] = values[i] - sent[i]
+    return squared_distance(values, sent)
+
+
+@compiled
+def squared_distance(left, right):  # type: ignore[no-untyped-def]
+    total = 0.0
+    squares = np.empty(TILE, np.float32)
+    for start in range(0, left.size, TILE):
+        some, others = left[start : start + TILE], right[start : start + TILE]
+        for i in range(some.size):
+            difference = some[i] - others[i]
+            squares[i] = difference * difference
+        total += tile_sum(squares, some.size)
+    return total
