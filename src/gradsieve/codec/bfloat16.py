@@ -8,6 +8,8 @@ from gradsieve.codec.coding import Floats
 from gradsieve.codec.float_format import FloatFormat
 from gradsieve.compiled import compiled
 
+STORED = np.dtype("<i2")
+"""numpy has no bfloat16; its bits are kept as integers."""
 SIGN, MAGNITUDE = np.uint32(0x8000), np.uint32(0x7FFFFFFF)
 INFINITY, QUIET_NAN = np.uint32(0x7F800000), np.uint32(0x7FC0)
 LARGEST = np.uint32(0x7F7F)
@@ -16,15 +18,16 @@ SHIFT = np.uint32(16)
 
 
 class Bfloat16(FloatFormat):
-    """The nearest bfloat16, 2 bytes each, as int16 since numpy has no such dtype."""
+    """The nearest bfloat16, 2 bytes each."""
 
-    stored = np.dtype("<i2")
+    width = STORED.itemsize
 
-    def round(self, values: Floats) -> NDArray[np.int16]:
-        return to_bfloat16(values)
+    def to_bytes(self, values: Floats) -> NDArray[np.uint8]:
+        return to_bfloat16(values).astype(STORED, copy=False).view(np.uint8)
 
-    def widen(self, numbers: NDArray[np.int16]) -> Floats:
-        return from_bfloat16(numbers)
+    def from_bytes(self, raw: NDArray[np.uint8]) -> Floats:
+        halves = raw.view(STORED)
+        return from_bfloat16(halves.astype(np.int16, copy=not halves.flags.aligned))
 
 
 def to_bfloat16(values: Floats) -> NDArray[np.int16]:

@@ -3,15 +3,16 @@
 To add a coding of values:
 
 1. Write one class in a file of its own. A format that gives every value the same number of bytes
-   derives from `FloatFormat` (see `float32.py`): it rounds and widens, and needs no more. Another
-   coding of survivors derives from `PrunedCoding` (see `levels.py`): it encodes, and reads its
-   values back. Compiled functions in that file are kept on disk like all others of this folder.
-2. Give it a number in `Kind` and a row in the table here. The numbers are part of the wire format:
-   a number is never used again, and `docs/wire-format.md` gets a row and the payload.
-3. If users may choose it, add its word to `Values`, and a row to `VALUE_CODINGS`.
+   derives from `FloatFormat` (see `float32.py`): it says how values become bytes, and how bytes
+   become values. Another coding of survivors derives from `PrunedCoding` (see `levels.py`): it
+   encodes a payload, and reads its values back. Its kernels are `@compiled`, in the same file.
+2. Give it a number in `Kind`, and a row in the table that fits here. The numbers are part of the
+   wire format and are never used for anything else again: describe the payload in
+   `docs/wire-format.md`.
+3. If users may choose it, add its word to `Values`, with a row in `VALUE_CODINGS`.
 
-The package does not import where a kind has no row, or a word has none. `tests/codec/mutate.py`
-makes frames of every word: tests and the fuzzer then damage those of the new coding as well.
+The package refuses to be imported where a kind has no row, or a word has none. The tests damage
+frames of every word in `VALUES`, so those of a new one as well.
 """
 
 from collections.abc import Mapping

@@ -1,19 +1,22 @@
 """float32 as it is."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradsieve.codec.coding import Floats
 from gradsieve.codec.float_format import FloatFormat
+
+STORED = np.dtype("<f4")
 
 
 class Float32(FloatFormat):
     """The values themselves, 4 bytes each."""
 
-    stored = np.dtype("<f4")
+    width = STORED.itemsize
     is_exact = True
 
-    def round(self, values: Floats) -> Floats:
-        return values
+    def to_bytes(self, values: Floats) -> NDArray[np.uint8]:
+        return values.astype(STORED, copy=False).view(np.uint8)
 
-    def widen(self, numbers: Floats) -> Floats:
-        return numbers
+    def from_bytes(self, raw: NDArray[np.uint8]) -> Floats:
+        return raw.view(STORED).astype(np.float32)

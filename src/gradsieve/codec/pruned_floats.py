@@ -32,16 +32,15 @@ class PrunedFloats(PrunedCoding):
         threshold: np.float32,
         residual: Floats | None,
     ) -> Section:
-        numbers, squared_remainder = self.floats.round(values), 0.0
+        raw, squared_remainder = self.floats.to_bytes(values), 0.0
         if residual is not None and not self.is_exact:
-            squared_remainder = settle(indices, values, self.floats.widen(numbers), residual)
-        raw = self.floats.to_bytes(numbers)
+            squared_remainder = settle(indices, values, self.floats.from_bytes(raw), residual)
         payload = encode_floats(indices, raw, numel, smallest_block, threshold)
         return Section(numel, indices.size, self, payload, squared_remainder=squared_remainder)
 
     def read_values(self, section: Section) -> tuple[int, Indices, Floats, int]:
         damaged, counts, raw, at = open_floats(
-            section.payload, section.count, section.numel, self.floats.stored.itemsize
+            section.payload, section.count, section.numel, self.floats.width
         )
         return damaged, counts, self.floats.from_bytes(raw), at
 

@@ -20,8 +20,7 @@ class WholeFloats(Coding):
 
     def encode(self, values: Floats) -> Section:
         """Return a section of all elements, float32 [N], which may share their memory."""
-        payload = self.floats.to_bytes(self.floats.round(values))
-        return Section(values.size, values.size, self, payload)
+        return Section(values.size, values.size, self, self.floats.to_bytes(values))
 
     def add(self, section: Section, total: Floats, factor: np.float32, name: str) -> None:
         # What overflowed or was NaN on one rank must be so on all.
@@ -38,6 +37,6 @@ class WholeFloats(Coding):
     def check_payload(self, section: Section, name: str) -> None:
         if section.count != section.numel:
             refuse(f"{name} count", f"{section.count} of {section.numel} elements of a whole one")
-        size, wanted = section.payload.size, section.count * self.floats.stored.itemsize
+        size, wanted = section.payload.size, section.count * self.floats.width
         if size != wanted:
             refuse(f"{name} bytes", f"{size}, where the values take {wanted}")
