@@ -46,6 +46,7 @@ def to_bfloat16(values: Floats) -> NDArray[np.int16]:
 
 @compiled
 def round_to_halves(values):  # type: ignore[no-untyped-def]
+    """Return the bits that `to_bfloat16` returns."""
     halves = np.empty(values.size, np.int16)
     patterns, rounded = values.view(np.uint32), halves.view(np.uint16)
     for i in range(patterns.size):
@@ -76,6 +77,7 @@ def from_bfloat16(halves: NDArray[np.int16]) -> Floats:
 
 @compiled
 def widen_halves(halves):  # type: ignore[no-untyped-def]
+    """Return the values that `from_bfloat16` returns."""
     values = np.empty(halves.size, np.float32)
     patterns, upper = values.view(np.uint32), halves.view(np.uint16)
     for i in range(upper.size):

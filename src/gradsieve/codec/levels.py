@@ -51,7 +51,7 @@ from gradsieve.compiled import compiled
 
 UINT = np.uint64
 QUANTIZER = Struct("<fff")
-"""Step, first and rest (see `quantizer`), behind the settings that all pruned payloads share."""
+"""Step, first and rest: the quantizer of a section, behind the settings of all pruned payloads."""
 QUANTIZER_BYTES = QUANTIZER.size
 SIGN = np.uint32(0x80000000)
 FLOAT_STEP = 2.0**-23
@@ -121,7 +121,7 @@ class Levels(PrunedCoding):
 
 @compiled
 def write_signs(values, address):  # type: ignore[no-untyped-def]
-    """values: float32 [N]; writes a bit each, 1 for negative."""
+    """Write a bit for each of float32 [N], 1 for negative, and return the address behind them."""
     source = values.ctypes.data
     whole = values.size // 8 * 8
     for i in range(0, whole, 8):
@@ -135,7 +135,7 @@ def write_signs(values, address):  # type: ignore[no-untyped-def]
 
 @compiled
 def apply_signs(address, values):  # type: ignore[no-untyped-def]
-    """Make float32 [N] negative where the bits that `write_signs` wrote are set."""
+    """Negate those of float32 [N] whose bit, written by `write_signs`, is set."""
     target = values.ctypes.data
     whole = values.size // 8 * 8
     for i in range(0, whole, 8):
@@ -148,17 +148,17 @@ def apply_signs(address, values):  # type: ignore[no-untyped-def]
 
 @compiled
 def encode_levels(indices, values, numel, smallest_block, threshold, residual):  # type: ignore[no-untyped-def]
-    """Write a section's payload.
+    """Write a payload.
 
     indices: int32 [N], ascending below numel; values: float32 [N], finite, magnitudes of
-    `threshold` (float32) or more; residual: float32 [numel] or None, gets what the payload does
-    not carry.
+    `threshold` (float32) or more; residual: float32 [numel], where the error of the values is
+    written, or None.
 
     Returns:
-        payload (uint8, empty where levels might leave float32's range), low bits, planes, and
-        the sum of squares of what the payload lacks (0 without a residual).
+        the payload (uint8, empty where levels might leave the range of float32), the number of low
+        bits, the number of planes, and the sum of squares of the error (0 without a residual).
     """
-    # Magnitudes that are all alike exceed it by nothing: any step does, if only it is not 0.
+    # Where all magnitudes are equal to the threshold any step will do, provided it is not 0.
     mean_excess = max(mean_excess_over(threshold, values), threshold * FLOAT_STEP)
     if not (SMALLEST_MEAN_EXCESS < mean_excess < LARGEST_MAGNITUDE > threshold):
         return np.empty(0, np.uint8), 0, 0, 0.0
@@ -198,7 +198,7 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
 
 @compiled
 def add_levels(payload, count, numel, low_bits, planes, factor, total):  # type: ignore[no-untyped-def]
-    """total[positions] += factor · values; returns what makes no sense, 0 for nothing."""
+    """Compute total[positions] += factor · values; return which part is damaged, GOOD for none."""
     found, counts, values, at = open_levels(payload, count, numel, low_bits, planes)
     if found != GOOD:
         return found
@@ -207,6 +207,7 @@ def add_levels(payload, count, numel, low_bits, planes, factor, total):  # type:
 
 @compiled
 def copy_signs(source, target):  # type: ignore[no-untyped-def]
+    """Give the signs of float32 [N] to the magnitudes in `target`, float32 [N]."""
     patterns, bits = source.view(np.uint32), target.view(np.uint32)
     for i in range(bits.size):
         bits[i] |= patterns[i] & SIGN
@@ -214,12 +215,7 @@ def copy_signs(source, target):  # type: ignore[no-untyped-def]
 
 @compiled
 def open_levels(payload, count, numel, low_bits, planes):  # type: ignore[no-untyped-def]
-    """Read all of a payload but the positions.
-
-    Returns:
-        what makes no sense (0 for nothing), the blocks' counts, the values (float32 [count]) and
-        the address of the positions.
-    """
+    """Return what `PrunedCoding.read_values` does."""
     start = payload.ctypes.data
     end = start + payload.size
     values = np.empty(count, np.float32)
