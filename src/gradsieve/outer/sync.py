@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.bucket.requirements import require_dtype, require_unsharded
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
-from gradsieve.copies import refuse_copy
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.exchange.agreement import Description, require_agreement
@@ -34,6 +33,7 @@ from gradsieve.outer.weights import (
 from gradsieve.parameters.nonfinite import is_finite
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
+from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
