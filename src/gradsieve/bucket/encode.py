@@ -11,7 +11,6 @@ from torch import Tensor
 from gradsieve.bucket.plan import Piece, Plan
 from gradsieve.bucket.step import Step
 from gradsieve.codec import (
-    Kind,
     Section,
     empty_section,
     encode_frame,
@@ -220,7 +219,7 @@ def leave_remainder(
     Returns:
         The sum of squares of what stays.
     """
-    if all(section.kind is Kind.FLOAT32 for section in sections):
+    if all(section.is_exact for section in sections):
         return 0.0
     sent = np.concatenate([section.survivors()[1] for section in sections])
     remainder = values - torch.from_numpy(sent).to(left.device)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gradsieve.codec import Kind, Section, Values, whole_section
+from gradsieve.codec import Section, Values, whole_section
 from gradsieve.parameters.parameter import ParameterState
 
 
@@ -125,10 +125,14 @@ class WholeGroup:
         return nonzero[self._numbers] > 0
 
 
+Unit = ParameterState | WholeGroup
+"""What a section of a frame is of."""
+
+
 def round_whole(values: Tensor, mode: Values) -> tuple[Section, Tensor | None]:
     """A section of all `values`, float32 on the CPU, and what it lacks of them; None: nothing."""
     section = whole_section(values.numpy(), mode)
-    if section.kind is Kind.WHOLE_FLOAT32:
+    if section.is_exact:
         return section, None
     _, sent = section.survivors()
     # A difference of infinities is NaN; that step is taken back.
