@@ -138,7 +138,9 @@ class Ledger:
         and the rest is in the residuals."""
         after, owned = self.counting_residuals(), self.state.owned_residuals
         dealt = self.state.last.exchange == "hierarchical"
-        exact = self.state.config.values == "float32" and not self.state.config.rotation and not dealt
+        exact = (
+            self.state.config.values == "float32" and not self.state.config.rotation and not dealt
+        )
         for name, parameter in self.model.module.named_parameters():
             if not parameter.requires_grad:
                 continue
