@@ -209,7 +209,7 @@ def record_other_topologies(out):
         recorder.close()
 
 
-def test_what_other_ways_keep(tmp_path):
+def test_what_other_topologies_keep(tmp_path):
     run_ranks(4, record_other_topologies, str(tmp_path))
     (_, last) = histograms(tmp_path / "two-shot").values()
     assert counted(last, "accumulated", "one.weight").elements == 4 * 800
