@@ -1,12 +1,10 @@
 """The average of a buffer over all ranks, without the sieve."""
 
-from datetime import timedelta
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradsieve.exchange.stall import STALL, Look, leave
+from gradsieve.exchange.stall import Look, leave, wait_for_work
 from gradsieve.runtime.devices import future_on
 
 
@@ -34,8 +32,11 @@ class AllReduce:
         Args:
             look: called now and then while the wait lasts; may raise what ends it.
         """
-        if self._work is not None:
-            self._wait(self._work, look)
+        if self._work is not None and self._buffer.is_cpu:
+            wait_for_work(self._work, look)
+        elif self._work is not None:
+            # This orders the device's streams, and waits for nothing.
+            self._work.wait()
         if self._sum is not self._buffer:
             self._buffer.copy_(self._sum)
         self.average.set_result(self._buffer)
@@ -45,15 +46,3 @@ class AllReduce:
         """Wait no more; the process does at its end."""
         if self._work is not None:
             leave(self._work)
-
-    def _wait(self, work: dist.Work, look: Look) -> None:
-        while self._buffer.is_cpu and not work.is_completed():
-            try:
-                work.wait(timedelta(seconds=STALL))
-            except RuntimeError:
-                # Either it has failed, or the time is over and it goes on.
-                if work.is_completed():
-                    raise
-                look()
-        # On a device this orders streams, and waits for nothing.
-        work.wait()
