@@ -1,4 +1,4 @@
-"""The settings of a sieve in one line of text: "POLICY=NUMBER,OPTION=VALUE"."""
+"""The options of a sieve in one line of text: "POLICY=NUMBER,OPTION=VALUE"."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,10 +49,10 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
 
 
 def read_settings(text: str) -> dict[str, Any]:
-    """The arguments of `SieveState` that `text` names; an empty one names none.
+    """Return the arguments of `SieveState` that `text` names; an empty text names none.
 
     Raises:
-        ValueError: it is written otherwise, or a number is out of range.
+        ValueError: an option is unknown, or a value is out of range.
     """
     settings: dict[str, Any] = {}
     for part in text.split(",") if text else []:

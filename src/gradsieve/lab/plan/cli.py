@@ -60,7 +60,8 @@ def plan(
 ) -> None:
     """Predict the seconds of a step with each exchange, from what this machine measures.
 
-    The quickest way is not all there is to it: what is sent of a gradient decides what is learned.
+    The quickest exchange need not be the best: the part of a gradient that is sent decides what
+    is learned.
     """
     from gradsieve.lab.link import UNSHAPED, parse_link
     from gradsieve.lab.plan.bare_step import like_usual
@@ -110,7 +111,7 @@ def plan(
 
 
 def plan_table(rows: Sequence[PlanRow]) -> Table:
-    """Of one workload."""
+    """Return the table of one workload."""
     from gradsieve.lab.tables import table_of
 
     first = rows[0]

@@ -1,8 +1,8 @@
-"""What a step takes with each exchange, by the α–β model and what the processor has to do.
+"""The time of a step with each exchange, by the α–β model and the processor's work.
 
-Buckets become ready one after the other, evenly spread over the backward pass; each is exchanged
-when it is ready and the one before is through. What is not through at the end of the backward pass
-is waited for.
+Buckets become ready one after the other, evenly spread over the backward pass. Each is exchanged
+as soon as it is ready and the one before is done. After the backward pass the step waits for the
+rest.
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from gradsieve.lab.plan.machine import Machine
 from gradsieve.pieces import SMALLEST_PIECE, Way
 
 A_PEER = 0.25
-"""Of a collective of two ranks: what each further rank adds, to which a size and a frame are sent
-and from which they come. Not measured on more than eight ranks."""
+"""What each further rank adds to a collective, as a share of a collective of two ranks. It has been
+measured on eight ranks at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Seconds of one bucket."""
+    """The seconds of one bucket's exchange."""
 
     processor: float
     line: float
-    """On the link, or of processors that work while it is."""
+    """The time on the link, or of processors that work meanwhile."""
 
 
 def predict_dense(
     bare: BareStep, machine: Machine, link: LinkCost, ranks: int, *, half: bool = False
 ) -> float:
-    """Seconds of a step with an all-reduce of everything, in float32 or float16."""
+    """Return the seconds of a step with an all-reduce of everything, in float32 or float16."""
     size = 2 if half else 4
     services = []
     for bucket in bare.buckets:
@@ -43,7 +43,7 @@ def predict_dense(
 def predict_frames(
     bare: BareStep, machine: Machine, link: LinkCost, ranks: int, way: Way, bits: float
 ) -> float:
-    """Seconds of a step whose ranks send `bits` an element of their gradients' frames."""
+    """Return the seconds of a step whose ranks send frames of `bits` an element."""
     services = [frame_service(bucket, machine, link, ranks, way, bits) for bucket in bare.buckets]
     return step_seconds(bare, services, at_once=False)
 
@@ -67,14 +67,15 @@ def frame_service(
 
 
 def sections_of(bucket: BucketSize, ranks: int, way: Way) -> float:
-    """Of the frames that a rank makes of a bucket for all others."""
+    """Return the number of sections in the frames that a rank makes of a bucket."""
     if way == "gather":
         return bucket.parameters
     return min(ranks * bucket.parameters, bucket.parameters + bucket.elements / SMALLEST_PIECE)
 
 
 def step_seconds(bare: BareStep, services: Sequence[Service], *, at_once: bool) -> float:
-    """
+    """Return the seconds of a step whose buckets are exchanged behind the backward pass.
+
     Args:
         at_once: the processor's part of an exchange runs while the line is busy.
     """

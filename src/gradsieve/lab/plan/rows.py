@@ -1,4 +1,4 @@
-"""Rows of a plan: what each way would take, and how near that comes to what was measured."""
+"""Rows of a plan: the predicted time of each exchange, and how near it is to a measured one."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from gradsieve.lab.plan.predict import predict_dense, predict_frames
 from gradsieve.pieces import Way
 
 ON_THE_WIRE = 0.957
-"""Of a link's rate: the rest are headers of Ethernet, IP and TCP."""
+"""The share of a link's rate that is left beside headers of Ethernet, IP and TCP."""
 ALIKE = 1.03
-"""Ways within this factor are called alike. Predictions are off by more, but mostly all alike: what
-is computed beside the exchange."""
+"""Exchanges within this factor count as alike. Predictions are off by more, but mostly by the same
+for all, which is the computation beside the exchange."""
 MOSTLY_DENSE, MOSTLY_FRAMES = 16.0, 6.0
-"""Bits an element: what a run sends more than, or less than, that has chosen one way."""
+"""In bits an element: above the first a run was dense, below the second it sent frames."""
 DESCRIBED = re.compile(r"([\d.]+) ([GMk]?)bit/s each way \(tbf\)(?:, ([\d.]+) ms round trip)?")
 Seconds = dict[str, float]
 
@@ -34,13 +34,13 @@ class PlanRow:
     link: str
     ranks: int
     bits: float
-    """Of frames, an element."""
+    """The size of frames, in bits an element."""
     limit_seconds: float
-    """A step with no exchange at all."""
+    """The seconds of a step without any exchange."""
     seconds: Seconds
-    """A step, by exchange."""
+    """The seconds of a step, by exchange."""
     quickest: tuple[str, ...]
-    """The quickest way, and those that are as quick as the prediction can tell."""
+    """The quickest exchange, and those that the prediction cannot tell from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,9 @@ class Comparison:
 
 
 def link_cost(rate: float, round_trip: float, machine: Machine) -> LinkCost:
-    """Of a link with a rate in bits a second and a round trip in seconds.
+    """Return the cost of a link with a rate in bits a second and a round trip in seconds.
 
-    A collective of Gloo asks before it sends: it takes a round trip.
+    A collective of Gloo asks before it sends, so that it takes a round trip.
     """
     return LinkCost(round_trip + machine.collective / 2, ON_THE_WIRE * rate / 8)
 
@@ -68,7 +68,7 @@ def link_cost(rate: float, round_trip: float, machine: Machine) -> LinkCost:
 def plan_row(
     workload: str, bare: BareStep, machine: Machine, link: str, ranks: int, bits: float
 ) -> PlanRow:
-    """Raises ValueError where `link` is not written as for `open_link`."""
+    """Predict a row. Raises ValueError where `link` is not written as for `open_link`."""
     rate, round_trip = (math.inf, 0.0) if link == UNSHAPED else parse_link(link)
     cost = link_cost(rate, round_trip, machine)
     ways: tuple[Way, ...] = ("gather", "two-shot")
@@ -89,9 +89,9 @@ def plan_row(
 
 
 def comparisons(rows: Iterable[dict[str, object]], measured: Measured) -> Iterator[Comparison]:
-    """Rows of `gradsieve bench step` beside what is predicted for them, where the model knows how.
+    """Yield the rows of `gradsieve bench step` that can be predicted, beside their predictions.
 
-    Each with the lock-step time of its own run: machines drift.
+    A prediction starts from the lock-step time of its own run, because machines drift.
     """
     for row in rows:
         bare = measured.bare_steps[str(row["workload"])]
@@ -123,17 +123,17 @@ def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) 
     way = method.settings.get("exchange", "gather") if isinstance(method, Sieve) else None
     if way == "auto":
         way = "gather"
-    # Between, a run has taken several ways.
+    # Between the two, a run has used several exchanges.
     if way not in ("gather", "two-shot") or bits > MOSTLY_FRAMES:
         return None
     if way == "two-shot":
-        # Counted with the frames of sums.
+        # The count includes the frames of sums.
         bits /= 1 + 1 / ranks
     return predict_frames(bare, machine, cost, ranks, way, bits)
 
 
 def described_link(words: str, machine: Machine) -> LinkCost:
-    """Of the words that a link describes itself with."""
+    """Return the cost of a link from the words that it describes itself with."""
     found = DESCRIBED.search(words)
     if found is None:
         return link_cost(math.inf, 0.0, machine)

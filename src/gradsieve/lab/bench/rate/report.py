@@ -20,7 +20,7 @@ DENSE, LOCAL = "dense", "local"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateRow:
-    """The seeds of one method at one learning rate."""
+    """The runs of one method at one learning rate, over all seeds."""
 
     workload: str
     steps: int
@@ -33,13 +33,13 @@ class RateRow:
     lowest: float
     highest: float
     own_rate: bool
-    """The learning rate is the workload's own."""
+    """Whether the learning rate is the workload's own."""
     best: bool
-    """No other learning rate of this method, of those with the most seeds, was better."""
+    """Whether this is the method's best learning rate among those with the most seeds."""
 
 
 def summarize(runs: Iterable[PlayedRun]) -> list[RateRow]:
-    """One row a workload, number of steps and of ranks, method and learning rate."""
+    """Return a row for each workload, number of steps and of ranks, method and learning rate."""
     groups: dict[tuple[Any, ...], list[PlayedRun]] = defaultdict(list)
     for run in runs:
         key = run.workload, run.steps, run.ranks, run.method, run.learning_rate
@@ -72,7 +72,7 @@ def summarize(runs: Iterable[PlayedRun]) -> list[RateRow]:
 
 
 def comparisons(rows: list[RateRow]) -> dict[tuple[str, int, int], list[RateRow]]:
-    """Rows by what must be alike to be compared: workload, steps and ranks."""
+    """Group the rows that can be compared: those of one workload, number of steps and of ranks."""
     groups: dict[tuple[str, int, int], list[RateRow]] = defaultdict(list)
     for row in rows:
         groups[row.workload, row.steps, row.ranks].append(row)
@@ -106,7 +106,7 @@ def rate_tables(rows: list[RateRow]) -> list[Table]:
 
 
 def draw(rows: list[RateRow], path: Path) -> None:
-    """At the workload's own learning rate and at each method's best; PNG or SVG by the ending."""
+    """Draw the methods at the workload's own learning rate and at their best; to a .png or .svg."""
     panels = [
         panel(f"{workload}, {steps} steps, {ranks} ranks: {which}", shown)
         for (workload, steps, ranks), compared in comparisons(rows).items()
@@ -120,7 +120,7 @@ def draw(rows: list[RateRow], path: Path) -> None:
 
 
 def panel(title: str, rows: list[RateRow]) -> Any:
-    """A point a method, the seeds' spread, and the dense runs as a band."""
+    """Draw a point for each method, the spread of its seeds, and the dense runs as a band."""
     data: Any = alt.Data
     points = [asdict(row) | {"family": family(row.method)} for row in rows]
     metric = load_workload(rows[0].workload).metric_name
@@ -153,7 +153,7 @@ def panel(title: str, rows: list[RateRow]) -> Any:
 
 
 def family(method: str) -> str:
-    """The method without its density, rank or multiple, and without what small parameters do."""
+    """Return the method without its density, rank or multiple, and without `min_numel`."""
     name, _, options = method.partition(":")
     if name == LOCAL:
         what = "all" if "exchange=dense" in options else "sieve"

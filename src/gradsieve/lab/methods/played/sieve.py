@@ -1,4 +1,4 @@
-"""The ranks' sieves in one process, through the hook's own select, encode and decode."""
+"""The sieves of many ranks in one process, with the hook's own select, encode and decode."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,14 +20,14 @@ from gradsieve.whole import WholeGroup
 
 
 class Sieve:
-    """`SieveState` on each rank.
+    """A `SieveState` for each rank.
 
     Args:
-        arguments: of the state.
-        residual_decay: each residual is multiplied by it whenever its parameter has been exchanged.
+        arguments: the arguments of each state.
+        residual_decay: the factor of a residual after each exchange of its parameter.
 
     Raises:
-        ValueError: a number is out of range, or they ask for a link.
+        ValueError: a number is out of range, or an argument needs a link.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Sieve:
         for state in self.states:
             state.bind(nn.ParameterList(parameters))
         self.kept = [list(state.registry) for state in self.states]
-        # What all ranks hold alike is kept and followed once.
+        # All ranks hold the same rotation: one object stands for all.
         for of_ranks in zip(*self.kept, strict=True):
             for parameter in of_ranks:
                 parameter.rotation = of_ranks[0].rotation
         self.residual_decay = residual_decay
         self.plans: dict[tuple[int, ...], list[Plan]] = {}
-        """Of each rank, for the parameters that are exchanged together."""
+        """The plan of each rank, by the places of the parameters that are exchanged together."""
 
     def plans_of(self, places: Sequence[int]) -> list[Plan]:
         key = tuple(places)
@@ -111,7 +111,7 @@ class Sieve:
         return averages, 8 * sent / ranks
 
     def sum_of(self, plan: Plan, rank: int, frames: Sequence[Frame]) -> Tensor:
-        """The frame that the owner of a part makes of all ranks' frames."""
+        """Return the frame that the owner of a part makes from all ranks' frames."""
         state = self.states[rank]
         sections = add_and_prune(
             plan, rank, frames, state.values, error_feedback=state.error_feedback
