@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from gradsieve.averaging import Contribution, add_on_device, average_into
+from gradsieve.bucket.average import Contribution, add_on_device, average_into
+from gradsieve.bucket.plan import Piece
 from gradsieve.codec import decode_frame, encode_frame, pruned_section, whole_section
-from gradsieve.pieces import Piece
 
 
 def sections(seed):

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from gradsieve.accounts import Account, slowest
-from gradsieve.budget import Budget, BudgetSteering
+from gradsieve.control.budget import Budget, BudgetSteering
+from gradsieve.control.reports import Account, slowest
 
 FORWARD, BACKWARD, BUCKETS = 0.03, 0.07, 4
 LATENCY = 0.0005

@@ -2,9 +2,9 @@
 
 import pytest
 
-from gradsieve.accounts import Account
-from gradsieve.choice import FIRST_RUN, LONGEST_RUN, LOOK, Choice
+from gradsieve.control.reports import Account
 from gradsieve.exchange.cost import LinkCost
+from gradsieve.topology.choice import FIRST_RUN, LONGEST_RUN, LOOK, Choice
 
 BUCKETS = 4
 COMPUTATION = 0.1

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import gradsieve as gs
-from gradsieve.parameters import ParameterState
-from gradsieve.strides import Layouts, dense_stride, dense_strides, lies
+from gradsieve.bucket.strides import Layouts, dense_stride, dense_strides, lies
+from gradsieve.parameters.parameter import ParameterState
 
 
 class Bucket:

@@ -4,8 +4,8 @@ import time
 
 import pytest
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
+from gradsieve.exchange import store as store_module
 from gradsieve.exchange.store import JobStore, StoreError, within
 
 
@@ -17,7 +17,7 @@ def store(request, tmp_path, monkeypatch):
         "tcp": lambda: dist.TCPStore("127.0.0.1", 0, 1, is_master=True),
     }
     default = dist.PrefixStore("default_pg", kinds[request.param]())
-    monkeypatch.setattr(distributed_c10d, "_get_default_store", lambda: default)
+    monkeypatch.setattr(store_module, "default_store", lambda: default)
     return JobStore("here")
 
 

@@ -12,7 +12,7 @@ import gradsieve as gs
 from gradsieve.lab.workloads.digits import batches
 from gradsieve.lab.workloads.mnist import load_mnist
 from gradsieve.lab.workloads.mnist_cnn import MnistCnn, make_optimizer
-from gradsieve.parameters import ParameterState
+from gradsieve.parameters.parameter import ParameterState
 from gradsieve.sieve import sample_magnitudes
 from gradsieve.sieve.magnitudes import Magnitudes, count_on_device, every_nth_run
 
@@ -54,7 +54,7 @@ class Player:
     """One parameter on one rank, without a network."""
 
     def __init__(self, policy, numel=NUMEL, *, error_feedback=True):
-        self.state = gs.SieveState(policy, error_feedback=error_feedback)
+        self.state = gs.SieveState(threshold=policy, error_feedback=error_feedback)
         self.parameter = ParameterState("p", torch.zeros(numel), whole=False)
 
     @property
@@ -63,12 +63,14 @@ class Player:
 
     def step(self, gradient):
         """The threshold and the moments of one step."""
-        threshold = self.state.steering.next(self.parameter, gradient, self.left, self.state.step)
+        threshold = self.state.sieve.thresholds.next(
+            self.parameter, gradient, self.left, self.state.step
+        )
         _, _, moments = gs.select(gradient, self.left, threshold)
-        self.state.steering.observe(self.parameter, moments)
-        if not self.state.error_feedback:
+        self.state.sieve.thresholds.observe(self.parameter, moments)
+        if not self.state.config.error_feedback:
             self.left.zero_()
-        self.state.steering.sizes.end_step()
+        self.state.sieve.thresholds.sizes.end_step()
         self.state.step += 1
         return threshold, self.parameter.moments
 
@@ -348,7 +350,7 @@ def test_on_a_network_the_policies_do_what_they_do_on_noise():
 @pytest.mark.parametrize("threshold", [0.01, "1 %"])
 def test_a_number_is_no_policy(threshold):
     with pytest.raises(TypeError, match=r"policy such as gradsieve\.Density"):
-        gs.SieveState(threshold)
+        gs.SieveState(threshold=threshold)
 
 
 def parameters_like(gradients):
@@ -358,13 +360,13 @@ def parameters_like(gradients):
     ]
 
 
-def steered(steering, parameters, gradients, step=0):
+def next_thresholds(kept, parameters, gradients, step=0):
     """The thresholds of several parameters in one step."""
     thresholds = []
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        thresholds.append(steering.next(parameter, gradient, torch.zeros(gradient.numel()), step))
-        steering.observe(parameter, gs.measure(gradient))
-    steering.sizes.end_step()
+        thresholds.append(kept.next(parameter, gradient, torch.zeros(gradient.numel()), step))
+        kept.observe(parameter, gs.measure(gradient))
+    kept.sizes.end_step()
     return thresholds
 
 
@@ -373,46 +375,46 @@ def root_mean_square(*gradients):
 
 
 def test_balanced_sigma_is_between_the_model_and_the_parameter_in_the_steps_before(pools):
-    steering = gs.SieveState(gs.Sigma(2.0, of="balanced")).steering
+    kept = gs.SieveState(threshold=gs.Sigma(2.0, of="balanced")).sieve.thresholds
     gradients = small, large = pools["normal"][:3000], 10 * pools["normal"][3000:4000]
     parameters = parameters_like(gradients)
-    first = steered(steering, parameters, gradients)
+    first = next_thresholds(kept, parameters, gradients)
     assert first == pytest.approx([2 * float(small.std()), 2 * float(large.std())], rel=0.01)
     model = root_mean_square(*gradients)
     settled = [2 * (root_mean_square(own) * model) ** 0.5 for own in gradients]
-    assert steered(steering, parameters, gradients) == pytest.approx(settled)
+    assert next_thresholds(kept, parameters, gradients) == pytest.approx(settled)
     # A jump is believed by and by; one burst does not silence the steps after it.
     burst = [1000 * gradient for gradient in gradients]
-    steered(steering, parameters, burst)
-    after = steered(steering, parameters, gradients)
+    next_thresholds(kept, parameters, burst)
+    after = next_thresholds(kept, parameters, gradients)
     assert after == pytest.approx([1000**0.1 * threshold for threshold in settled])
     for _ in range(60):
-        after = steered(steering, parameters, burst)
+        after = next_thresholds(kept, parameters, burst)
     assert after == pytest.approx([1000 * threshold for threshold in settled], rel=0.1)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_balanced_sigma_forgets_a_step_that_is_not_finite(bad, pools):
-    steering = gs.SieveState(gs.Sigma(1.0, of="balanced")).steering
+    kept = gs.SieveState(threshold=gs.Sigma(1.0, of="balanced")).sieve.thresholds
     gradients = pools["normal"][:1000], pools["normal"][1000:3000]
     parameters = parameters_like(gradients)
-    steered(steering, parameters, gradients)
-    before = steered(steering, parameters, gradients)
+    next_thresholds(kept, parameters, gradients)
+    before = next_thresholds(kept, parameters, gradients)
     poisoned = gradients[0].clone()
     poisoned[3] = bad
-    steered(steering, parameters, [poisoned, 5 * gradients[1]])
-    assert steered(steering, parameters, gradients) == pytest.approx(before)
-    steered(steering, parameters, [torch.zeros(1000), torch.zeros(2000)])
-    assert steered(steering, parameters, gradients) == pytest.approx(before)
+    next_thresholds(kept, parameters, [poisoned, 5 * gradients[1]])
+    assert next_thresholds(kept, parameters, gradients) == pytest.approx(before)
+    next_thresholds(kept, parameters, [torch.zeros(1000), torch.zeros(2000)])
+    assert next_thresholds(kept, parameters, gradients) == pytest.approx(before)
 
 
 def test_balanced_sigma_of_a_parameter_that_wakes_up_later(pools):
-    steering = gs.SieveState(gs.Sigma(1.0, of="balanced")).steering
+    kept = gs.SieveState(threshold=gs.Sigma(1.0, of="balanced")).sieve.thresholds
     awake, late = pools["normal"][:1000], 100 * pools["normal"][1000:2000]
     parameters = parameters_like([awake, late])
     for _ in range(3):
-        thresholds = steered(steering, parameters, [awake, torch.zeros(1000)])
+        thresholds = next_thresholds(kept, parameters, [awake, torch.zeros(1000)])
     assert thresholds[1] == 0
     model = root_mean_square(awake, torch.zeros(1000))
-    woken = steered(steering, parameters, [awake, late])
+    woken = next_thresholds(kept, parameters, [awake, late])
     assert woken[1] == pytest.approx((model * float(late.std())) ** 0.5, rel=0.01)

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from torch.nn.parallel import DistributedDataParallel
+
 from gradsieve.errors import SieveError
+from gradsieve.runtime.torch_private import comm_hooks, set_comm_hooks
 
 if TYPE_CHECKING:
     from gradsieve.state import SieveState
@@ -22,18 +25,18 @@ class Copied:
 
 def packed(state: "SieveState") -> dict[str, Any]:
     """Between steps, what a copy of the state is made of."""
-    saved, registry = state.save(), state.registry
+    saved, registry = state.save(), state.sieve.parameters
     header = {name: value for name, value in saved.items() if name != "parameters"}
     copied = state.copied or Copied(header, registry.is_numbered)
-    return {"settings": state.arguments, "registry": registry, "copied": copied}
+    return {"config": state.config, "parameters": registry, "copied": copied}
 
 
 def unpack(state: "SieveState", found: dict[str, Any]) -> None:
     """Make a new object a copy."""
     # What pickle makes has not been initialized.
-    state.__init__(**found["settings"])  # type: ignore[misc]
-    state.registry, state.copied = found["registry"], found["copied"]
-    state.step = int(found["copied"].saved["step"])
+    state.__init__(found["config"])  # type: ignore[misc]
+    state.sieve.parameters, state.copied = found["parameters"], found["copied"]
+    state.sieve.number = int(found["copied"].saved["step"])
 
 
 def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> None:
@@ -42,15 +45,15 @@ def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> No
     Raises:
         ValueError: the model is another one, or as `SieveState.load_state_dict`.
     """
-    saved, before = state.save(), state.registry
-    state.registry, state.copied = before.blank(), None
+    saved, before = state.save(), state.sieve.parameters
+    state.sieve.parameters, state.copied = before.blank(), None
     try:
         bind()
         # One that had met no parameters keeps nothing of any.
         if saved["parameters"]:
             state.load(saved)
     except BaseException:
-        state.registry, state.copied = before, copied
+        state.sieve.parameters, state.copied = before, copied
         raise
 
 
@@ -73,6 +76,16 @@ def require_taken_up(state: "SieveState") -> None:
             "and register it with model.register_comm_hook(state, gs.sieve_hook), or attach anew "
             "with gs.attach(model)"
         )
+
+
+def is_copy(state: object) -> bool:
+    """A copied model remembers a copy of the original's state, and has no hook."""
+    return getattr(state, "copied", None) is not None
+
+
+def drop_copies(model: DistributedDataParallel) -> None:
+    """Each holds residuals as large as the model, which the new state does not take over."""
+    set_comm_hooks(model, [entry for entry in comm_hooks(model) if not is_copy(entry[1])])
 
 
 def refuse_copy(what: str, instead: str) -> NoReturn:

@@ -1,24 +1,23 @@
 """Process groups of the communication thread."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 from weakref import WeakKeyDictionary
 
-import torch
 import torch.distributed as dist
 
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.words import counts_of_all
+from gradsieve.runtime.torch_private import process_groups_joined, timeout_of
 
 _named: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
-"""By the default group: the largest number of groups by which one was named."""
+"""The largest number of groups by which one was named, for each default group."""
 
 
 def group_of_its_own(
     group: dist.ProcessGroup, places: Sequence[int] | None = None, *, on_host: bool = True
 ) -> dist.ProcessGroup:
-    """A group of ranks of `group`, with the same timeout; all of them must call it together.
+    """Make a group of ranks of `group`, with its timeout; all of them must call it together.
 
     DDP and the training loop issue collectives on `group` while the communication thread issues
     its own: in one group their order would differ from rank to rank.
@@ -67,23 +66,24 @@ def world() -> dist.ProcessGroup:
 
 
 def groups_joined() -> int:
-    """How many groups this rank is in; torch has no public word for it.
+    """Return the number of groups that this rank is in, after joining more where that is needed.
 
-    As many as never before when a group was named by it: a name that comes again, after groups were
-    destroyed, would find old addresses in the store.
+    It is larger than any by which a group was named before: a name that comes again, after groups
+    were destroyed, would find old addresses in the store.
     """
-    while (joined := len(dist.distributed_c10d._world.pg_names)) <= _named.get(world(), 0):
+    while (joined := process_groups_joined()) <= _named.get(world(), 0):
         dist.new_group([dist.get_rank()], backend="gloo", use_local_synchronization=True)
     return joined
 
 
 def require_alike_names(joined: Sequence[int]) -> None:
-    """A group that not all ranks of the world make is named by how many each rank has joined.
+    """Require that all ranks are in equally many groups.
 
-    Where ranks differ in that each would wait for another name until the timeout.
+    torch names a group that not all ranks of the world make by that number. Ranks that differ in it
+    would wait for different names until the timeout.
 
     Raises:
-        SieveError: they do.
+        SieveError: they differ.
     """
     if len({*joined}) > 1:
         raise SieveError(
@@ -91,16 +91,3 @@ def require_alike_names(joined: Sequence[int]) -> None:
             " and torch can make no common one of some ranks then: let every rank join as many "
             "before gradsieve's first exchange"
         )
-
-
-def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
-    """The timeout of a group's collectives, where its backend tells; torch has no public word."""
-    for name in ("cpu", "cuda"):
-        try:
-            options = group._get_backend(torch.device(name)).options
-        except (RuntimeError, AttributeError):
-            continue
-        timeout = getattr(options, "_timeout", None)
-        if isinstance(timeout, timedelta):
-            return timeout
-    return None

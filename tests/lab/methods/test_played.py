@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import gradsieve as gs
+from gradsieve.config import SieveConfig
 from gradsieve.lab.methods.played.sieve import Sieve
 from gradsieve.lab.methods.table import read_method, require_playable
 from gradsieve.lab.workloads.workload import load_workload
@@ -69,17 +70,17 @@ def test_steps_before_start_step_send_everything():
 
 
 def test_a_residual_decays_between_exchanges():
-    arguments = {"threshold": gs.Sigma(1.0), "min_numel": 200}
-    kept, faded = (Sieve(gradients(1, 0)[0], 2, arguments, decay) for decay in (1.0, 0.25))
+    config = SieveConfig(threshold=gs.Sigma(1.0), min_numel=200)
+    kept, faded = (Sieve(gradients(1, 0)[0], 2, config, decay) for decay in (1.0, 0.25))
     for step in range(2):
         averages = [sieve.average(gradients(2, step))[0] for sieve in (kept, faded)]
         assert torch.equal(averages[0][0], averages[1][0]) == (step == 0)
         if step == 0:
-            for of_kept, of_faded in zip(kept.states, faded.states, strict=True):
-                residuals = of_faded.residuals
-                assert len(residuals) == 3
-                for name, residual in of_kept.residuals.items():
-                    assert torch.equal(residuals[name], residual / 4)
+            for of_kept, of_faded in zip(kept.sieves, faded.sieves, strict=True):
+                pairs = list(zip(of_kept.parameters, of_faded.parameters, strict=True))
+                assert len(pairs) == 3
+                for whole, quarter in pairs:
+                    assert torch.equal(quarter.unrotated_residual(), whole.unrotated_residual() / 4)
 
 
 @pytest.mark.parametrize(("method", "bits"), [("dense", 32), ("fp16", 16), ("8-bit", 8)])

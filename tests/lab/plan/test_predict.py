@@ -8,57 +8,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gradsieve.exchange.cost import LinkCost
+from gradsieve.exchange.cost import LinkCost, Links
 from gradsieve.lab.plan.bare_step import BareStep, BucketSize, buckets_of, like_usual
 from gradsieve.lab.plan.machine import Machine, Measured
-from gradsieve.lab.plan.predict import predict_dense, predict_frames
+from gradsieve.lab.plan.predict import predict
 from gradsieve.lab.plan.rows import comparisons, described_link, plan_row
+from gradsieve.topology import DENSE, TOPOLOGIES
 
 MACHINE = Machine(
     select=6e-10, section=1e-5, make=1e-8, read=5e-9, collective=5e-4, reduce=5e-10, halve=1e-9
 )
-TRAINING = BareStep(
+BARE = BareStep(
     step=0.2,
     backward=0.12,
     wrapper=0.005,
     buckets=(BucketSize(300_000, 2), BucketSize(6_000_000, 3), BucketSize(4_000_000, 5)),
 )
-links = st.builds(LinkCost, latency=st.floats(1e-5, 0.1), rate=st.floats(1e5, 1e10))
+costs = st.builds(LinkCost, latency=st.floats(1e-5, 0.1), rate=st.floats(1e5, 1e10))
 ranks = st.integers(2, 4096)
-ways = st.sampled_from(["gather", "two-shot"])
+frames = st.sampled_from([TOPOLOGIES["gather"], TOPOLOGIES["two-shot"]])
 
 
-@given(links, ranks, ways, st.floats(0.01, 8))
-def test_no_exchange_is_quicker_than_none(link, ranks, way, bits):
-    least = TRAINING.step + TRAINING.wrapper
-    assert predict_frames(TRAINING, MACHINE, link, ranks, way, bits) >= least
-    assert predict_dense(TRAINING, MACHINE, link, ranks) >= least
+def predicted(topology, cost, ranks, bits=0.5):
+    return predict(topology, BARE, MACHINE, Links(ranks, cost), bits)
 
 
-@given(links, ranks, ways, st.floats(0.01, 8))
-def test_more_bits_and_slower_links_take_no_less(link, ranks, way, bits):
-    seconds = predict_frames(TRAINING, MACHINE, link, ranks, way, bits)
-    assert predict_frames(TRAINING, MACHINE, link, ranks, way, 2 * bits) >= seconds - 1e-9
-    slower = replace(link, rate=link.rate / 2)
-    assert predict_frames(TRAINING, MACHINE, slower, ranks, way, bits) >= seconds - 1e-9
-    assert predict_dense(TRAINING, MACHINE, slower, ranks) >= (
-        predict_dense(TRAINING, MACHINE, link, ranks) - 1e-9
-    )
+@given(costs, ranks, frames, st.floats(0.01, 8))
+def test_no_exchange_is_quicker_than_none(cost, ranks, topology, bits):
+    least = BARE.step + BARE.wrapper
+    assert predicted(topology, cost, ranks, bits) >= least
+    assert predicted(DENSE, cost, ranks) >= least
+
+
+@given(costs, ranks, frames, st.floats(0.01, 8))
+def test_more_bits_and_slower_links_take_no_less(cost, ranks, topology, bits):
+    seconds = predicted(topology, cost, ranks, bits)
+    assert predicted(topology, cost, ranks, 2 * bits) >= seconds - 1e-9
+    slower = replace(cost, rate=cost.rate / 2)
+    assert predicted(topology, slower, ranks, bits) >= seconds - 1e-9
+    assert predicted(DENSE, slower, ranks) >= predicted(DENSE, cost, ranks) - 1e-9
 
 
 def test_on_many_ranks_two_shots_are_quicker_and_on_two_one_is():
-    link = LinkCost(1e-4, 12.5e6)
+    cost = LinkCost(1e-4, 12.5e6)
     for count, quicker, slower in ((2, "gather", "two-shot"), (64, "two-shot", "gather")):
-        seconds = [
-            predict_frames(TRAINING, MACHINE, link, count, way, 0.5) for way in (quicker, slower)
-        ]
+        seconds = [predicted(TOPOLOGIES[name], cost, count) for name in (quicker, slower)]
         assert seconds[0] < seconds[1]
 
 
 def test_a_slow_link_is_waited_for_and_a_fast_one_is_hidden():
-    slow = predict_dense(TRAINING, MACHINE, LinkCost(1e-4, 12.5e6), 2)
+    slow = predicted(DENSE, LinkCost(1e-4, 12.5e6), 2)
     assert slow == pytest.approx(0.2 + 10.3e6 * 4 / 12.5e6, rel=0.05)
-    fast = predict_dense(TRAINING, MACHINE, LinkCost(1e-5, 1e12), 2)
+    fast = predicted(DENSE, LinkCost(1e-5, 1e12), 2)
     assert fast < 0.23
 
 
@@ -74,17 +75,17 @@ def test_buckets_are_those_that_ddp_makes():
 
 
 def test_a_model_of_which_only_the_size_is_known():
-    training = like_usual(350e6, 0.3)
-    elements = sum(bucket.elements for bucket in training.buckets)
+    bare = like_usual(350e6, 0.3)
+    elements = sum(bucket.elements for bucket in bare.buckets)
     assert elements == pytest.approx(350e6, rel=0.01)
-    row = plan_row("mine", training, MACHINE, "1gbit", 8, 0.25)
+    row = plan_row("mine", bare, MACHINE, "1gbit", 8, 0.25)
     assert row.seconds["dense"] > 2
     assert row.quickest == (min(row.seconds, key=row.seconds.get),)
-    # A step of three seconds hides every way: all are named, in order.
+    # A step of three seconds hides every exchange: all are named, in order.
     small = plan_row("small", like_usual(1e6, 3.0), MACHINE, "1gbit", 2, 0.25)
     assert small.quickest == tuple(sorted(small.seconds, key=small.seconds.get))
     with pytest.raises(ValueError, match="furlong"):
-        plan_row("mine", training, MACHINE, "1furlong", 8, 0.25)
+        plan_row("mine", bare, MACHINE, "1furlong", 8, 0.25)
 
 
 def test_the_words_of_a_link_are_understood():
@@ -106,7 +107,7 @@ def test_rows_are_compared_at_the_speed_of_their_own_run():
         "bits_per_parameter": 0.2,
     }
     rows = [row | {"method": method} for method in ("sieve", "powersgd:4", "lock-step")]
-    measured = Measured(MACHINE, {"gpt": TRAINING})
+    measured = Measured(MACHINE, {"gpt": BARE})
     (compared,) = comparisons(rows, measured)
     assert compared.method == "sieve"
     assert 0.4 < compared.predicted_seconds < 0.5

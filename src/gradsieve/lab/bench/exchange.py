@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gradsieve.cores import usable_cores
+from gradsieve.exchange.names import Exchange
 from gradsieve.lab.link import UNSHAPED, open_link
 from gradsieve.lab.runs.order import ask_ranks
 from gradsieve.lab.tables import table_of
-from gradsieve.pieces import Way
+from gradsieve.runtime.threads import usable_cores
 
 REPEATS, WARM_UP = 5, 2
 
@@ -19,7 +19,7 @@ REPEATS, WARM_UP = 5, 2
 class ExchangeOrder:
     """What each rank of the benchmark has to do."""
 
-    exchange: Way
+    exchange: Exchange
     ranks: int
     numel: int
     density: float
@@ -47,7 +47,7 @@ class ExchangeRow:
 
 
 def bench_exchange(
-    exchanges: Sequence[Way],
+    exchanges: Sequence[Exchange],
     ranks: Sequence[int],
     link: str,
     *,
@@ -56,7 +56,7 @@ def bench_exchange(
     out: Path,
     begin: Callable[[str], None] = lambda what: None,
 ) -> list[ExchangeRow]:
-    """Measure a row for each exchange and number of ranks.
+    """Measure a row for each topology and number of ranks.
 
     Raises:
         ValueError: `link` is no link.

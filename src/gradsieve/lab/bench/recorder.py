@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.console import (
     console,
     measuring,
@@ -19,6 +18,7 @@ from gradsieve.lab.console import (
 )
 from gradsieve.lab.options import Json
 from gradsieve.lab.tables import table_of
+from gradsieve.runtime.threads import usable_cores
 
 RANKS = 2
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.control.thresholds import Sigma
 from gradsieve.exchange import FrameExchange, numbers_of_all
 from gradsieve.hook import attach
 from gradsieve.lab.bench.recorder import RecorderOrder, RecorderRow
@@ -19,7 +20,6 @@ from gradsieve.lab.runs.order import answer_order
 from gradsieve.lab.workloads.workload import cross_entropy, load_workload
 from gradsieve.recording import Recorder
 from gradsieve.recording.files import HISTOGRAMS, RECORDS
-from gradsieve.thresholds import Sigma
 
 HISTOGRAMS_EVERY, WARM_UP = 5, 6
 """Numbers of steps. The first histograms are counted in the warm-up."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradsieve.cores import usable_cores
+from gradsieve.runtime.threads import usable_cores
 from gradsieve.sieve import Workspace, select
 
 DENSITIES = (0.001, 0.01, 0.05, 0.30)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.link import Link, open_link
 from gradsieve.lab.methods.table import read_distributed
 from gradsieve.lab.runs.config import WARMUP_STEPS, RunConfig, RunResult
 from gradsieve.lab.runs.launch import launch
 from gradsieve.lab.tables import table_of
 from gradsieve.lab.workloads.workload import load_workload
+from gradsieve.runtime.threads import usable_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.demo.shown import Shown
 from gradsieve.lab.runs.config import RunResult
 from gradsieve.lab.tables import table_of
+from gradsieve.runtime.threads import usable_cores
 
 HEADINGS = (
     "method",

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.demo.comparison import Row, rich_table
 from gradsieve.lab.demo.progress import RunProgress
 from gradsieve.lab.demo.shown import SHOWN
@@ -13,6 +12,7 @@ from gradsieve.lab.report.report import write_report
 from gradsieve.lab.report.source import read_source
 from gradsieve.lab.runs.config import RunConfig, RunResult
 from gradsieve.lab.runs.launch import RunError, launch
+from gradsieve.runtime.threads import usable_cores
 
 WORKLOAD = "mnist_cnn"
 

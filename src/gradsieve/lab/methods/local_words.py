@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.optim import SGD
 
-from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.config import SieveConfig, require_count, require_word
+from gradsieve.lab.methods.sieve_words import read_config
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
-from gradsieve.requirements import require_counts, require_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,19 @@ class LocalSettings:
     """What the synchronous steps send: "dense" sends all gradients, "sieve" prunes them alike."""
     residual_decay: float = 1.0
     """The factor that each exchange applies to the residual (SparseLoCo, arXiv 2508.15706)."""
-    sieve: Mapping[str, Any] = field(default_factory=dict)
-    """The other arguments of `OuterSync`."""
+    sieve: SieveConfig = field(default_factory=SieveConfig)
+    """The options of the sieve."""
 
     def __post_init__(self) -> None:
         Schedule(self.every, self.fragments, self.delay)
-        require_counts(start_step=self.start_step)
+        require_count("start_step", self.start_step)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
         if not 0 <= self.residual_decay <= 1:
             raise ValueError(f"residual_decay must be between 0 and 1, got {self.residual_decay}")
-        if "ramp_steps" in self.sieve:
+        if self.sieve.ramp_steps:
             raise ValueError("local steps have no ramp_steps; give start_step synchronous ones")
 
     @property
@@ -76,7 +76,7 @@ def read_local_settings(text: str) -> LocalSettings:
         else:
             others.append(part)
     try:
-        sieve = read_settings(",".join(others))
+        sieve = read_config(",".join(others))
     except ValueError as error:
         raise ValueError(f"{error}; or one of {', '.join(OPTIONS)}") from error
     return LocalSettings(**own, sieve=sieve)

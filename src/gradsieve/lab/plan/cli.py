@@ -115,15 +115,15 @@ def plan_table(rows: Sequence[PlanRow]) -> Table:
     from gradsieve.lab.tables import table_of
 
     first = rows[0]
-    ways = list(first.seconds)
+    names = list(first.seconds)
     table = table_of(
-        ("link", "ranks", *ways, "quickest"),
+        ("link", "ranks", *names, "quickest"),
         title=f"{first.workload}: milliseconds of a step, {1000 * first.limit_seconds:,.0f} with "
         f"no exchange; frames of {first.bits:g} bits an element",
         words=("link", "quickest"),
     )
     for row in rows:
-        cells = (f"{1000 * row.seconds[way]:,.0f}" for way in ways)
+        cells = (f"{1000 * row.seconds[name]:,.0f}" for name in names)
         table.add_row(row.link, f"{row.ranks:,}", *cells, ", ".join(row.quickest))
     return table
 

@@ -7,15 +7,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsieve.exchange.cost import LinkCost
+from gradsieve.exchange.cost import LinkCost, Links
 from gradsieve.lab.link import UNSHAPED, parse_link
 from gradsieve.lab.methods.dense import Ddp, Fp16
 from gradsieve.lab.methods.sieve import Sieve
 from gradsieve.lab.methods.table import read_method
 from gradsieve.lab.plan.bare_step import BareStep
 from gradsieve.lab.plan.machine import Machine, Measured
-from gradsieve.lab.plan.predict import predict_dense, predict_frames
-from gradsieve.pieces import Way
+from gradsieve.lab.plan.predict import predict
+from gradsieve.topology import (
+    DENSE,
+    DENSE_HALF,
+    DENSE_TOPOLOGIES,
+    FRAMES,
+    GATHER,
+    TOPOLOGIES,
+    AnyTopology,
+    DenseTopology,
+)
 
 ON_THE_WIRE = 0.957
 """The share of a link's rate that is left beside headers of Ethernet, IP and TCP."""
@@ -71,12 +80,15 @@ def plan_row(
     """Predict a row. Raises ValueError where `link` is not written as for `open_link`."""
     rate, round_trip = (math.inf, 0.0) if link == UNSHAPED else parse_link(link)
     cost = link_cost(rate, round_trip, machine)
-    ways: tuple[Way, ...] = ("gather", "two-shot")
-    seconds = {
-        "dense": predict_dense(bare, machine, cost, ranks),
-        "dense-fp16": predict_dense(bare, machine, cost, ranks, half=True),
-    } | {way: predict_frames(bare, machine, cost, ranks, way, bits) for way in ways}
-    by_speed = sorted(seconds, key=lambda way: seconds[way])
+    links = Links(ranks, cost)
+    topologies: tuple[AnyTopology, ...] = (*DENSE_TOPOLOGIES, *FRAMES)
+    seconds: Seconds = {
+        topology.name: predict(topology, bare, machine, links, bits)
+        for topology in topologies
+        # Not those that need nodes.
+        if topology.seconds(links, 1.0, 1.0) < math.inf
+    }
+    by_speed = sorted(seconds, key=lambda name: seconds[name])
     return PlanRow(
         workload=workload,
         link=link,
@@ -84,7 +96,7 @@ def plan_row(
         bits=bits,
         limit_seconds=bare.step,
         seconds=seconds,
-        quickest=tuple(way for way in by_speed if seconds[way] <= ALIKE * seconds[by_speed[0]]),
+        quickest=tuple(name for name in by_speed if seconds[name] <= ALIKE * seconds[by_speed[0]]),
     )
 
 
@@ -118,18 +130,20 @@ def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) 
     cost, ranks = described_link(str(row["link"]), machine), int(str(row["ranks"]))
     method = read_method(str(row["method"]))
     bits = float(str(row["bits_per_parameter"]))
-    if isinstance(method, Ddp | Fp16) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
-        return predict_dense(bare, machine, cost, ranks, half=isinstance(method, Fp16))
-    way = method.settings.get("exchange", "gather") if isinstance(method, Sieve) else None
-    if way == "auto":
-        way = "gather"
-    # Between the two, a run has used several exchanges.
-    if way not in ("gather", "two-shot") or bits > MOSTLY_FRAMES:
+    links = Links(ranks, cost)
+    if isinstance(method, Fp16):
+        return predict(DENSE_HALF, bare, machine, links, bits)
+    if isinstance(method, Ddp) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
+        return predict(DENSE, bare, machine, links, bits)
+    # Between the two, a run has used several topologies.
+    if not isinstance(method, Sieve) or bits > MOSTLY_FRAMES:
         return None
-    if way == "two-shot":
-        # The count includes the frames of sums.
-        bits /= 1 + 1 / ranks
-    return predict_frames(bare, machine, cost, ranks, way, bits)
+    topology = TOPOLOGIES.get(method.config.topology, GATHER)
+    if isinstance(topology, DenseTopology) or topology.of_nodes:
+        return None
+    # The bits include the frames of sums.
+    bits /= topology.work(links, 1, 1).made
+    return predict(topology, bare, machine, links, bits)
 
 
 def described_link(words: str, machine: Machine) -> LinkCost:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradsieve.lab.report.source import Run
 from gradsieve.recording.files import Line
-from gradsieve.telemetry import StepRecord
+from gradsieve.telemetry.record import StepRecord
 
 Row = dict[str, Any]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.link import Link
 from gradsieve.lab.runs.config import RESULT, RunConfig, RunResult, read_result
 from gradsieve.recording.files import HISTOGRAMS, RECORDS
+from gradsieve.runtime.threads import usable_cores
 
 POLL_SECONDS = 0.1
 END_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""The newest record of a run that is under way."""
+"""Read the newest record of a run that is under way."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ class Tail:
         self._position = 0
 
     def newest(self) -> Line | None:
-        """Return the newest record; None where none has come."""
+        """Return the newest record; None if none has come."""
         if not self._path.exists():
             return None
         with self._path.open("rb") as records:

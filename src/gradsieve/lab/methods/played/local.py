@@ -14,8 +14,10 @@ from gradsieve.lab.workloads.replica import Replica
 from gradsieve.outer.fragments import split_alike
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import Flight, OuterWeights
+from gradsieve.topology import TOPOLOGIES, DenseTopology
 
-DENSE_BITS = {"dense": 32, "dense-fp16": 16}
+FLOAT32 = 4
+"""Bytes of an element."""
 
 
 @dataclass(slots=True)
@@ -41,10 +43,10 @@ class LocalSteps:
         parameters = list(replica.model.parameters())
         # Refuse too many fragments now, not after the synchronous steps.
         split_alike([parameter.numel() for parameter in parameters], settings.fragments)
-        bits = DENSE_BITS.get(settings.sieve.get("exchange", ""))
+        topology = TOPOLOGIES.get(settings.sieve.topology)
         self.compressor: Rounded | Sieve = (
-            Rounded(bits)
-            if bits
+            Rounded(8 * (topology.element_size or FLOAT32))
+            if isinstance(topology, DenseTopology)
             else Sieve(parameters, ranks, settings.sieve, settings.residual_decay)
         )
         through_sieve = settings.start == "sieve"
