@@ -4,7 +4,7 @@ import pytest
 
 import gradsieve as gs
 from gradsieve.lab.methods.sieve_words import read_config
-from gradsieve.units import parse_rate
+from gradsieve.runtime.units import parse_rate
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.bucket.requirements import require_ddp
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
-from gradsieve.copies import drop_copies, is_copy
 from gradsieve.errors import SieveError
 from gradsieve.runtime.torch_private import GradBucket, comm_hooks
+from gradsieve.saved.copies import drop_copies, is_copy
 from gradsieve.state import SieveState
 
 if TYPE_CHECKING:

@@ -13,7 +13,13 @@ from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.bucket.requirements import require_all_buckets, require_prunable, require_torch
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import LossScale, Scaler
-from gradsieve.copies import (
+from gradsieve.engine import Engine
+from gradsieve.errors import SieveError
+from gradsieve.exchange.names import Exchange
+from gradsieve.parameters.residuals import Residuals
+from gradsieve.runtime.modes import ordinary_tensors
+from gradsieve.runtime.torch_private import uncompiled
+from gradsieve.saved.copies import (
     Copied,
     packed,
     refuse_copy,
@@ -22,12 +28,6 @@ from gradsieve.copies import (
     take_up,
     unpack,
 )
-from gradsieve.engine import Engine
-from gradsieve.errors import SieveError
-from gradsieve.exchange.names import Exchange
-from gradsieve.parameters.residuals import Residuals
-from gradsieve.runtime.modes import ordinary_tensors
-from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.seal import sealed
 from gradsieve.saved.sieve import VERSION, finite_note, require_own_place, require_sound
 from gradsieve.telemetry.record import Observer, StepRecord, Totals

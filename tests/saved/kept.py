@@ -37,9 +37,8 @@ def kept_state(model=None, seed=0, **settings):
     state = bound(model, **settings)
     state.step = 7
     state.sieve.thresholds.sizes.mean_square = 0.25
-    state.route.accounts.notes.mine = [
-        float(n) for n in range(len(state.route.accounts.notes.mine))
-    ]
+    notes = state.engine.reports.notes
+    notes.mine = [float(number) for number in range(len(notes.mine))]
     for parameter in state.sieve.parameters:
         if parameter.residual is None:
             continue

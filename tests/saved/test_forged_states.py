@@ -120,7 +120,7 @@ CASES = list(bad_values())
 
 
 def everything(state):
-    return state.state_dict()["checksum"], state.step, state.loaded_place
+    return state.state_dict()["checksum"], state.step, state.engine.loaded_place
 
 
 def require_refused(forged, words):

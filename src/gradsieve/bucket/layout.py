@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.parameters.whole import WholeGroup
+from gradsieve.parameters.whole import Unit, WholeGroup
 
-Unit = ParameterState | WholeGroup
 Place = slice | Tensor
 """Where a unit lies in a bucket's buffer: a stretch, or the places of its elements (int64)."""
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from gradsieve.bucket.layout import BucketLayout, Unit
+from gradsieve.bucket.layout import BucketLayout
 from gradsieve.parameters.parameter import AddUp, Dealt, ParameterState
-from gradsieve.parameters.whole import WholeGroup
+from gradsieve.parameters.whole import Unit, WholeGroup
 
 SMALLEST_PIECE = 2**14
 """Elements; each piece has a section of its own in a frame, of some 36 bytes."""

@@ -30,7 +30,7 @@ from gradsieve.codec.lanes import TILE, tile_sum
 from gradsieve.runtime.compiled import compiled
 
 SMALLEST_STEP = 1 / 16
-"""In mean excesses. A level then takes 5.5 bits or so, with an error of a thousandth of the excess."""
+"""In mean excesses. A level then takes 5.5 bits or so, and is off by a thousandth of the excess."""
 LARGEST_STEP = 16.0
 STRIDE = 1.125
 HALVINGS = 6

@@ -8,9 +8,9 @@ from numbers import Real
 from typing import ClassVar, Literal
 
 from gradsieve.control.thresholds import Measured, Threshold, require
+from gradsieve.runtime.units import parse_rate
 from gradsieve.sieve import Moments
 from gradsieve.telemetry.report import StepReport
-from gradsieve.units import parse_rate
 
 WANTED_SHARE = 0.05
 """Of the computation: what the exchange may add to it."""

@@ -10,7 +10,7 @@ from gradsieve.codec.frame import VERSION
 from gradsieve.errors import MismatchError, has, named_ranks
 from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.words import another_version, texts_of_all
-from gradsieve.version import __version__
+from gradsieve.runtime.version import __version__
 
 ADVICE = {
     "versions": "Install the same version of gradsieve on every rank.",

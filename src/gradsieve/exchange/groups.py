@@ -12,8 +12,8 @@ from gradsieve.exchange.accord import Accord
 from gradsieve.exchange.attendance import require_attendance
 from gradsieve.exchange.cost import Links, NodeCost
 from gradsieve.exchange.frames import ExchangeError, FrameExchange, OwnGroup, numbers_of_all
-from gradsieve.exchange.group import group_of_its_own, groups_joined, require_alike_names
 from gradsieve.exchange.names import Exchange
+from gradsieve.exchange.new_group import group_of_its_own, groups_joined, require_alike_names
 from gradsieve.exchange.nodes import Nodes, require_nodes, stated_node_size
 from gradsieve.exchange.notes import Notes
 from gradsieve.exchange.probe import agreed, measure_link

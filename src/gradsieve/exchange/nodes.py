@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange.frames import FrameExchange, OwnGroup
-from gradsieve.exchange.group import group_of_its_own
+from gradsieve.exchange.new_group import group_of_its_own
 from gradsieve.exchange.notes import Notes
 from gradsieve.runtime.threads import usable_cores
 

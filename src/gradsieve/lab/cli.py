@@ -18,7 +18,7 @@ from gradsieve.lab.console import (
 )
 from gradsieve.lab.options import Json, LearningRate, Link, Ranks, Seed
 from gradsieve.lab.plan.cli import plan
-from gradsieve.version import __version__
+from gradsieve.runtime.version import __version__
 
 app = typer.Typer(
     help="Threshold-pruned gradients for PyTorch data-parallel training over slow links.",

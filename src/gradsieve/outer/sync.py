@@ -1,6 +1,5 @@
 """Local steps with an outer optimizer: every rank trains apart, and now and then they meet."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -14,26 +13,24 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsieve.bucket.requirements import require_dtype, require_unsharded
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
-from gradsieve.copies import refuse_copy
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.exchange.agreement import Description, require_agreement
-from gradsieve.outer.arrivals import Arrivals
-from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
+from gradsieve.outer.buffers import averaged_buffers
+from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.replicas import require_node_of, share
 from gradsieve.outer.schedule import Schedule
-from gradsieve.outer.under_way import UnderWay, load_under_way
+from gradsieve.outer.under_way import load_under_way
 from gradsieve.outer.weights import (
-    Flight,
     OuterOptimizer,
     OuterWeights,
     nesterov,
     require_optimizer_fits,
 )
-from gradsieve.parameters.nonfinite import is_finite
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
+from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
@@ -144,9 +141,8 @@ class OuterSync:
         self.on_step: Callable[[OuterRecord], None] | None = None
         # Internal.
         self._model = model
-        self._untold: list[OuterRecord] = []
-        self._arrivals = Arrivals(self._engine.groups)
-        self._under_way: UnderWay | None = None
+        self._known = {id(parameter) for parameter in self._weights.inner}
+        self._exchange = OuterExchange(self.state, self._weights, self._schedule, self._buffers)
         self._has_failed = False
 
     @property
@@ -162,7 +158,7 @@ class OuterSync:
     @property
     def is_exchanging(self) -> bool:
         """An exchange is under way."""
-        return self._under_way is not None
+        return self._exchange.under_way is not None
 
     @property
     def inner_steps(self) -> int:
@@ -189,7 +185,7 @@ class OuterSync:
         self._require_success()
         self._require_same_parameters()
         with self._failing():
-            self._schedule.advance(self._begin, self._end)
+            self._schedule.advance(self._exchange.begin, self._exchange.end)
         if self._follows_budget and not self._engine.topology.is_dense:
             self._schedule.follow(self.state.sieve.thresholds.scale)
         self._tell()
@@ -204,7 +200,7 @@ class OuterSync:
         self._require_success()
         self._require_same_parameters()
         with self._failing():
-            self._schedule.finish(self._begin, self._end)
+            self._schedule.finish(self._exchange.begin, self._exchange.end)
         self._tell()
 
     @contextmanager
@@ -216,64 +212,11 @@ class OuterSync:
             self._has_failed = True
             raise
 
-    def _begin(self, fragment: int, delay: int) -> None:
-        start, meeting = time.perf_counter(), self._arrivals.come()
-        state, schedule = self.state, self._schedule
-        flight = self._weights.begin(fragment, goes_on=delay > 0)
-        under_way = UnderWay(flight, schedule.every, max(1, schedule.since))
-        buckets = under_way.flight.buckets
-        state.begin_step(buckets[0])
-        if self._buffers and fragment == schedule.fragments - 1:
-            under_way.buffer_average = BufferAverage(self._buffers, self._engine.groups.group)
-        self._engine.worker.submit(meeting)
-        under_way.futures = [self._engine.exchange(bucket) for bucket in buckets]
-        under_way.seconds = time.perf_counter() - start
-        self._under_way = under_way
-
-    def _arrive(self, under_way: UnderWay) -> None:
-        """Wait for the averages."""
-        if under_way.has_arrived:
-            return
-        start = time.perf_counter()
-        self.state.end_step()
-        under_way.wait()
-        self._require_finite(under_way.flight)
-        under_way.has_arrived, under_way.exchange = True, self.state.last
-        under_way.seconds += time.perf_counter() - start
-
-    def _end(self) -> None:
-        under_way = self._under_way
-        if under_way is None:
-            return
-        self._arrive(under_way)
-        start = time.perf_counter()
-        self._weights.end(under_way.flight)
-        assign(self._buffers, under_way.buffers)
-        self._under_way = None
-        under_way.seconds += time.perf_counter() - start
-        self._record(under_way)
-
-    def _record(self, under_way: UnderWay) -> None:
-        exchange = under_way.exchange
-        if exchange is None:
-            return
-        elements = self._weights.numel * under_way.since
-        self.last = OuterRecord(
-            step=self._schedule.began,
-            every=under_way.every,
-            fragment=under_way.flight.fragment,
-            exchange=exchange,
-            bits_per_parameter=8 * exchange.frame_bytes / elements,
-            slowest_rank=self._arrivals.slowest_rank,
-            waited_seconds=self._arrivals.waited_seconds,
-            exposed_seconds=under_way.seconds + self.state.sieve.step.clock.stolen_seconds,
-        )
-        self._untold.append(self.last)
-
     def _tell(self) -> None:
-        """Of what was merged; an error of the user's function is none of an exchange."""
-        records, self._untold = self._untold, []
+        """Tell what was merged; an error of the user's function fails no exchange."""
+        records, self._exchange.records = self._exchange.records, []
         for record in records:
+            self.last = record
             if self.on_step is not None:
                 self.on_step(record)
 
@@ -285,26 +228,12 @@ class OuterSync:
             )
 
     def _require_same_parameters(self) -> None:
-        known = {id(parameter) for parameter in self._weights.inner}
         for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad and id(parameter) not in known:
+            if parameter.requires_grad and id(parameter) not in self._known:
                 raise SieveError(
                     f"parameter {name} is trained now and was frozen when OuterSync was made: the "
                     "ranks would part. Call finish, and make a new OuterSync with it."
                 )
-
-    def _require_finite(self, flight: Flight) -> None:
-        if all(is_finite(bucket.flat) for bucket in flight.buckets):
-            return
-        record = self.state.last
-        sources = {} if record is None else record.nonfinite_parameters
-        whose = "this" if dist.get_rank() in sources else "another"
-        named = "; ".join(f"rank {rank}: {', '.join(names)}" for rank, names in sources.items())
-        raise SieveError(
-            f"the weights of {whose} rank were not finite when inner step {self._schedule.began} "
-            f"ended ({named}); no rank has taken them over. Go back to a checkpoint, with a lower "
-            "learning rate of the inner optimizer or with its gradients clipped."
-        )
 
     def __getstate__(self) -> NoReturn:
         """Raise TypeError: what ranks share cannot be copied on one of them."""
@@ -325,10 +254,9 @@ class OuterSync:
             ExchangeError, SieveError: as `step`.
         """
         self._require_success()
-        under_way = self._under_way
-        if under_way is not None:
-            with self._failing():
-                self._arrive(under_way)
+        with self._failing():
+            self._exchange.arrive()
+        under_way = self._exchange.under_way
         rank, world_size = self._engine.groups.own_place
         return sealed(
             {
@@ -379,8 +307,8 @@ class OuterSync:
         # torch keeps the tensors that it is given, and steps on them.
         self.optimizer.load_state_dict(deepcopy(found["optimizer"]))
         self._schedule.load(found["schedule"])
-        self._has_failed, self._untold = False, []
-        self._under_way = under_way
+        self._has_failed, self._exchange.records = False, []
+        self._exchange.under_way = under_way
 
     def _model_weights(self) -> dict[str, int]:
         """Checksums of the rank's own weights."""

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from gradsieve.bucket.layout import Unit
 from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.whole import Unit
 
 
 class Changes:

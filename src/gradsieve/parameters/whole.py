@@ -125,6 +125,10 @@ class WholeGroup:
         return nonzero[self._numbers] > 0
 
 
+Unit = ParameterState | WholeGroup
+"""What a section of a frame is of."""
+
+
 def round_whole(values: Tensor, mode: Values) -> tuple[Section, Tensor | None]:
     """A section of all `values`, float32 on the CPU, and what it lacks of them; None: nothing."""
     section = whole_section(values.numpy(), mode)

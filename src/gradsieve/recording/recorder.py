@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.copies import refuse_copy
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.recording.counting import counted, histogram_of, sampled
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
@@ -25,6 +24,7 @@ from gradsieve.recording.histogram import Histogram
 from gradsieve.recording.mailbox import Mailbox
 from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
+from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.names import plain_names
 from gradsieve.state import SieveState
 from gradsieve.telemetry.record import StepRecord

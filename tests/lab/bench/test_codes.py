@@ -16,7 +16,7 @@ from gradsieve.lab.bench.codec import (
 )
 from gradsieve.lab.bench.gradients import laplace
 from gradsieve.lab.bench.peers import error_at, low_rank, peer_rows
-from gradsieve.lab.methods.dense import eight_bit
+from gradsieve.lab.methods.played.rounded import eight_bit
 
 
 def levels_at(gradient, density):

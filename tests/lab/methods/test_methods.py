@@ -55,12 +55,15 @@ def test_ranks_that_exchange_nothing_have_no_common_model():
         assert trains_together(method)
 
 
-def test_options_are_those_of_the_sieve():
+def test_options_are_those_of_a_config():
     assert read_config("balanced-sigma=2,rotation=0,values=float32") == SieveConfig(
         threshold=Sigma(2.0, of="balanced"), rotation=0, values="float32"
     )
     assert read_config("") == SieveConfig()
     assert read_config("min_numel=16") == SieveConfig(min_numel=16)
+    assert read_config("error_feedback=no,node_size=4") == SieveConfig(
+        error_feedback=False, node_size=4
+    )
     assert read_config("budget=auto,exchange=two-shot") == SieveConfig(
         threshold=Budget("auto"), exchange="two-shot"
     )

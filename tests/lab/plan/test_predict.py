@@ -1,5 +1,6 @@
 """The model of a step: what must hold whatever the numbers are."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gradsieve.exchange.cost import LinkCost, Links
+from gradsieve.exchange.cost import LinkCost, Links, NodeCost
 from gradsieve.lab.plan.bare_step import BareStep, BucketSize, buckets_of, like_usual
 from gradsieve.lab.plan.machine import Machine, Measured
 from gradsieve.lab.plan.predict import predict
 from gradsieve.lab.plan.rows import comparisons, described_link, plan_row
-from gradsieve.topology import DENSE, TOPOLOGIES
+from gradsieve.topology import DENSE, DENSE_HALF, HIERARCHICAL, TOPOLOGIES
 
 MACHINE = Machine(
     select=6e-10, section=1e-5, make=1e-8, read=5e-9, collective=5e-4, reduce=5e-10, halve=1e-9
@@ -25,41 +26,61 @@ BARE = BareStep(
     buckets=(BucketSize(300_000, 2), BucketSize(6_000_000, 3), BucketSize(4_000_000, 5)),
 )
 costs = st.builds(LinkCost, latency=st.floats(1e-5, 0.1), rate=st.floats(1e5, 1e10))
-ranks = st.integers(2, 4096)
-frames = st.sampled_from([TOPOLOGIES["gather"], TOPOLOGIES["two-shot"]])
+sizes = st.sampled_from([1, 2, 8])
+links = st.builds(
+    lambda count, size, everyone, within: Links(
+        count * size, everyone, NodeCost(size, within, everyone)
+    ),
+    st.integers(2, 512),
+    sizes,
+    costs,
+    costs,
+)
+topologies = st.sampled_from(list(TOPOLOGIES.values()))
 
 
-def predicted(topology, cost, ranks, bits=0.5):
-    return predict(topology, BARE, MACHINE, Links(ranks, cost), bits)
+def halved(cost):
+    return replace(cost, rate=cost.rate / 2)
 
 
-@given(costs, ranks, frames, st.floats(0.01, 8))
-def test_no_exchange_is_quicker_than_none(cost, ranks, topology, bits):
-    least = BARE.step + BARE.wrapper
-    assert predicted(topology, cost, ranks, bits) >= least
-    assert predicted(DENSE, cost, ranks) >= least
+@given(topologies, links, st.floats(0.01, 8))
+def test_no_exchange_is_quicker_than_none(topology, links, bits):
+    seconds = predict(topology, BARE, MACHINE, links, bits)
+    assert BARE.step + BARE.wrapper <= seconds < math.inf
 
 
-@given(costs, ranks, frames, st.floats(0.01, 8))
-def test_more_bits_and_slower_links_take_no_less(cost, ranks, topology, bits):
-    seconds = predicted(topology, cost, ranks, bits)
-    assert predicted(topology, cost, ranks, 2 * bits) >= seconds - 1e-9
-    slower = replace(cost, rate=cost.rate / 2)
-    assert predicted(topology, slower, ranks, bits) >= seconds - 1e-9
-    assert predicted(DENSE, slower, ranks) >= predicted(DENSE, cost, ranks) - 1e-9
+@given(topologies, links, st.floats(0.01, 8))
+def test_more_bits_and_slower_links_take_no_less(topology, links, bits):
+    seconds = predict(topology, BARE, MACHINE, links, bits)
+    assert predict(topology, BARE, MACHINE, links, 2 * bits) >= seconds - 1e-9
+    nodes = replace(
+        links.nodes, within=halved(links.nodes.within), across=halved(links.nodes.across)
+    )
+    slower = replace(links, everyone=halved(links.everyone), nodes=nodes)
+    assert predict(topology, BARE, MACHINE, slower, bits) >= seconds - 1e-9
+
+
+@given(topologies, st.integers(2, 4096), costs, st.floats(0.01, 8))
+def test_only_hierarchical_needs_nodes(topology, ranks, cost, bits):
+    seconds = predict(topology, BARE, MACHINE, Links(ranks, cost), bits)
+    assert (seconds == math.inf) == (topology is HIERARCHICAL)
 
 
 def test_on_many_ranks_two_shots_are_quicker_and_on_two_one_is():
     cost = LinkCost(1e-4, 12.5e6)
-    for count, quicker, slower in ((2, "gather", "two-shot"), (64, "two-shot", "gather")):
-        seconds = [predicted(TOPOLOGIES[name], cost, count) for name in (quicker, slower)]
-        assert seconds[0] < seconds[1]
+    for count, *names in ((2, "gather", "two-shot"), (64, "two-shot", "gather")):
+        quicker, slower = (
+            predict(TOPOLOGIES[name], BARE, MACHINE, Links(count, cost), 0.5) for name in names
+        )
+        assert quicker < slower
 
 
 def test_a_slow_link_is_waited_for_and_a_fast_one_is_hidden():
-    slow = predicted(DENSE, LinkCost(1e-4, 12.5e6), 2)
+    slow = predict(DENSE, BARE, MACHINE, Links(2, LinkCost(1e-4, 12.5e6)), 32)
     assert slow == pytest.approx(0.2 + 10.3e6 * 4 / 12.5e6, rel=0.05)
-    fast = predicted(DENSE, LinkCost(1e-5, 1e12), 2)
+    half = predict(DENSE_HALF, BARE, MACHINE, Links(2, LinkCost(1e-4, 12.5e6)), 16)
+    assert half == pytest.approx(0.2 + 10.3e6 * 2 / 12.5e6, rel=0.05)
+    fast = predict(DENSE, BARE, MACHINE, Links(2, LinkCost(1e-5, 1e12)), 32)
     assert fast < 0.23
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from gradsieve.lab.methods.dense import eight_bit
+from gradsieve.lab.methods.played.rounded import eight_bit
 from gradsieve.lab.methods.powersgd import power_iteration, random_factor
 from gradsieve.lab.methods.topk import prune
 

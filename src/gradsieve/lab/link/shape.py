@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
-from gradsieve.units import parse_rate
+from gradsieve.runtime.units import parse_rate
 
 MAX_RANKS = 200
 MIN_RATE = 10_000

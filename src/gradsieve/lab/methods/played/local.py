@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradsieve.lab.methods.dense import Rounded
 from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.played.rounded import Rounded
 from gradsieve.lab.methods.played.sieve import Sieve
 from gradsieve.lab.methods.played.synchronous import Batches, Synchronous, backward
 from gradsieve.lab.workloads.replica import Replica

@@ -9,7 +9,7 @@ from gradsieve.bucket.plan import Plan
 from gradsieve.bucket.rank_sieve import RankSieve, turn_shared
 from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
-from gradsieve.lab.methods.dense import Rounded
+from gradsieve.lab.methods.played.rounded import Rounded
 from gradsieve.lab.methods.played.transport import play_exchanges
 from gradsieve.topology import TOPOLOGIES, FrameTopology
 
