@@ -53,7 +53,7 @@ class Basis:
         """Turn the basis towards the eigenvectors of the covariance.
 
         Returns:
-            the turn, float32 [size, size]: rows of old coefficients times it are new coefficients.
+            the turn, float32 [size, size]: the new coefficients are the old ones times the turn.
             None, with the basis unchanged, if nothing was learned or the covariance is not finite.
         """
         covariance = self.covariance.double()
