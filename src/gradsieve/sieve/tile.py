@@ -26,9 +26,8 @@ INT64 = ir.IntType(64)
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 DOUBLE = ir.DoubleType()
 SUMS = 7
-"""The vectors of a tile's totals: the sums of signed elements, unsent magnitudes, unsent squares,
-sent magnitudes, sent squares and the gradient's squares, then the largest magnitude. The number of
-non-finite elements follows them in a row of totals."""
+"""The sums of a tile: signed elements, unsent magnitudes, unsent squares, sent magnitudes, sent
+squares, the gradient's squares; then the largest magnitude, and after it the non-finite count."""
 GRADIENT_SQUARES = SUMS - 2
 LARGEST = SUMS - 1
 TOTALS = SUMS + 1
@@ -44,9 +43,8 @@ def features() -> set[str]:
 
 
 LANES = 8
-"""The elements of a vector on any processor. Element i is summed in lane i modulo 8, so that all
-processors get the same sums. Vectors of 16 were a sixth faster where 30 % survive, and no faster
-elsewhere."""
+"""The elements of a vector. Element i is summed in lane i modulo 8 on all processors, so that sums
+are the same. Vectors of 16 were a sixth faster where 30 % survive, and elsewhere no faster."""
 HAS_PERMUTE = {"avx2"} == features() & {"avx2", "avx512vl"}
 BLOCK = 4 * LANES
 """The elements of an iteration. Tiles are multiples of it."""
@@ -206,8 +204,7 @@ class TileLoop:
         """Emit the code for a vector that may have survivors."""
         builder = self.builder
         finite = builder.fcmp_ordered("<=", self.magnitude(accumulated), self.limit)
-        # Elements that are not finite are sent, so that the training loop sees them, and keep their
-        # old residual.
+        # Elements that are not finite are sent, since training must see them, and keep residuals.
         kept = builder.select(finite, accumulated, before)
         sent = builder.and_(passed, finite)
         self.store_residual(builder.select(sent, self.zero, kept), offset)
