@@ -26,6 +26,7 @@ lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 # Coverage-guided, for as many frames as FUZZ_RUNS says; a crash writes the frame to crash-*.
 FUZZ_RUNS ?= 200000

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.workloads.digits import accuracy, batches
-from gradsieve.workloads.mnist import load_mnist
-from gradsieve.workloads.mnist_cnn import MnistCnn
+from gradsieve.lab.workloads.digits import accuracy, batches
+from gradsieve.lab.workloads.mnist import load_mnist
+from gradsieve.lab.workloads.mnist_cnn import MnistCnn
 
 SYNCHRONOUS_STEPS, LOCAL_STEPS = 10, 60
 

@@ -7,9 +7,9 @@ import torch.distributed as dist
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from gradsieve.workloads.digits import accuracy, batches
-from gradsieve.workloads.mnist import load_mnist
-from gradsieve.workloads.mnist_cnn import MnistCnn
+from gradsieve.lab.workloads.digits import accuracy, batches
+from gradsieve.lab.workloads.mnist import load_mnist
+from gradsieve.lab.workloads.mnist_cnn import MnistCnn
 
 STEPS = 50
 

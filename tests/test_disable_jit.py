@@ -13,7 +13,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from typer.testing import CliRunner
 
 import gradsieve as gs
-from gradsieve.cli import app
+from gradsieve.lab.cli import app
 
 assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 indices = torch.arange(3, dtype=torch.int32)

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 
 import gradsieve as gs
+from gradsieve.lab.workloads.digits import batches
+from gradsieve.lab.workloads.mnist import load_mnist
+from gradsieve.lab.workloads.mnist_cnn import MnistCnn, make_optimizer
 from gradsieve.parameters import ParameterState
 from gradsieve.sieve import sample_magnitudes
 from gradsieve.sieve.magnitudes import Magnitudes, count_on_device, every_nth_run
-from gradsieve.workloads.digits import batches
-from gradsieve.workloads.mnist import load_mnist
-from gradsieve.workloads.mnist_cnn import MnistCnn, make_optimizer
 
 NUMEL = 200_000
 DRAWS = {

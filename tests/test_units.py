@@ -1,37 +1,33 @@
-"""Numbers with units, as commands and settings take them."""
+"""Rates with units, as commands and settings take them."""
 
 import pytest
 
 import gradsieve as gs
-from gradsieve.settings import read_settings
-from gradsieve.units import parse_count
+from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.units import parse_rate
 
 
 @pytest.mark.parametrize(
-    ("text", "count"),
+    ("text", "rate"),
     [
-        ("350M", 350e6),
-        ("350m", 350e6),
-        (" 1.5 B ", 1.5e9),
-        ("7g", 7e9),
-        ("20k", 20_000),
-        ("350e6", 350e6),
-        ("100000000.0", 1e8),
-        ("350,000,000", 350e6),
-        ("350_000", 350_000),
-        ("1", 1),
+        ("20mbit", 20_000_000),
+        ("100mbit", 100_000_000),
+        ("1gbit", 1_000_000_000),
+        ("2.5gbit", 2_500_000_000),
+        ("64kbit", 64_000),
+        ("1000000", 1_000_000),
+        ("9600bit", 9_600),
+        (" 1 Gbit ", 1_000_000_000),
     ],
 )
-def test_a_number_of_parameters_may_have_a_unit(text, count):
-    assert parse_count(text) == pytest.approx(count, rel=1e-12)
+def test_a_rate_in_words_becomes_bits_per_second(text, rate):
+    assert parse_rate(text) == rate
 
 
-@pytest.mark.parametrize(
-    "text", ["", "M", "350Q", "350MB", "-1M", "0", "0.5", "nan", "inf", "1e999", "many", "1e-3k"]
-)
-def test_what_is_no_number_of_parameters_is_named_with_examples(text):
-    with pytest.raises(ValueError, match=r"as in 350M or 1\.5B") as raised:
-        parse_count(text)
+@pytest.mark.parametrize("text", ["", "fast", "-1mbit", "0", "1mbyte", "1e9", "1.gbit", "gbit"])
+def test_what_is_no_rate_is_named_with_what_is_accepted(text):
+    with pytest.raises(ValueError, match=r"kbit, mbit or gbit") as raised:
+        parse_rate(text)
     assert repr(text) in str(raised.value)
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradsieve.bench.codec import one_block_bits
 from gradsieve.codec import decode_frame, encode_frame, pruned_section
 from gradsieve.codec.positions import rice_parameter
 from gradsieve.codec.settings import SETTINGS
+from gradsieve.lab.bench.codec import one_block_bits
 
 DENSITIES = [0.0005, 0.001, 0.01, 0.05, 0.15, 0.3, 0.6]
 

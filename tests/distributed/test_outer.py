@@ -366,7 +366,7 @@ def record_into(directory):
 
 
 def test_a_recorder_takes_the_pseudo_gradients(tmp_path):
-    from gradsieve.report.source import read_source
+    from gradsieve.lab.report.source import read_source
 
     run_ranks(2, record_into, str(tmp_path))
     (run,) = read_source(tmp_path).runs

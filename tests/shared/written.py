@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import torch
 
+from gradsieve.lab.runs.config import RunConfig, RunResult
 from gradsieve.recording.counting import histogram_of
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
-from gradsieve.runs.config import RunConfig, RunResult
 from gradsieve.telemetry import StepRecord
 
 LAYERS = [

@@ -1,0 +1,124 @@
+"""gradsieve bench rate: quality against bits."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradsieve.lab.console import (
+    console,
+    fail,
+    require_data,
+    require_outputs,
+    working,
+    write_json,
+)
+from gradsieve.lab.options import Json
+
+STEPS_A_LINE = 100
+"""Where no terminal shows a line that changes."""
+
+
+def bench_rate_command(
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            help="mnist_cnn, mlp, gpt or gpt-small.",
+            show_default="gpt-small for training, all for showing",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="dense, fp16, 8-bit, powersgd:4, topk:0.01, sieve:density=0.01, "
+            "local:every=10,sigma=2; repeat it.",
+            show_default="none: only show the file",
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option("--lr", min=0, help="Repeat it.", show_default="the workload's own"),
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Of weights, data order and dropout; repeat it.", show_default="0"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each run.", show_default="300 for training, all for showing"),
+    ] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, help="Ranks, played one after the other in one process.")
+    ] = 2,
+    runs: Annotated[
+        Path, typer.Option(help="Finished runs are appended to this file, none is repeated.")
+    ] = Path("rate.jsonl"),
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw quality against bits to this .png or .svg.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Quality against bits: train with each method, at each learning rate, from each seed.
+
+    Without --method nothing is trained. What the file of runs holds is printed and drawn, of the
+    workload and with as many steps as were asked for.
+    """
+    require_outputs(json_file, runs, plot=plot, out=runs.parent)
+    from gradsieve.lab.bench.rate.play import Setting, play
+    from gradsieve.lab.bench.rate.report import draw, rate_tables, summarize
+    from gradsieve.lab.bench.rate.runs import RunFile
+    from gradsieve.lab.methods.table import require_playable
+    from gradsieve.lab.workloads.workload import load_workload
+
+    file = RunFile(runs)
+    try:
+        trained = load_workload(workload or "gpt-small")
+        if method:
+            require_data(trained.name)
+        for name in method or []:
+            require_playable(name, trained)
+        rates = learning_rate or [trained.learning_rate]
+        for name, rate, number in product(method or [], rates, seed or [0]):
+            setting = Setting(
+                workload=trained.name,
+                method=name,
+                learning_rate=rate,
+                seed=number,
+                steps=steps or 300,
+                ranks=ranks,
+            )
+            if file.find(setting) is None:
+                with working(f"{name} at {rate:g}, seed {number} ...") as tell:
+                    run = play(setting, progress(tell, name, setting.steps))
+                file.append(run)
+                console.print(f"{name} at {rate:g}, seed {number}: {run.quality:.4f}", style="dim")
+        rows = [
+            row
+            for row in summarize(file)
+            if row.workload == (workload or row.workload) and row.steps == (steps or row.steps)
+        ]
+    except ValueError as error:
+        fail(str(error))
+    if not rows:
+        fail(
+            f"{runs} holds no runs of what was asked for; train some with --method, or name with "
+            "--runs a file that holds them"
+        )
+    for table in rate_tables(rows):
+        console.print(table)
+    if plot is not None:
+        draw(rows, plot)
+    write_json(json_file, [asdict(row) for row in rows])
+
+
+def progress(tell: Callable[[str], None], name: str, steps: int) -> Callable[[int, float], None]:
+    every = 1 if console.is_terminal else STEPS_A_LINE
+
+    def after_step(step: int, loss: float) -> None:
+        if step % every == 0:
+            tell(f"{name}: {step} of {steps}, loss {loss:.3f}")
+
+    return after_step

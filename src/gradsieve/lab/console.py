@@ -1,0 +1,137 @@
+"""What every command shares: the terminal, files of rows, and how a command fails."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+console = Console()
+errors = Console(stderr=True)
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Tell what is being done: the block calls what it is given with each new text.
+
+    On a terminal one line changes; elsewhere lines go to standard error, so that a log of hours is
+    not silent and a redirected table stays a table.
+    """
+    if console.is_terminal:
+        with console.status(what) as status:
+            yield status.update
+        return
+    log(what)
+    yield log
+
+
+def log(text: str) -> None:
+    """A line of progress, for where no terminal shows one that changes."""
+    errors.print(text, style="dim", markup=False, highlight=False)
+
+
+def require_outputs(*paths: Path | None, plot: Path | None = None, out: Path | None = None) -> None:
+    """Refuse, before anything is measured, what could not be written.
+
+    Args:
+        out: a directory that the command makes.
+    """
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        fail(f"cannot draw {plot}: its name must end in .png or .svg")
+    if out is not None:
+        require_directory(out)
+    for path in (*paths, plot):
+        if path is not None and (path.parent != out or out.exists()):
+            require_file(path)
+
+
+def require_directory(path: Path) -> None:
+    """Refuse one that cannot be made or written to; what is made to try it is removed."""
+    new: list[Path] = []
+    try:
+        new = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        fail(f"cannot write to {path}: {error.strerror}; give another directory")
+    finally:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def require_file(path: Path) -> None:
+    """Refuse one that cannot be written; what is there stays."""
+    try:
+        if not path.parent.is_dir():
+            fail(f"cannot write {path}: {path.parent} is no folder")
+        if path.is_dir():
+            fail(f"cannot write {path}: it is a folder; give a file")
+        is_new, target = not path.exists(), path.resolve()
+        if not (is_new or path.is_file()):
+            # Opening a pipe would tell its reader that all is written.
+            return
+        with target.open("ab"):
+            pass
+        if is_new:
+            target.unlink()
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror}; give a file that can be written")
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """A block of runs over a link: what they raise becomes a message that ends the command."""
+    from gradsieve.lab.runs.launch import RunError
+
+    try:
+        yield
+    except (RunError, ValueError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the link is taken down", status=130)
+
+
+def require_data(*workloads: str) -> None:
+    """End with a message where the data of a workload is missing, before any rank is started.
+
+    Raises:
+        ValueError: there is no workload of that name.
+    """
+    from gradsieve.lab.workloads.mnist import DataError
+    from gradsieve.lab.workloads.workload import load_workload
+
+    try:
+        for name in workloads:
+            load_workload(name).require_data()
+    except DataError as error:
+        fail(str(error))
+
+
+def require_drawing() -> None:
+    """End with a message where what draws figures is missing."""
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        fail(f"figures are drawn and {error.name} is missing: pip install 'gradsieve[lab]'")
+
+
+def write_json(path: Path | None, content: object) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror}; give --json a file that can be written")
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """End the command with a message on standard error."""
+    errors.print(f"gradsieve: {message}", markup=False, highlight=False)
+    raise typer.Exit(status)

@@ -1,0 +1,1 @@
+"""The methods that runs compare, each written as a line of text."""

@@ -1,0 +1,84 @@
+"""What a method is: a way of training together, which is written as a line of text."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gradsieve.lab.methods.played.compressor import Compressor
+from gradsieve.lab.methods.played.synchronous import PlayedTraining, Synchronous
+from gradsieve.lab.workloads.replica import Replica
+from gradsieve.outer import OuterSync
+from gradsieve.state import SieveState
+
+
+class Method:
+    """A method with its options.
+
+    Args:
+        options: what stands behind the colon, "4" in "powersgd:4".
+
+    Raises:
+        ValueError: the options are written otherwise, or a number is out of range.
+    """
+
+    form: ClassVar[str]
+    """How it is written, "powersgd:RANK"; its name stands before the colon."""
+    trains_together: ClassVar[bool] = True
+    """Whether the ranks have a common model in the end."""
+
+    def __init__(self, options: str = "") -> None:
+        if options:
+            raise ValueError(f"{self.form} takes no options, got {options!r}")
+
+    @property
+    def phase(self) -> int:
+        """The number of steps from one exchange to the next."""
+        return 1
+
+
+class Prepared(NamedTuple):
+    model: nn.Module
+    """The model to train: the given one, or DDP around it."""
+    state: SieveState | None = None
+    outer: OuterSync | None = None
+
+
+class Distributed(Method, ABC):
+    """A method for real ranks, over torch.distributed."""
+
+    @abstractmethod
+    def prepare(self, model: nn.Module) -> Prepared:
+        """Make `model` exchange by this method; every rank calls it."""
+
+    def require_possible(self) -> None:
+        """Raise ValueError where the options cannot be used by real ranks."""
+
+
+def in_ddp(model: nn.Module, bucket_cap_mb: float | None = None) -> DistributedDataParallel:
+    return DistributedDataParallel(model, bucket_cap_mb=bucket_cap_mb, gradient_as_bucket_view=True)
+
+
+class Played(Method, ABC):
+    """A method whose ranks are played in one process."""
+
+    @abstractmethod
+    def play(self, replica: Replica, ranks: int) -> PlayedTraining:
+        """Return the training of ranks that begin as `replica`.
+
+        Raises:
+            ValueError: the options do not suit the model, or ask for a link.
+        """
+
+
+class PlayedInStep(Played):
+    """A played method whose ranks average their gradients in every step."""
+
+    @abstractmethod
+    def compressor(self, parameters: Sequence[Tensor], ranks: int) -> Compressor:
+        """Return what averages gradients shaped like `parameters`."""
+
+    def play(self, replica: Replica, ranks: int) -> PlayedTraining:
+        return Synchronous(replica, self.compressor(list(replica.model.parameters()), ranks))

@@ -1,0 +1,1 @@
+"""Methods played rank by rank in one process: no link, no process group."""

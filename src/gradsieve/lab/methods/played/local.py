@@ -1,0 +1,112 @@
+"""Local steps of many ranks in one process, through OuterSync's own schedule and weights."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gradsieve.lab.methods.dense import Rounded
+from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.played.sieve import Sieve
+from gradsieve.lab.methods.played.synchronous import Batches, Synchronous, backward
+from gradsieve.lab.workloads.replica import Replica
+from gradsieve.outer.fragments import split_alike
+from gradsieve.outer.schedule import Schedule
+from gradsieve.outer.weights import Flight, OuterWeights
+
+DENSE_BITS = {"dense": 32, "dense-fp16": 16}
+
+
+@dataclass(slots=True)
+class LocalRank:
+    replica: Replica
+    weights: OuterWeights
+    flight: Flight | None = None
+
+
+class LocalSteps:
+    """
+    Args:
+        replica: what all ranks begin as, or, with `start_step`, what they train together first.
+
+    Raises:
+        ValueError: a number is out of range, or the settings ask for a link.
+    """
+
+    def __init__(self, replica: Replica, ranks: int, settings: LocalSettings) -> None:
+        self.settings = settings
+        self.schedule = Schedule(settings.every, settings.fragments, settings.delay)
+        parameters = list(replica.model.parameters())
+        # What cannot be is told now, not after the synchronous steps.
+        split_alike([parameter.numel() for parameter in parameters], settings.fragments)
+        bits = DENSE_BITS.get(settings.sieve.get("exchange", ""))
+        self.compressor: Rounded | Sieve = (
+            Rounded(bits)
+            if bits
+            else Sieve(parameters, ranks, settings.sieve, settings.residual_decay)
+        )
+        through_sieve = settings.start == "sieve"
+        first = Sieve(parameters, ranks, settings.sieve) if through_sieve else Rounded(32)
+        self.together = Synchronous(replica, first)
+        self.count = ranks
+        self.ranks: list[LocalRank] = []
+        """None as long as they train together."""
+        self.done = 0
+        self.sent = 0.0
+        """Bits, in this step."""
+
+    @property
+    def model(self) -> nn.Module:
+        """With the mean of the ranks' weights: between exchanges each has its own."""
+        if not self.ranks:
+            return self.together.model
+        mean = deepcopy(self.ranks[0].replica.model)
+        of_ranks = zip(*(rank.replica.model.parameters() for rank in self.ranks), strict=True)
+        with torch.no_grad():
+            for parameter, own in zip(mean.parameters(), of_ranks, strict=True):
+                parameter.copy_(torch.stack(own).mean(dim=0))
+        return mean
+
+    def step(self, batches: Batches) -> tuple[float, float]:
+        self.done += 1
+        if self.done <= self.settings.start_step:
+            return self.together.step(batches)
+        if not self.ranks:
+            self.ranks = [self.make_rank() for _ in range(self.count)]
+        self.sent, losses = 0.0, []
+        for rank, own in zip(self.ranks, batches, strict=True):
+            loss, _ = backward(rank.replica.model, *next(own))
+            rank.replica.update()
+            losses.append(loss)
+        self.schedule.advance(self.begin, self.end)
+        return losses[0], self.sent
+
+    def finish(self) -> float:
+        self.sent = 0.0
+        self.schedule.finish(self.begin, self.end)
+        return self.sent
+
+    def make_rank(self) -> LocalRank:
+        replica = self.together.replica.copy()
+        named = list(replica.model.named_parameters())
+        return LocalRank(
+            replica, OuterWeights(named, self.settings.optimizer, self.settings.fragments)
+        )
+
+    def begin(self, fragment: int, delay: int) -> None:
+        flights = [rank.weights.begin(fragment, goes_on=delay > 0) for rank in self.ranks]
+        moved = [[g for bucket in f.buckets for g in bucket.shaped()] for f in flights]
+        places = self.ranks[0].weights.parts[fragment]
+        averages, sent = self.compressor.average(moved, places)
+        self.sent += sent
+        for rank, flight, own in zip(self.ranks, flights, moved, strict=True):
+            for gradient, average in zip(own, averages, strict=True):
+                gradient.copy_(average)
+            rank.flight = flight
+
+    def end(self) -> None:
+        for rank in self.ranks:
+            if rank.flight is not None:
+                rank.weights.end(rank.flight)
+                rank.flight = None

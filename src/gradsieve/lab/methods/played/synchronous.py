@@ -1,0 +1,56 @@
+"""Steps of synchronous training, played rank by rank in one process."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from gradsieve.lab.methods.played.compressor import Compressor
+from gradsieve.lab.workloads.replica import Replica
+from gradsieve.lab.workloads.workload import cross_entropy
+
+Batches = Sequence[Iterator[tuple[Tensor, Tensor]]]
+"""Of each rank."""
+
+
+class PlayedTraining(Protocol):
+    def step(self, batches: Batches) -> tuple[float, float]:
+        """The first rank's loss, and the bits that a rank sends on average."""
+
+    def finish(self) -> float:
+        """The last step is done; returns the bits of what is still to be sent."""
+
+    @property
+    def model(self) -> nn.Module:
+        """To be judged: what all ranks have, or the mean of what they have."""
+
+
+class Synchronous:
+    """One model, which all ranks have alike."""
+
+    def __init__(self, replica: Replica, compressor: Compressor) -> None:
+        self.replica, self.compressor = replica, compressor
+
+    @property
+    def model(self) -> nn.Module:
+        return self.replica.model
+
+    def step(self, batches: Batches) -> tuple[float, float]:
+        losses, gradients = zip(*(backward(self.model, *next(own)) for own in batches), strict=True)
+        averages, sent = self.compressor.average(gradients)
+        for parameter, average in zip(self.model.parameters(), averages, strict=True):
+            parameter.grad = average
+        self.replica.update()
+        return losses[0], sent
+
+    def finish(self) -> float:
+        return 0.0
+
+
+def backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, list[Tensor]]:
+    """The loss of one rank's batch, and its gradients."""
+    model.zero_grad(set_to_none=True)
+    loss = cross_entropy(model, inputs, targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad.detach() for p in model.parameters() if p.grad is not None]
+    return loss.item(), gradients

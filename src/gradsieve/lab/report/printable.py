@@ -1,0 +1,25 @@
+"""Text as a page and a chart can show it."""
+
+import re
+from typing import Any
+
+# XML has no word for control characters, half a surrogate pair and what is no character; a chart's
+# expressions end at the separators of lines and paragraphs.
+UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+
+def printable(content: Any) -> Any:
+    """What JSON holds, with such characters in its texts and keys written as escapes."""
+    if isinstance(content, str):
+        return UNSHOWABLE.sub(escaped, content)
+    if isinstance(content, dict):
+        return {printable(key): printable(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [printable(value) for value in content]
+    return content
+
+
+def escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

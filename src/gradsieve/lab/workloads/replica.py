@@ -1,0 +1,35 @@
+"""A workload's model with its optimizer and schedule."""
+
+from copy import deepcopy
+
+from torch import nn
+
+from gradsieve.lab.workloads.workload import Workload
+
+
+class Replica:
+    """
+    Args:
+        steps: of the whole training, which the schedule spans.
+    """
+
+    def __init__(
+        self, workload: Workload, model: nn.Module, learning_rate: float, steps: int
+    ) -> None:
+        self.model = model
+        self.optimizer = workload.make_optimizer(model, learning_rate)
+        self.schedule = workload.make_schedule(self.optimizer, steps)
+        self._made_with = workload, learning_rate, steps
+
+    def copy(self) -> "Replica":
+        """Another one in the same state."""
+        workload, learning_rate, steps = self._made_with
+        other = Replica(workload, deepcopy(self.model), learning_rate, steps)
+        other.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
+        other.schedule.load_state_dict(self.schedule.state_dict())
+        return other
+
+    def update(self) -> None:
+        """A step, with the gradients that there are."""
+        self.optimizer.step()
+        self.schedule.step()

@@ -1,0 +1,347 @@
+"""Playing ranks in one process: what is averaged, what is counted, what is kept."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+import gradsieve as gs
+from gradsieve.lab.bench.rate.play import PlayedRun, Setting, play
+from gradsieve.lab.bench.rate.report import (
+    UNITS,
+    WHAT,
+    comparisons,
+    draw,
+    drawn_points,
+    method_name,
+    rate_tables,
+    summarize,
+)
+from gradsieve.lab.bench.rate.runs import RunFile
+from gradsieve.lab.methods.played.sieve import Sieve
+from gradsieve.lab.methods.table import read_method, require_playable
+from gradsieve.lab.workloads.workload import WORKLOADS, load_workload
+
+SHAPES = [(64, 96), (128, 40), (100,)]
+NUMEL = sum(torch.Size(shape).numel() for shape in SHAPES)
+
+
+def gradients(ranks, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(ranks)]
+
+
+def mean_of(all_gradients):
+    return [torch.stack(own).mean(dim=0) for own in zip(*all_gradients, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "topk:0.1",
+        "sieve:density=0.1",
+        "sieve:density=0.1,values=float32",
+        "sieve:density=0.3,values=bfloat16",
+        "sieve:balanced-sigma=1.5,rotation=16,min_numel=50",
+        "sieve:balanced-sigma=1.5,rotation=16,min_numel=50,exchange=two-shot",
+        "powersgd:3",
+    ],
+)
+def test_what_is_not_sent_now_is_sent_later(method):
+    ranks, steps = 3, 4
+    compressor = read_method(method).compressor(gradients(1, 0)[0], ranks)
+    arrived = [torch.zeros(shape) for shape in SHAPES]
+    wanted = [torch.zeros(shape) for shape in SHAPES]
+    for step in range(steps):
+        given = gradients(ranks, step)
+        averages, bits = compressor.average(gradients(ranks, step))
+        assert 0 < bits < 32 * NUMEL
+        for total, part in zip(arrived, averages, strict=True):
+            total += part
+        for total, part in zip(wanted, mean_of(given), strict=True):
+            total += part
+    short = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
+    assert 0 < short < 1.1 * sum(float(b.norm()) for b in wanted)
+    # With next to nothing new, what was kept arrives.
+    for _ in range(60):
+        nothing = [[1e-6 * gradient for gradient in own] for own in gradients(ranks, steps)]
+        averages, _ = compressor.average(nothing)
+        for total, part in zip(arrived, averages, strict=True):
+            total += part
+    late = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
+    assert late < 0.35 * short
+
+
+def test_steps_before_start_step_send_everything():
+    sieve = read_method("sieve:density=0.1,start_step=2").compressor(gradients(1, 0)[0], 2)
+    for step in range(4):
+        given = gradients(2, step)
+        averages, bits = sieve.average(gradients(2, step))
+        assert (bits == 32 * NUMEL) == (step < 2)
+        if step < 2:
+            torch.testing.assert_close(averages, mean_of(given))
+
+
+def test_a_residual_decays_between_exchanges():
+    arguments = {"threshold": gs.Sigma(1.0), "min_numel": 200}
+    kept, faded = (Sieve(gradients(1, 0)[0], 2, arguments, decay) for decay in (1.0, 0.25))
+    for step in range(2):
+        averages = [sieve.average(gradients(2, step))[0] for sieve in (kept, faded)]
+        assert torch.equal(averages[0][0], averages[1][0]) == (step == 0)
+        if step == 0:
+            for of_kept, of_faded in zip(kept.states, faded.states, strict=True):
+                residuals = of_faded.residuals
+                assert len(residuals) == 3
+                for name, residual in of_kept.residuals.items():
+                    assert torch.equal(residuals[name], residual / 4)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("dense", 32), ("fp16", 16), ("8-bit", 8)])
+def test_rounding_counts_its_bits(method, bits):
+    given = gradients(2, 0)
+    averages, sent = read_method(method).compressor(given[0], 2).average(given)
+    assert sent == bits * NUMEL
+    for average, mean in zip(averages, mean_of(given), strict=True):
+        torch.testing.assert_close(average, mean, rtol=0, atol=0.02 if bits == 8 else 0.002)
+
+
+def test_powersgd_sends_a_matrix_of_its_rank_exactly():
+    left, right = torch.randn(64, 2), torch.randn(2, 96)
+    given = [[left @ right], [left @ right]]
+    averages, bits = read_method("powersgd:2").compressor(given[0], 2).average(given)
+    torch.testing.assert_close(averages[0], left @ right, rtol=1e-3, atol=1e-3)
+    assert bits == 32 * 2 * (64 + 96)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "none",
+        "sieve:x",
+        "sieve:density=0.1,sigma=2",
+        "sieve:budget=auto",
+        "sieve:exchange=dense",
+        "sieve:density=x",
+        "sieve:0.1",
+        "powersgd:4:2",
+        "powersgd:0",
+        "powersgd:x",
+        "topk:0",
+        "topk:2",
+        "topk:nan",
+        "topk:x",
+        "sieve:density=0.1,values=int3",
+        "local:sigma=2:3",
+        "local:every=0,sigma=2",
+        "local:every=x,sigma=2",
+        "local:delay=11,sigma=2",
+        "local:lr=0,sigma=2",
+        "local:momentum=1,sigma=2",
+        "local:start_step=-1,sigma=2",
+        "local:start=late,sigma=2",
+        "local:residual_decay=2,sigma=2",
+        "local:every=20",
+        "local:every=20,fragments=20,sigma=2",
+    ],
+)
+def test_a_method_that_is_none_is_named(method):
+    with pytest.raises(ValueError, match=f"{method!r} is no method"):
+        require_playable(method, load_workload("mnist_cnn"))
+
+
+SETTING = Setting(
+    workload="gpt-small", method="sieve:density=0.05", learning_rate=1e-3, seed=3, steps=2, ranks=2
+)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return play_on_one_thread(SETTING)
+
+
+def play_on_one_thread(setting):
+    """On several, torch's own training may differ in its last places from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return play(setting)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_run_is_the_same_again(run):
+    again = play_on_one_thread(SETTING)
+    assert replace(again, seconds=0.0) == replace(run, seconds=0.0)
+    assert [step for step, _ in run.curve] == [1, 2]
+    assert 0.1 < run.bits_per_parameter < 1.5
+
+
+def test_a_finished_run_is_kept_and_found(run, tmp_path):
+    file = RunFile(tmp_path / "of" / "runs.jsonl")
+    assert file.find(SETTING) is None
+    file.append(run)
+    file.append(replace(run, seed=4))
+    assert file.find(SETTING) == run
+    assert file.find(replace(SETTING, seed=5)) is None
+    file.path.write_text(file.path.read_text() + "{}\n")
+    with pytest.raises(ValueError, match="line 3 is no finished run"):
+        list(file)
+
+
+def made(method, learning_rate, seed, quality, bits):
+    setting = replace(SETTING, method=method, learning_rate=learning_rate, seed=seed)
+    return PlayedRun(
+        **asdict(setting),
+        bits_per_parameter=bits,
+        quality=quality,
+        curve=[[2, quality]],
+        seconds=1.0,
+        torch="2",
+    )
+
+
+def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
+    runs = [
+        made("dense", 1e-3, 0, 1.7, 32.0),
+        made("dense", 1e-3, 1, 1.9, 32.0),
+        made("dense", 2e-3, 0, 1.8, 32.0),
+        made("dense", 2e-3, 1, 1.7, 32.0),
+        made("dense", 3e-3, 0, 1.6, 32.0),
+        made("sieve:density=0.1", 1e-3, 0, 2.0, 0.7),
+    ]
+    rows = summarize(runs)
+    assert [(r.method, r.learning_rate, r.seeds, r.own_rate, r.best) for r in rows] == [
+        ("dense", 1e-3, 2, True, False),
+        # A single run is no match for the mean of two.
+        ("dense", 2e-3, 2, False, True),
+        ("dense", 3e-3, 1, False, False),
+        ("sieve:density=0.1", 1e-3, 1, True, True),
+    ]
+    assert rows[0].quality == pytest.approx(1.8)
+    assert (rows[0].lowest, rows[0].highest) == (1.7, 1.9)
+    (table,) = rate_tables(rows)
+    assert table.row_count == 4
+    for ending in ("png", "svg"):
+        draw(rows, tmp_path / f"rate.{ending}")
+        assert (tmp_path / f"rate.{ending}").stat().st_size > 2000
+    assert (tmp_path / "rate.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "rate.png").stat().st_size < 200_000
+    picture = (tmp_path / "rate.svg").read_text()
+    assert "A transformer of 1 M parameters, 2 steps on 2 ranks" in picture
+    assert "held-out loss, nats per byte (lower is better)" in picture
+    assert "dense training, 32 bits" in picture
+    assert "gradsieve, every step" in picture
+    assert "density=0.1" not in picture
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("fp16", "fp16"),
+        ("powersgd:4", "PowerSGD"),
+        ("topk:0.01", "top-k"),
+        ("sieve:balanced-sigma=1,rotation=256", "gradsieve, every step"),
+        ("local:every=20,balanced-sigma=1,start_step=200,start=sieve", "gradsieve, local steps"),
+        ("local:every=10,exchange=dense,lr=0.7,momentum=0.5", "DiLoCo"),
+        ("local:every=10,exchange=dense,lr=1,momentum=0", "local SGD"),
+        ("local:every=10,exchange=dense,lr=1,momentum=0,start_step=200", "post-local SGD"),
+        # Nobody can train with these.
+        ("local:every=20,balanced-sigma=1,residual_decay=0.9", None),
+        ("sieve-model:sigma=1,rotation=256", None),
+    ],
+)
+def test_a_method_is_drawn_by_its_name(method, name):
+    assert method_name(method) == name
+
+
+def test_the_frontier_holds_what_no_setting_with_as_few_bits_beats():
+    runs = [
+        made("powersgd:1", 1e-3, 0, 2.2, 0.6),
+        made("powersgd:2", 1e-3, 0, 2.3, 0.9),
+        made("powersgd:4", 1e-3, 0, 2.0, 1.6),
+        made("topk:0.01", 1e-3, 0, 2.5, 0.9),
+    ]
+    points = drawn_points(summarize(runs), higher_is_better=False)
+    assert {point["method"] for point in points if not point["frontier"]} == {"powersgd:2"}
+    points = drawn_points(summarize(runs), higher_is_better=True)
+    assert {point["method"] for point in points if not point["frontier"]} == {"powersgd:4"}
+
+
+def test_every_workload_has_a_title():
+    assert WHAT.keys() == WORKLOADS.keys()
+    assert {load_workload(name).metric_name for name in WORKLOADS} == UNITS.keys()
+
+
+def test_lower_loss_and_higher_accuracy_are_better():
+    runs = [made("dense", rate, 0, quality, 32.0) for rate, quality in ((1e-3, 0.7), (3e-3, 0.9))]
+    assert [row.best for row in summarize(runs)] == [True, False]
+    accuracies = [replace(run, workload="mnist_cnn") for run in runs]
+    assert [row.best for row in summarize(accuracies)] == [False, True]
+
+
+def test_lines_are_json(run, tmp_path):
+    file = RunFile(tmp_path / "runs.jsonl")
+    file.append(run)
+    assert json.loads(file.path.read_text())["method"] == "sieve:density=0.05"
+
+
+def test_runs_of_other_numbers_of_ranks_are_not_compared():
+    two = made("dense", 1e-3, 0, 1.7, 32.0)
+    rows = summarize([two, replace(two, ranks=4, quality=1.6)])
+    assert [row.best for row in rows] == [True, True]
+    assert [list(group) for group in comparisons(rows)] == [
+        ["gpt-small", 2, 2],
+        ["gpt-small", 2, 4],
+    ]
+
+
+LOCAL = replace(SETTING, method="local:every=2,exchange=dense,lr=1,momentum=0", steps=5)
+
+
+def test_averaging_weights_in_every_step_of_sgd_is_synchronous_training(monkeypatch):
+    workload = load_workload("gpt-small")
+    by_sgd = replace(workload, make_optimizer=lambda m, lr: torch.optim.SGD(m.parameters(), lr))
+    monkeypatch.setattr("gradsieve.lab.bench.rate.play.load_workload", lambda name: by_sgd)
+    every_step = replace(LOCAL, method="local:every=1,exchange=dense,lr=1,momentum=0", steps=3)
+    synchronous = play(replace(every_step, method="dense"))
+    assert play(every_step).quality == pytest.approx(synchronous.quality, rel=1e-4)
+
+
+def test_local_steps_send_once_in_a_while():
+    run = play(LOCAL)
+    # After the second and fourth step, and at the end.
+    assert run.bits_per_parameter == pytest.approx(32 * 3 / 5)
+    pruned = play(replace(LOCAL, method="local:every=2,density=0.01,fragments=2,delay=1"))
+    assert 0.01 < pruned.bits_per_parameter < 0.5
+    assert pruned.quality < 5.6
+
+
+def test_local_steps_may_begin_after_synchronous_ones():
+    synchronous = play(replace(LOCAL, method="dense", steps=2))
+    warm = play(replace(LOCAL, method="local:every=9,exchange=dense,start_step=2", steps=2))
+    assert warm.quality == synchronous.quality
+    assert warm.bits_per_parameter == 32
+    pruned = play(replace(LOCAL, method="local:density=0.1,start_step=2,start=sieve", steps=2))
+    assert pruned.bits_per_parameter < 2
+    longer = play(replace(LOCAL, method="local:every=2,exchange=dense,start_step=1", steps=3))
+    assert longer.bits_per_parameter == pytest.approx(32 * 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("local", "a budget"),
+        ("local:every=0,sigma=1", "every must be 1 or more"),
+        ("local:every=x,sigma=1", "invalid literal"),
+        ("local:every=4,delay=5,sigma=1", "delay must be between 0 and 4"),
+        ("local:often=4,sigma=1", "write POLICY=NUMBER.* or one of every, delay"),
+        ("local:every=2-9,sigma=1", "invalid literal"),
+        ("local:sigma=1,ramp_steps=5", "no ramp_steps"),
+        ("local:sigma=1:sigma=2", "write one of"),
+        ("local:sigma=1,residual_decay=2", "residual_decay must be between 0 and 1"),
+    ],
+)
+def test_local_steps_that_are_written_otherwise_are_named(method, words):
+    with pytest.raises(ValueError, match=words):
+        play(replace(LOCAL, method=method))

@@ -1,0 +1,89 @@
+"""How methods are written, and what stands behind each."""
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from gradsieve.budget import Budget
+from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.lab.methods.table import (
+    DISTRIBUTED,
+    METHODS,
+    NAMED,
+    PLAYED,
+    read_distributed,
+    trains_together,
+)
+from gradsieve.thresholds import Sigma
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "none",
+        "ddp:1",
+        "powersgd",
+        "powersgd:0",
+        "powersgd:x",
+        "powersgd:1:1",
+        "topk:0.01",
+        "local:start_step=5",
+        "sieve:x=1",
+        "sieve:density=2",
+        "sieve:density=0.1,sigma=2",
+        "sieve:rotation=x",
+        "sieve:budget=all",
+        "sieve:exchange=none",
+    ],
+)
+def test_a_method_that_is_none_is_named(method):
+    with pytest.raises(ValueError, match=f"{method!r} is no method"):
+        read_distributed(method)
+
+
+def test_every_method_has_a_name_and_can_be_used():
+    assert len(NAMED) == len(METHODS)
+    assert NAMED.keys() == DISTRIBUTED.keys() | PLAYED.keys()
+    assert {"fp16", "powersgd", "sieve", "local"} == DISTRIBUTED.keys() & PLAYED.keys()
+
+
+def test_ranks_that_exchange_nothing_have_no_common_model():
+    assert not trains_together("lock-step")
+    assert not trains_together("alone")
+    for method in ("ddp", "sieve:sigma=2", "local:every=5", "a method of tomorrow"):
+        assert trains_together(method)
+
+
+def test_settings_are_those_of_the_state():
+    settings = read_settings("balanced-sigma=2,rotation=0,values=float32")
+    assert settings == {
+        "threshold": Sigma(2.0, of="balanced"),
+        "rotation": 0,
+        "values": "float32",
+    }
+    assert read_settings("") == {}
+    assert read_settings("min_numel=16") == {"min_numel": 16}
+    assert read_settings("budget=auto,exchange=two-shot") == {
+        "threshold": Budget("auto"),
+        "exchange": "two-shot",
+    }
+
+
+def average_of_ranks():
+    for method in ("ddp", "fp16", "powersgd:30", "sieve:fixed=0,values=float32,rotation=0"):
+        torch.manual_seed(0)
+        model, state, outer = read_distributed(method).prepare(torch.nn.Linear(40, 30))
+        assert (state is not None) == method.startswith("sieve")
+        assert outer is None
+        rank = torch.distributed.get_rank()
+        for _ in range(4):
+            model.zero_grad()
+            model(torch.full((2, 40), 1.0 + rank)).sum().backward()
+        # Each output's gradient is the inputs' sum over the batch: 2 · (1 + 2) / 2.
+        torch.testing.assert_close(
+            model.module.weight.grad, torch.full((30, 40), 3.0), rtol=2e-3, atol=0
+        )
+
+
+def test_every_method_gives_the_ranks_average():
+    run_ranks(2, average_of_ranks)
