@@ -297,13 +297,13 @@ def method_name(text: str) -> str | None:
         method = read_method(text)
     except ValueError:
         return None
+    kind, _, options = text.partition(":")
     if not isinstance(method, Local):
-        kind = text.partition(":")[0]
         return NAMES.get(kind, kind)
     settings = method.settings
     if settings.residual_decay != 1:
         return None
-    if settings.sieve.get("exchange") != "dense":
+    if "exchange=dense" not in options.split(","):
         return SIEVED_LOCAL
     if settings.lr != 1 or settings.momentum != 0:
         return DILOCO
