@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradsieve.choice import FIRST_RUN
 from gradsieve.recording.files import read_steps
+from gradsieve.topology.choice import FIRST_RUN
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))

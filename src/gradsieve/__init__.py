@@ -1,18 +1,19 @@
 """Threshold-pruned gradients for PyTorch data-parallel training over slow links."""
 
-from gradsieve.budget import Budget
 from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, encode, inspect
+from gradsieve.config import SieveConfig
+from gradsieve.control.budget import Budget
+from gradsieve.control.thresholds import Density, Fixed, Measured, Sigma, Threshold, UnsentMean
 from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
 from gradsieve.outer import OuterRecord, OuterSync
 from gradsieve.recording import JsonLines, Recorder
-from gradsieve.reshard import reshard
+from gradsieve.runtime.version import __version__
+from gradsieve.saved.reshard import reshard
 from gradsieve.sieve import Magnitudes, Moments, Workspace, measure, select
 from gradsieve.state import SieveState
-from gradsieve.telemetry import StepRecord, Totals
-from gradsieve.thresholds import Density, Fixed, Measured, Sigma, Threshold, UnsentMean
-from gradsieve.version import __version__
+from gradsieve.telemetry.record import StepRecord, Totals
 
 __all__ = [
     "Budget",
@@ -30,6 +31,7 @@ __all__ = [
     "OuterSync",
     "Recorder",
     "SectionReport",
+    "SieveConfig",
     "SieveError",
     "SieveState",
     "Sigma",

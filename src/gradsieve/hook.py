@@ -1,64 +1,57 @@
 """Between DDP and the sieve: takes the buckets over, gives futures of averages."""
 
 # DDP compares the hook's annotations with the types themselves: they must not become strings.
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.codec import Values
-from gradsieve.dispatch import dispatch
+from gradsieve.bucket.requirements import require_ddp
+from gradsieve.config import Options, SieveConfig, config_from
+from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
-from gradsieve.loss_scale import Scaler
-from gradsieve.requirements import require_ddp
-from gradsieve.route import Exchange
+from gradsieve.runtime.torch_private import GradBucket, comm_hooks
+from gradsieve.saved.copies import drop_copies, is_copy
 from gradsieve.state import SieveState
-from gradsieve.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def attach(
     model: DistributedDataParallel,
+    config: SieveConfig | None = None,
     *,
-    threshold: Threshold | None = None,
-    values: Values = "levels",
-    exchange: Exchange | None = None,
-    node_size: int | None = None,
-    rotation: int = 0,
-    error_feedback: bool = True,
-    min_numel: int | None = None,
-    start_step: int = 0,
-    ramp_steps: int = 0,
     scaler: Scaler | None = None,
+    **options: "Unpack[Options]",
 ) -> SieveState:
     """Put the sieve between the gradients of a DDP model and the network.
 
-    Call it once, after DDP and before the first step, in the same way on every rank. The arguments
-    are those of `SieveState`.
+    Call it once, after DDP and before the first step, in the same way on every rank::
+
+        model = DDP(net)
+        sieve = gs.attach(model, threshold=gs.Sigma(2))
+
+    Args:
+        config: the options, a `SieveConfig`.
+        scaler: what scales the loss, as in `SieveState`.
+        options: the fields of `SieveConfig`, in place of those of `config`.
 
     Returns:
         The state: records of each step, residuals, what to save in a checkpoint.
 
     Raises:
-        TypeError: `model` is not a DistributedDataParallel.
+        TypeError: `model` is not a DistributedDataParallel, or an option does not exist or is of
+            another type.
+        ValueError: an option has a value that it cannot have.
         SieveError: the model has a communication hook already, a parameter that is trained has
             sparse gradients or a dtype that the sieve does not take, or torch is too old.
-        ValueError: a number is out of range.
     """
     require_ddp(model)
     require_no_hook(model)
-    state = SieveState(
-        threshold,
-        values=values,
-        exchange=exchange,
-        node_size=node_size,
-        rotation=rotation,
-        error_feedback=error_feedback,
-        min_numel=min_numel,
-        start_step=start_step,
-        ramp_steps=ramp_steps,
-        scaler=scaler,
-        process_group=model.process_group,
-    )
+    config = config_from(attach, config, options)
+    state = SieveState(config, scaler=scaler, process_group=model.process_group)
     state.bind(model)
     drop_copies(model)
     try:
@@ -69,23 +62,13 @@ def attach(
 
 
 def require_no_hook(model: nn.Module) -> None:
-    hooks = [entry for entry in getattr(model, "_comm_hooks", []) if not is_copy(entry[1])]
+    hooks = [entry for entry in comm_hooks(model) if not is_copy(entry[1])]
     if hooks:
         name = getattr(hooks[0][0], "__name__", repr(hooks[0][0]))
         raise SieveError(
             f"the model has the communication hook {name} already, and DDP takes one; attach "
             "gradsieve once, and no other hook beside it"
         )
-
-
-def is_copy(state: object) -> bool:
-    """A copied model remembers a copy of the original's state, and has no hook."""
-    return isinstance(state, SieveState) and state.copied is not None
-
-
-def drop_copies(model: DistributedDataParallel) -> None:
-    """Each holds residuals as large as the model, which the new state does not take over."""
-    model._comm_hooks = [entry for entry in model._comm_hooks if not is_copy(entry[1])]
 
 
 def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -95,8 +78,8 @@ def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Te
     """
     if bucket.index() == 0:
         state.begin_step(bucket)
-    state.follow_layout(bucket)
-    future = dispatch(state, bucket)
+    state.engine.follow_layout(bucket)
+    future = state.engine.exchange(bucket)
     if bucket.is_last():
         state.end_step()
     return future

@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
+from gradsieve.bucket.warm_up import warm_up
 from gradsieve.codec import VALUES, decode_frame, encode_frame, pruned_section, whole_section
 from gradsieve.recording.counting import histogram_of
 from gradsieve.rotation import Rotation
-from gradsieve.warm_up import warm_up
 
 SIZES = (1, 63, 4097, 70_000, 600_001)
 DENSITIES = (1.0, 0.6, 0.1, 0.01, 0.001)

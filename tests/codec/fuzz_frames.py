@@ -12,19 +12,27 @@ import atheris
 from guarded import GuardedDecoder
 from mutate import LAYOUT, MUTATIONS, NUMELS, SAMPLES, mutated, seal
 
-from gradsieve.codec import frame, section
+from gradsieve.codec import coding, frame, levels, pruned, pruned_floats, whole_floats
 
 # One by one: instrumented modules would hold functions that numba cannot compile.
 for function in (
     frame.decode_frame,
     frame.checked_header,
     frame.frame_bytes,
-    section.require_section,
-    section.require_whole,
-    section.require_levels,
-    section.Section.open,
-    section.Section.add_to,
-    section.Section.survivors,
+    coding.Section.add_to,
+    coding.Section.survivors,
+    coding.Coding.check,
+    pruned.PrunedCoding.add,
+    pruned.PrunedCoding.check_payload,
+    pruned.PrunedCoding.open,
+    pruned.PrunedCoding.survivors,
+    pruned_floats.PrunedFloats.read_values,
+    levels.Levels.add,
+    levels.Levels.check_payload,
+    levels.Levels.read_values,
+    whole_floats.WholeFloats.add,
+    whole_floats.WholeFloats.check_payload,
+    whole_floats.WholeFloats.survivors,
 ):
     atheris.instrument_func(function)
 

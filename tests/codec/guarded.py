@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gradsieve.codec import FrameError, decode_frame
-from gradsieve.codec.section import SLACK
+from gradsieve.codec.coding import SLACK
 
 PAGE = mmap.PAGESIZE
 NO_ACCESS = 0

@@ -127,7 +127,7 @@ class Ledger:
     def counting_residuals(self):
         """As often as they count among the ranks: where a node's ranks keep a piece each, so many
         times."""
-        states = self.state.registry.states
+        states = self.state.sieve.parameters.states
         return {
             name: residual * (states[name].dealt.size if states[name].dealt else 1)
             for name, residual in self.state.residuals.items()

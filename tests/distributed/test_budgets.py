@@ -30,7 +30,7 @@ def steered_bytes(exchange):
     state.on_step = records.append
     train(model, 60)
     scales = [None] * dist.get_world_size()
-    dist.all_gather_object(scales, state.steering.scale)
+    dist.all_gather_object(scales, state.sieve.thresholds.scale)
     assert len(set(scales)) == 1
     assert state.state_dict()["scale"] == scales[0]
 
@@ -38,7 +38,7 @@ def steered_bytes(exchange):
     resumed = gs.attach(again, threshold=gs.Budget(bytes_per_step=6000), **settings)
     again.load_state_dict(model.state_dict())
     resumed.load_state_dict(state.state_dict())
-    assert resumed.steering.scale == scales[0]
+    assert resumed.sieve.thresholds.scale == scales[0]
     return statistics.median(record.frame_bytes for record in records[-20:])
 
 
@@ -51,9 +51,9 @@ def test_frames_take_as_many_bytes_as_they_may(exchange):
 def unhindered():
     model = build(Wide)
     state = gs.attach(model, threshold=gs.Budget("auto"), rotation=0)
-    scale = state.steering.scale
+    scale = state.sieve.thresholds.scale
     train(model, 20)
-    return scale, state.steering.scale
+    return scale, state.sieve.thresholds.scale
 
 
 def test_auto_moves_on_all_ranks_alike():

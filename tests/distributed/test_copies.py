@@ -43,7 +43,7 @@ def state_in(model):
 
 def alike(state, other):
     assert other.step == state.step
-    assert other.settings == state.settings
+    assert other.sieve.settings == state.sieve.settings
     for mine, theirs in (
         (state.residuals, other.residuals),
         (state.owned_residuals, other.owned_residuals),
@@ -166,7 +166,7 @@ def copies_know_no_scaler():
     assert copied.last.loss_scale == 2.0**8
     # What is exchanged between local steps carries no scale.
     outer = gs.OuterSync(plain_net(), every=2, scaler=scaler, **SETTINGS)
-    assert outer.state.loss_scale.now == 1
+    assert outer.state.sieve.loss_scale.now == 1
     with pytest.raises(TypeError, match="get_scale"):
         gs.OuterSync(plain_net(), scaler=1.0, **SETTINGS)
 

@@ -32,7 +32,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compr
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.requirements import require_torch
+from gradsieve.bucket.requirements import require_torch
 from gradsieve.saved.seal import sealed
 
 POLICY = {"threshold": gs.Density(0.05), "min_numel": 100}
@@ -305,7 +305,7 @@ def corrupted(damage):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         ledger.step(optimizer, batch(step))
-    transport = ledger.state.members.everyone
+    transport = ledger.state.engine.groups.everyone
     whole = transport.to_all
     calls = []
 

@@ -22,9 +22,9 @@ from models import (
 from ranks import run_ranks
 
 import gradsieve as gs
-from gradsieve.averaging import Contribution, average_into
+from gradsieve.bucket.average import Contribution, average_into
+from gradsieve.bucket.plan import Piece
 from gradsieve.codec import VALUES, decode_frame, encode_frame, pruned_section, whole_section
-from gradsieve.pieces import Piece
 
 POLICIES = [
     gs.Fixed(0.0),
@@ -180,7 +180,7 @@ def two_groups_of_two(by_hand):
     mine = groups[rank // 2]
     model = build(process_group=mine)
     if by_hand:
-        state = gs.SieveState(gs.Density(0.1), min_numel=100)
+        state = gs.SieveState(threshold=gs.Density(0.1), min_numel=100)
         model.register_comm_hook(state, gs.sieve_hook)
         state.bind(model)
     else:

@@ -16,13 +16,13 @@ from models import Ledger, Net, batch, build, on_every_rank, same_on_all_ranks, 
 from models import train as train_together
 from ranks import run_ranks
 from torch import nn
-from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.agreement import Description
 from gradsieve.exchange import attendance, roll_call, stall, words
-from gradsieve.route import EXCHANGES
+from gradsieve.exchange.agreement import Description
+from gradsieve.exchange.names import EXCHANGES
+from gradsieve.runtime.torch_private import default_store
 
 POLICY = {"threshold": gs.Density(0.05), "min_numel": 100}
 SOON = 5
@@ -208,7 +208,7 @@ def several_differ():
     # What those said that waited stays in the store for a step.
     train_together(model, 1, first=4)
     assert on_every_rank(True)
-    keys = getattr(distributed_c10d._get_default_store(), "list_keys", list)()
+    keys = getattr(default_store(), "list_keys", list)()
     assert not [key for key in keys if "accord" in key]
     assert state.last.exchange == "gather"
     assert same_on_all_ranks(model)

@@ -11,7 +11,7 @@ SETTINGS = {"threshold": gs.Density(0.1), "min_numel": 100, "exchange": "two-sho
 
 
 def tensors_in(state):
-    for parameter in state.registry:
+    for parameter in state.sieve.parameters:
         yield from (v for v in vars(parameter).values() if isinstance(v, torch.Tensor))
         if parameter.owned is not None:
             yield parameter.owned.residual

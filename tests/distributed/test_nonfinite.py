@@ -11,7 +11,7 @@ from ranks import run_ranks
 from torch import nn
 
 import gradsieve as gs
-from gradsieve import notices
+from gradsieve.runtime import notices
 
 
 def overflow_on_rank_one(elements):
@@ -39,7 +39,7 @@ def train_through_overflow(where, elements, policy, exchange):
     for step in range(6):
         now["step"] = step
         ledger.open()
-        learned = {p.name: (p.threshold, p.moments) for p in state.registry}
+        learned = {p.name: (p.threshold, p.moments) for p in state.sieve.parameters}
         optimizer.zero_grad()
         scaler.scale(model(batch(step)).square().mean()).backward()
         if step != 2:
@@ -53,7 +53,7 @@ def train_through_overflow(where, elements, policy, exchange):
             assert (state.last.nonfinite > 0) == (dist.get_rank() == 1)
             for name, residual in state.residuals.items():
                 assert torch.equal(residual, ledger.before[name]), name
-            for parameter in state.registry:
+            for parameter in state.sieve.parameters:
                 assert learned[parameter.name] == (parameter.threshold, parameter.moments)
             assert state.last.nonfinite_parameters == {1: [where]}
             for name, owned in state.owned_residuals.items():
@@ -163,14 +163,14 @@ def train_scaled(model, state, scaler, steps, poison=None):
 
 def owed(state):
     """On average over the ranks, with what owners of sums keep."""
-    names = [parameter.name for parameter in state.registry]
+    names = [parameter.name for parameter in state.sieve.parameters]
     # A node's ranks keep a piece each, for all of them.
-    sizes = [parameter.dealt.size if parameter.dealt else 1 for parameter in state.registry]
+    sizes = [parameter.dealt.size if parameter.dealt else 1 for parameter in state.sieve.parameters]
     kept = torch.cat(
         [size * state.residuals[name].flatten() for name, size in zip(names, sizes, strict=True)]
     )
     own = state.owned_residuals
-    zero = {parameter.name: torch.zeros(parameter.shape) for parameter in state.registry}
+    zero = {parameter.name: torch.zeros(parameter.shape) for parameter in state.sieve.parameters}
     sums = torch.cat([own.get(name, zero[name]).flatten() for name in names])
     total = kept / dist.get_world_size() + sums
     dist.all_reduce(total)

@@ -61,7 +61,7 @@ def go_dense():
     net = build(lambda: nn.Linear(20, 4000))
     outer = gs.OuterSync(net, every=(2, 20), threshold=gs.Budget(seconds_per_step=1.0))
     outer.state.exchange = "dense"
-    outer.state.steering.budget.scale = 9.0
+    outer.state.sieve.thresholds.budget.scale = 9.0
     train(net, outer, 12)
     assert outer.every == 2
     assert set(outer.state.totals.exchanges) == {"dense"}

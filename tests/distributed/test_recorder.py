@@ -182,7 +182,7 @@ def test_a_recorder_keeps_nothing_alive(tmp_path):
 
 def record_an_unbound_state(out):
     model = build()
-    state = gs.SieveState(gs.Sigma(1), **SETTINGS)
+    state = gs.SieveState(threshold=gs.Sigma(1), **SETTINGS)
     model.register_comm_hook(state, gs.sieve_hook)
     recorder = gs.Recorder(state, model, out, histograms_every=1, tensorboard=False)
     train(model, 3)

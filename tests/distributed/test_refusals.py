@@ -61,7 +61,7 @@ def dtypes():
         with pytest.raises(gs.SieveError, match=words):
             gs.OuterSync(Odd(dtype))
         outer = gs.OuterSync(Odd(dtype, trained=False), **exact())
-        assert len(outer.state.registry.states) == 2
+        assert len(outer.state.sieve.parameters.states) == 2
         ignored = Odd(dtype)
         DDP._set_params_and_buffers_to_ignore_for_model(ignored, ["odd"])
         gs.attach(DDP(ignored))

@@ -33,7 +33,7 @@ def from_file(content):
 
 def owed(state):
     """By all ranks, in units of the averaged gradient."""
-    parameters, total = state.registry.states, {}
+    parameters, total = state.sieve.parameters.states, {}
     for name, residual in state.residuals.items():
         dealt = parameters[name].dealt
         mine = residual.double() * (1 if dealt is None else dealt.size) / dist.get_world_size()
@@ -69,7 +69,7 @@ def go_on(way, saved=None):
     total = owed(state)
     assert all(kept.any() for kept in total.values())
     if way != "gather":
-        pieces = [p.owned or p.dealt for p in state.registry if not p.whole]
+        pieces = [p.owned or p.dealt for p in state.sieve.parameters if not p.whole]
         assert any(pieces)
     return model.module.state_dict(), state.state_dict(), total
 

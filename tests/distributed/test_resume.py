@@ -18,7 +18,8 @@ POLICIES = [gs.UnsentMean(4.0), gs.Sigma(2.0), gs.Density(0.05), gs.Sigma(1.0, o
 
 def start(policy, *, bound, make=Crossed, state=None, exchange="gather", **choice):
     model = build(make, **choice)
-    state = gs.SieveState(policy, min_numel=100, exchange=exchange) if state is None else state
+    if state is None:
+        state = gs.SieveState(threshold=policy, min_numel=100, exchange=exchange)
     if bound:
         state.bind(model)
     model.register_comm_hook(state, gs.sieve_hook)
@@ -48,7 +49,7 @@ def resume(policy, *, bound, load_first, exchange="gather", **choice):
     train(model, SAVED_AFTER, optimizer=optimizer)
     saved = through_a_file(model, optimizer, state)
 
-    fresh = gs.SieveState(policy, min_numel=100, exchange=exchange)
+    fresh = gs.SieveState(threshold=policy, min_numel=100, exchange=exchange)
     if load_first:
         fresh.load_state_dict(saved[2])
     model, state, optimizer = start(policy, bound=bound, state=fresh, **choice)
@@ -83,7 +84,7 @@ def test_resume_is_exact():
 
 
 def saved_state(make=Net, **settings):
-    state = gs.SieveState(gs.Fixed(1.0), **({"min_numel": 100} | settings))
+    state = gs.SieveState(threshold=gs.Fixed(1.0), **({"min_numel": 100} | settings))
     state.bind(make())
     return state.state_dict()
 
@@ -104,7 +105,7 @@ def wider():
 )
 def test_a_state_that_does_not_fit_is_refused_in_words(saved, words):
     for bind_first in (True, False):
-        state = gs.SieveState(gs.Fixed(1.0), min_numel=100)
+        state = gs.SieveState(threshold=gs.Fixed(1.0), min_numel=100)
         if bind_first:
             state.bind(Net())
             with pytest.raises(ValueError, match=words):
@@ -113,7 +114,7 @@ def test_a_state_that_does_not_fit_is_refused_in_words(saved, words):
         else:
             with pytest.raises(ValueError, match=words):
                 load_and_bind(state, saved)
-            assert not state.registry.states
+            assert not state.sieve.parameters.states
 
 
 def load_and_bind(state, saved):
@@ -123,7 +124,7 @@ def load_and_bind(state, saved):
 
 def refused_at_the_first_step(saved, words, right, *, bound, kinds=ValueError):
     """By all ranks, whichever of them have loaded what is wrong."""
-    state = gs.SieveState(gs.Fixed(0.1), min_numel=100)
+    state = gs.SieveState(threshold=gs.Fixed(0.1), min_numel=100)
     state.load_state_dict(saved)
     model, state, optimizer = start(None, bound=bound, make=Net, state=state)
     model.load_state_dict(right)
@@ -158,7 +159,7 @@ def others_states():
         else:
             named = state.state_dict()
     for saved, bound in ((named, False), (numbered, True)):
-        one = gs.SieveState(gs.Fixed(0.1), min_numel=100)
+        one = gs.SieveState(threshold=gs.Fixed(0.1), min_numel=100)
         one.load_state_dict(saved)
         with pytest.raises((ValueError, gs.SieveError), match="another model"):
             start_and_train(one, bound=bound)
@@ -172,7 +173,7 @@ def others_states():
     for saved, theirs in ((others[1 - rank], 1 - rank), (sealed(named | {"world_size": 4}), rank)):
         size = saved["world_size"]
         words = f"state of rank {theirs} of {size}, loaded on rank {rank} of 2"
-        for fresh in (state, gs.SieveState(gs.Fixed(0.1), min_numel=100)):
+        for fresh in (state, gs.SieveState(threshold=gs.Fixed(0.1), min_numel=100)):
             with pytest.raises(ValueError, match=words):
                 fresh.load_state_dict(saved)
             assert fresh.step == 0
@@ -191,7 +192,7 @@ def a_state_after_an_overflow():
     model(bad).square().mean().backward()
     assert state.last.nonfinite
     saved = through_a_file(state)[0]
-    fresh = gs.SieveState(gs.UnsentMean(4.0), min_numel=100, exchange="two-shot")
+    fresh = gs.SieveState(threshold=gs.UnsentMean(4.0), min_numel=100, exchange="two-shot")
     fresh.bind(model.module)
     fresh.load_state_dict(saved)
     assert fresh.state_dict()["checksum"] == saved["checksum"]

@@ -104,9 +104,9 @@ def bases_that_have_parted():
     model = build()
     state = gs.attach(model, threshold=gs.Density(0.1), **SETTINGS)
     train(model, 2)
-    state.finish_exchanges()
+    state.engine.finish()
     if dist.get_rank():
-        rotation = state.registry.states["one.weight"].rotation
+        rotation = state.sieve.parameters.states["one.weight"].rotation
         rotation.bases[0].covariance[0, 0] *= 1.01
     with pytest.raises(gs.FrameError, match="layout"):
         train(model, 4, first=2)
@@ -165,28 +165,33 @@ def test_a_nonfinite_gradient_reaches_the_training_loop_and_no_residual():
     run_ranks(2, a_nonfinite_gradient)
 
 
-ENDS_WHILE_BASES_TURN = """
-import torch, torch.distributed as dist, gradsieve as gs
+ENDS_AT_ONCE = """
+import sys, torch, torch.distributed as dist, gradsieve as gs
 from torch.nn.parallel import DistributedDataParallel as DDP
-dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+rank, path, exchange = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
 model = DDP(torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(4))))
-gs.attach(model, exchange="gather", rotation=256)
+gs.attach(model, threshold=gs.Density(0.01), exchange=exchange, rotation=256)
 for _ in range(3):
     model(torch.randn(4, 512)).square().mean().backward()
 dist.destroy_process_group()
 """
 
 
-def test_a_process_may_end_while_bases_turn():
-    for _ in range(3):
-        ran = subprocess.run(
-            [sys.executable, "-c", ENDS_WHILE_BASES_TURN],
-            capture_output=True,
+@pytest.mark.parametrize("exchange", ["gather", "dense"])
+def test_a_process_may_end_right_after_its_last_step(exchange, tmp_path):
+    """Bases turn then, or threads of torch still clean up after an all-reduce."""
+    arguments = [str(tmp_path / "store"), exchange]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDS_AT_ONCE, str(rank), *arguments],
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
-            check=False,
         )
-        assert ran.returncode == 0, ran.stderr
+        for rank in range(2)
+    ]
+    told = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
 
 
 def held_residuals():
@@ -197,7 +202,7 @@ def held_residuals():
         before = residuals["one.weight"]
         train(model, 1, first=step)
         turning = residuals["one.weight"]
-        state.finish_exchanges()
+        state.engine.finish()
         assert torch.equal(turning, residuals["one.weight"])
         assert not torch.equal(before, turning)
 

@@ -11,7 +11,7 @@ def whole_and_pruned():
     model = build()
     ledger = Ledger(model, threshold=gs.Fixed(torch.inf), min_numel=1000)
     state = ledger.state
-    pruned = [parameter.name for parameter in state.registry if not parameter.whole]
+    pruned = [parameter.name for parameter in state.sieve.parameters if not parameter.whole]
     assert pruned == ["two.weight"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
@@ -91,7 +91,7 @@ def unbound():
     for choice in ({}, {"find_unused_parameters": True}):
         for make in (Net, Crossed):
             model = build(make, **choice)
-            state = gs.SieveState(gs.Density(0.05), min_numel=100)
+            state = gs.SieveState(threshold=gs.Density(0.05), min_numel=100)
             model.register_comm_hook(state, gs.sieve_hook)
             plain = build(make, **choice)
             optimizer = train(model, 1)
@@ -104,7 +104,7 @@ def unbound():
             shapes = [tuple(p.shape) for p in model.parameters()]
             kept = {str(n): shape for n, shape in enumerate(shapes)}
             assert {n: tuple(r.shape) for n, r in state.residuals.items()} == kept
-            assert sum(not parameter.whole for parameter in state.registry) == 3
+            assert sum(not parameter.whole for parameter in state.sieve.parameters) == 3
             assert list(state.state_dict()["parameters"]) == [str(n) for n in range(len(shapes))]
 
 
@@ -117,14 +117,14 @@ def left_out():
     plain, model = build(), build()
     state = gs.attach(model)
     assert state.exchange == "auto"
-    assert state.steering.policy == gs.Budget("auto")
+    assert state.sieve.thresholds.policy == gs.Budget("auto")
     train(plain, 2)
     train(model, 2)
     assert state.last.exchange == "dense"
     torch.testing.assert_close(weights(model), weights(plain))
     train(model, 18, first=2)
     assert same_on_all_ranks(model)
-    assert gs.SieveState(gs.Density(0.1)).exchange == "gather"
+    assert gs.SieveState(threshold=gs.Density(0.1)).exchange == "gather"
 
 
 def test_what_is_left_out_follows_the_link():

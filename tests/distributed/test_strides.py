@@ -61,7 +61,7 @@ class Law:
     def owed(self):
         """What all ranks owe together, in units of a rank's gradient."""
         ranks, found = dist.get_world_size(), {}
-        owned, states = self.state.owned_residuals, self.state.registry.states
+        owned, states = self.state.owned_residuals, self.state.sieve.parameters.states
         for name, residual in self.state.residuals.items():
             dealt = states[name].dealt
             found[name] = residual * (dealt.size if dealt else 1) + ranks * owned[name]
@@ -76,7 +76,7 @@ class Law:
         self.model(images).square().mean().backward()
         after = self.owed()
         for parameter in self.model.parameters():
-            name = self.state.registry.known(parameter).name
+            name = self.state.sieve.parameters.known(parameter).name
             total = self.gradients[parameter].clone()
             dist.all_reduce(total)
             if name in after:
@@ -129,7 +129,7 @@ def trained(changes, options, settings, *, bound):
     torch.manual_seed(0)
     model = DDP(Images(), bucket_cap_mb=0.002, **options)
     changes.get(-1, nothing)(model)
-    state = gs.SieveState(gs.Density(0.1), values="float32", min_numel=100, **settings)
+    state = gs.SieveState(threshold=gs.Density(0.1), values="float32", min_numel=100, **settings)
     if bound:
         state.bind(model)
     law = Law(model, state)

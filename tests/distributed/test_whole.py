@@ -10,7 +10,7 @@ from torch import nn
 
 import gradsieve as gs
 from gradsieve import notices
-from gradsieve.small import choose_min_numel
+from gradsieve.parameters.small import choose_min_numel
 
 
 class Steady(nn.Module):

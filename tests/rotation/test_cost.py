@@ -2,9 +2,9 @@
 
 import pytest
 
-from gradsieve import notices
 from gradsieve.rotation import cost
 from gradsieve.rotation.cost import FIRST, LAST, RotationCost, ScarceBits
+from gradsieve.runtime import notices
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import gradsieve as gs
-from gradsieve.parameters import Dealt
+from gradsieve.parameters.parameter import Dealt
 from gradsieve.sieve import measure
 
 SETTINGS = {"threshold": gs.Sigma(2.0), "min_numel": 100, "rotation": 16}
@@ -36,11 +36,10 @@ def kept_state(model=None, seed=0, **settings):
     generator = torch.Generator().manual_seed(seed)
     state = bound(model, **settings)
     state.step = 7
-    state.steering.sizes.mean_square = 0.25
-    state.route.accounts.notes.mine = [
-        float(n) for n in range(len(state.route.accounts.notes.mine))
-    ]
-    for parameter in state.registry:
+    state.sieve.thresholds.sizes.mean_square = 0.25
+    notes = state.engine.reports.notes
+    notes.mine = [float(number) for number in range(len(notes.mine))]
+    for parameter in state.sieve.parameters:
         if parameter.residual is None:
             continue
         parameter.residual.copy_(torch.randn(parameter.shape, generator=generator))
@@ -50,12 +49,12 @@ def kept_state(model=None, seed=0, **settings):
         if parameter.rotation is not None:
             parameter.rotation.learn(parameter.flat_residual())
             parameter.rotation.turn([])
-    by_label = {parameter.label: parameter for parameter in state.registry}
+    by_label = {parameter.label: parameter for parameter in state.sieve.parameters}
     owning, dealt = by_label["one.weight"], by_label["vectors"]
     owning.owned_residual(100, 300).copy_(torch.randn(200, generator=generator))
     dealt.flat_residual()[50:] = 0
     dealt.dealt = Dealt(0, 50, 1)
-    for parameter in state.registry:
+    for parameter in state.sieve.parameters:
         parameter.commit()
     return state
 

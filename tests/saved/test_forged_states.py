@@ -120,7 +120,7 @@ CASES = list(bad_values())
 
 
 def everything(state):
-    return state.state_dict()["checksum"], state.step, state.loaded_place
+    return state.state_dict()["checksum"], state.step, state.engine.loaded_place
 
 
 def require_refused(forged, words):
@@ -159,7 +159,7 @@ def test_a_forged_field_is_refused_by_name(top):
         other = gs.SieveState(**SETTINGS)
         with pytest.raises(ValueError, match=names):
             load_and_bind(other, forged)
-        assert not other.registry.states
+        assert not other.sieve.parameters.states
     assert everything(mine) == before
 
 
@@ -355,7 +355,7 @@ def test_a_budget_s_scale_lies_within_its_bounds():
             with pytest.raises(ValueError, match="scale"):
                 state.load_state_dict(forged)
         state.load_state_dict(sealed(state.state_dict() | {"scale": 8.0}))
-        assert state.steering.scale == 8.0
+        assert state.sieve.thresholds.scale == 8.0
 
 
 def images(memory_format):
@@ -367,11 +367,11 @@ def images(memory_format):
 def test_pieces_in_another_order_in_memory_are_refused():
     """Without pieces the residual finds its places; reshard makes such a state."""
     first, last = torch.channels_last, torch.contiguous_format
-    state = gs.SieveState(gs.Fixed(1.0), min_numel=1)
+    state = gs.SieveState(threshold=gs.Fixed(1.0), min_numel=1)
     state.bind(images(first))
-    conv = state.registry.states["0.weight"]
+    conv = state.sieve.parameters.states["0.weight"]
     conv.residual.copy_(torch.randn(6, 8, 3, 3))
-    other = gs.SieveState(gs.Fixed(1.0), min_numel=1)
+    other = gs.SieveState(threshold=gs.Fixed(1.0), min_numel=1)
     other.bind(images(last))
     other.load_state_dict(state.state_dict())
     assert torch.equal(other.residuals["0.weight"], state.residuals["0.weight"])
@@ -381,9 +381,9 @@ def test_pieces_in_another_order_in_memory_are_refused():
     owed = state.residuals["0.weight"] + state.owned_residuals["0.weight"]
     other.load_state_dict(gs.reshard([state.state_dict()], 1)[0])
     torch.testing.assert_close(other.residuals["0.weight"], owed)
-    turned = gs.SieveState(gs.Fixed(1.0), min_numel=1, rotation=8)
+    turned = gs.SieveState(threshold=gs.Fixed(1.0), min_numel=1, rotation=8)
     turned.bind(images(first))
-    again = gs.SieveState(gs.Fixed(1.0), min_numel=1, rotation=8)
+    again = gs.SieveState(threshold=gs.Fixed(1.0), min_numel=1, rotation=8)
     again.bind(images(last))
     with pytest.raises(ValueError, match=r"memory_format"):
         again.load_state_dict(turned.state_dict())

@@ -45,10 +45,10 @@ def test_a_model_wrapped_otherwise_loads_the_state(before, after):
             fresh.load_state_dict(saved)
         expected = [*state.residuals.values()]
         assert all(map(torch.equal, fresh.residuals.values(), expected))
-        assert fresh.registry.weights() is not None
+        assert fresh.sieve.parameters.weights() is not None
         # Pieces are dealt by the label, which is the same.
-        labels = [parameter.label for parameter in state.registry]
-        assert [parameter.label for parameter in fresh.registry] == labels
+        labels = [parameter.label for parameter in state.sieve.parameters]
+        assert [parameter.label for parameter in fresh.sieve.parameters] == labels
 
 
 def test_a_module_of_another_name_is_another_model():

@@ -20,9 +20,9 @@ def model():
 
 def saved_by(rank, ranks, seed, rotation=0):
     """As if this rank had trained, with every kind of piece."""
-    state = gs.SieveState(gs.Sigma(2.0), min_numel=100, rotation=rotation)
+    state = gs.SieveState(threshold=gs.Sigma(2.0), min_numel=100, rotation=rotation)
     state.bind(model())
-    for parameter in state.registry:
+    for parameter in state.sieve.parameters:
         if parameter.rotation is not None:
             # The same on all ranks.
             same = torch.randn(parameter.numel, generator=torch.Generator().manual_seed(seed))
@@ -97,7 +97,7 @@ def test_what_is_owed_stays_the_same(ranks, seed, rotation):
                 assert parameter["owned"] is None
                 assert parameter["dealt"] is None
     if states[0]["world_size"] == 1:
-        again = gs.SieveState(gs.Sigma(2.0), min_numel=100, rotation=rotation)
+        again = gs.SieveState(threshold=gs.Sigma(2.0), min_numel=100, rotation=rotation)
         again.bind(model())
         again.load_state_dict(states[0])
         assert again.step == 5

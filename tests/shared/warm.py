@@ -4,8 +4,8 @@ import torch
 import torch._dynamo  # DDP imports it when the first model is made.
 
 import gradsieve as gs
+from gradsieve.bucket.warm_up import warm_up
 from gradsieve.codec import VALUES
-from gradsieve.warm_up import warm_up
 
 indices, values, _ = gs.select(torch.ones(8), torch.zeros(8), 0.5)
 for mode in VALUES:

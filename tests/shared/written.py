@@ -9,7 +9,7 @@ import torch
 from gradsieve.lab.runs.config import RunConfig, RunResult
 from gradsieve.recording.counting import histogram_of
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
-from gradsieve.telemetry import StepRecord
+from gradsieve.telemetry.record import StepRecord
 
 LAYERS = [
     f"{layer}.{kind}" for layer in ("one", "two", "three", "four") for kind in ("weight", "bias")

@@ -1,21 +1,17 @@
 """Frames: the bytes that one rank sends for one bucket. Nothing here knows torch.distributed."""
 
+from gradsieve.codec.coding import Coding, Section
+from gradsieve.codec.codings import CODINGS, VALUES, Kind, Values
 from gradsieve.codec.errors import FrameError
 from gradsieve.codec.frame import Frame, decode_frame, encode_frame
 from gradsieve.codec.inspect import FrameReport, SectionReport, inspect
-from gradsieve.codec.section import (
-    VALUES,
-    Kind,
-    Section,
-    Values,
-    empty_section,
-    pruned_section,
-    whole_section,
-)
+from gradsieve.codec.sections import empty_section, pruned_section, whole_section
 from gradsieve.codec.single import decode, encode
 
 __all__ = [
+    "CODINGS",
     "VALUES",
+    "Coding",
     "Frame",
     "FrameError",
     "FrameReport",

@@ -1,8 +1,8 @@
-"""Adding what frames carry into the averaged bucket."""
+"""Add the values of a frame to the averaged bucket."""
 
 import numpy as np
 
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 AT_ONCE = 8
@@ -10,12 +10,17 @@ AT_ONCE = 8
 
 @compiled
 def add_at(total, indices, values, factor):  # type: ignore[no-untyped-def]
-    """total[indices] += factor · values; the indices are known to ascend within total."""
+    """Compute total[indices] += factor · values, both operations rounded.
+
+    total: float32; indices: int32 [N], known to ascend within `total`; values: float32 [N];
+    factor: float32.
+    """
     whole = indices.size // AT_ONCE * AT_ONCE
     for start in range(0, whole, AT_ONCE):
-        # Unsigned places, or each would be looked at for counting from the end.
+        # Unsigned, since numba tests signed indices for being negative, to count from the end.
         i = UINT(start)
-        # All loads before all stores: no load waits to learn whether a store hits its address.
+        # All loads come before all stores, so that no load waits for a store whose address may be
+        # the same.
         a, b = np.uint32(indices[i]), np.uint32(indices[i + UINT(1)])
         c, d = np.uint32(indices[i + UINT(2)]), np.uint32(indices[i + UINT(3)])
         e, f = np.uint32(indices[i + UINT(4)]), np.uint32(indices[i + UINT(5)])

@@ -1,11 +1,15 @@
-"""float32 rounded to its upper half."""
+"""bfloat16: float32 rounded to its upper half."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradsieve.arrays import FLOAT32, INT16, require_array
-from gradsieve.compiled import compiled
+from gradsieve.codec.coding import Floats
+from gradsieve.codec.float_format import FloatFormat
+from gradsieve.runtime.arrays import FLOAT32, INT16, require_array
+from gradsieve.runtime.compiled import compiled
 
+STORED = np.dtype("<i2")
+"""numpy has no bfloat16; its bits are kept as integers."""
 SIGN, MAGNITUDE = np.uint32(0x8000), np.uint32(0x7FFFFFFF)
 INFINITY, QUIET_NAN = np.uint32(0x7F800000), np.uint32(0x7FC0)
 LARGEST = np.uint32(0x7F7F)
@@ -13,12 +17,27 @@ HALF = np.uint32(0x7FFF)
 SHIFT = np.uint32(16)
 
 
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int16]:
-    """float32 [N] to int16 [N]: the nearest, ties to even; what is finite stays finite.
+class Bfloat16(FloatFormat):
+    """The nearest bfloat16, 2 bytes each."""
+
+    width = STORED.itemsize
+
+    def to_bytes(self, values: Floats) -> NDArray[np.uint8]:
+        return to_bfloat16(values).astype(STORED, copy=False).view(np.uint8)
+
+    def from_bytes(self, raw: NDArray[np.uint8]) -> Floats:
+        halves = raw.view(STORED)
+        return from_bfloat16(halves.astype(np.int16, copy=not halves.flags.aligned))
+
+
+def to_bfloat16(values: Floats) -> NDArray[np.int16]:
+    """Round float32 [N] to the nearest bfloat16, ties to even, and return its bits, int16 [N].
+
+    Finite values stay finite: those beyond the largest bfloat16 become the largest.
 
     Raises:
-        TypeError: another dtype.
-        ValueError: other dimensions, or strides.
+        TypeError: `values` is no array of float32.
+        ValueError: `values` has several dimensions or is not contiguous.
     """
     require_array("values", values, FLOAT32)
     halves: NDArray[np.int16] = round_to_halves(values)
@@ -27,6 +46,7 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int16]:
 
 @compiled
 def round_to_halves(values):  # type: ignore[no-untyped-def]
+    """Return the bits that `to_bfloat16` returns."""
     halves = np.empty(values.size, np.int16)
     patterns, rounded = values.view(np.uint32), halves.view(np.uint16)
     for i in range(patterns.size):
@@ -43,15 +63,21 @@ def round_to_halves(values):  # type: ignore[no-untyped-def]
     return halves
 
 
-def from_bfloat16(halves: NDArray[np.int16]) -> NDArray[np.float32]:
-    """int16 [N] to float32 [N], exactly; errors as of `to_bfloat16`."""
+def from_bfloat16(halves: NDArray[np.int16]) -> Floats:
+    """Return the bits of bfloat16, int16 [N], as float32 [N], exactly.
+
+    Raises:
+        TypeError: `halves` is no array of int16.
+        ValueError: `halves` has several dimensions or is not contiguous.
+    """
     require_array("halves", halves, INT16)
-    values: NDArray[np.float32] = widen_halves(halves)
+    values: Floats = widen_halves(halves)
     return values
 
 
 @compiled
 def widen_halves(halves):  # type: ignore[no-untyped-def]
+    """Return the values that `from_bfloat16` returns."""
     values = np.empty(halves.size, np.float32)
     patterns, upper = values.view(np.uint32), halves.view(np.uint16)
     for i in range(upper.size):

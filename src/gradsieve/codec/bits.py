@@ -1,6 +1,6 @@
-"""Bits in memory: words at any address, little-endian on every machine.
+"""Intrinsics that read and write bits at any address, little-endian on every machine.
 
-numba has no word for these; each is one instruction or two.
+numba has no functions for these. Each compiles to one instruction or two.
 """
 
 import sys
@@ -10,10 +10,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from gradsieve.compiled import call, intrinsic
+from gradsieve.runtime.compiled import call, intrinsic
 
 STORE_REACH = 8
-"""Bytes that `store_word` touches, however few of them are meant."""
+"""The bytes that `store_word` writes, even where only the first few are wanted."""
 INT1 = ir.IntType(1)
 INT8 = ir.IntType(8)
 INT16 = ir.IntType(16)
@@ -24,12 +24,13 @@ LANES = ir.VectorType(INT32, 8)
 
 
 def little_endian(builder: ir.IRBuilder, word: ir.Value) -> ir.Value:
+    """Convert a word between this machine's byte order and little-endian."""
     return word if sys.byteorder == "little" else call(builder, "llvm.bswap.i64", INT64, [word])
 
 
 @intrinsic
 def load_word(typing: Any, address: Any) -> Any:
-    """The 64 bits at an address."""
+    """Return the 64 bits at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = builder.load(builder.inttoptr(args[0], INT64.as_pointer()), align=1)
@@ -40,6 +41,8 @@ def load_word(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def store_word(typing: Any, address: Any, word: Any) -> Any:
+    """Store 64 bits at an address."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], INT64.as_pointer())
         builder.store(little_endian(builder, args[1]), pointer, align=1)
@@ -62,7 +65,7 @@ def store_byte(typing: Any, address: Any, word: Any) -> Any:
 
 @intrinsic
 def trailing_zeros(typing: Any, word: Any) -> Any:
-    """The number of the lowest bit that is set; 64 for 0."""
+    """Return the number of the lowest bit that is set, or 64 for 0."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return call(builder, "llvm.cttz.i64", INT64, [args[0], INT1(0)])
@@ -72,7 +75,7 @@ def trailing_zeros(typing: Any, word: Any) -> Any:
 
 @intrinsic
 def ones(typing: Any, word: Any) -> Any:
-    """How many bits are set."""
+    """Return the number of bits that are set."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return call(builder, "llvm.ctpop.i64", INT64, [args[0]])
@@ -82,9 +85,9 @@ def ones(typing: Any, word: Any) -> Any:
 
 @intrinsic
 def store_ones(typing: Any, address: Any, word: Any, base: Any) -> Any:
-    """Store base + the place of each bit that is set in a word's lowest eight, as uint32.
+    """Store base + the number of each bit that is set in a word's lowest eight, as uint32.
 
-    Eight are stored: behind those for set bits lie others that mean nothing.
+    Eight numbers are always stored. Those behind the last set bit are meaningless.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -101,7 +104,7 @@ def store_ones(typing: Any, address: Any, word: Any, base: Any) -> Any:
 
 
 def places_table(builder: ir.IRBuilder) -> ir.Value:
-    """For each byte the places of its ones, from the lowest, and zeros."""
+    """Return a table of 256 rows: the numbers of the bits set in each byte, filled with zeros."""
     row = ir.VectorType(INT8, 8)
     rows = []
     for byte in range(256):
@@ -113,7 +116,7 @@ def places_table(builder: ir.IRBuilder) -> ir.Value:
 
 @intrinsic
 def float_bits(typing: Any, number: Any) -> Any:
-    """The bits of a float32."""
+    """Return the bits of a float32 as uint64."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.zext(builder.bitcast(args[0], INT32), INT64)
@@ -123,7 +126,7 @@ def float_bits(typing: Any, number: Any) -> Any:
 
 @intrinsic
 def load_float(typing: Any, address: Any) -> Any:
-    """The float32 in the first four of eight readable bytes."""
+    """Return the float32 at an address. Eight bytes there must be readable."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = builder.load(builder.inttoptr(args[0], INT64.as_pointer()), align=1)
@@ -135,7 +138,7 @@ def load_float(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def bit_length(typing: Any, number: Any) -> Any:
-    """Bits of a number that is not negative; 0 has none."""
+    """Return the number of bits of a number that is not negative; 0 has none."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         zeros = call(builder, "llvm.ctlz.i64", INT64, [args[0], INT1(0)])
@@ -146,7 +149,10 @@ def bit_length(typing: Any, number: Any) -> Any:
 
 @intrinsic
 def at_least(typing: Any, address: Any, lowest: Any) -> Any:
-    """Which of the eight uint16 at an address, below 2^15, are `lowest` or more; a bit each."""
+    """Return a bit for each of the eight uint16 at an address, set where it is `lowest` or more.
+
+    The numbers, and `lowest`, must be below 2^15.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = builder.load(builder.inttoptr(args[0], SHORT_LANES.as_pointer()), align=2)
@@ -159,7 +165,7 @@ def at_least(typing: Any, address: Any, lowest: Any) -> Any:
 
 @intrinsic
 def sign_bits(typing: Any, address: Any) -> Any:
-    """The signs of the eight float32 at an address, a bit each."""
+    """Return a bit for each of the eight float32 at an address, set where it is negative."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = builder.load(builder.inttoptr(args[0], LANES.as_pointer()), align=4)
@@ -171,7 +177,7 @@ def sign_bits(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def set_sign_bits(typing: Any, address: Any, word: Any) -> Any:
-    """Make the float32 at an address negative whose bit in a word's lowest eight is set."""
+    """Set the sign of those of the eight float32 at an address whose bit in a word is set."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], LANES.as_pointer())
@@ -185,13 +191,13 @@ def set_sign_bits(typing: Any, address: Any, word: Any) -> Any:
 
 
 def splat(builder: ir.IRBuilder, number: ir.Value, lanes: ir.VectorType) -> ir.Value:
-    """A vector that has the number in each lane."""
+    """Return a vector that has the number in each lane."""
     first = builder.insert_element(ir.Constant(lanes, ir.Undefined), number, INT32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(INT32, 8), [0] * 8))
 
 
 def first_lowest(builder: ir.IRBuilder, byte: ir.Value) -> ir.Value:
-    """Eight lanes' bits as a byte, the first lane the lowest bit, or the way back."""
+    """Convert between a mask of eight lanes and a byte whose lowest bit is the first lane."""
     if sys.byteorder == "little":
         return byte
     return call(builder, "llvm.bitreverse.i8", INT8, [byte])

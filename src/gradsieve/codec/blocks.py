@@ -1,8 +1,8 @@
-"""Sets of positions cut into blocks where that makes them shorter.
+"""Cut a set of positions into blocks, where that takes fewer bits.
 
-Survivors cluster in rows and filters: with a count for each block of a row or a few, a crowded
-block pays few bits a survivor and an empty one nothing. The counts are themselves a set of
-positions, of one block: the running sums of (count + 1), less one.
+Survivors cluster in rows and filters of a parameter. With a count for each block of one row or a
+few, positions in a crowded block take few bits each, and an empty block takes none. The counts are
+encoded as a set of positions too: the running sums of (count + 1), less one, in a single block.
 """
 
 import math
@@ -17,32 +17,33 @@ from gradsieve.codec.positions import (
     start_reading,
     write_positions,
 )
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 RICE_EXTRA = 1.47
-"""Bits of a Rice code over log₂(length / count), for small densities."""
+"""The bits of a Rice code beyond log₂(length / count), at small densities."""
 PARTS_OF_A_BIT = 2.0**16
-"""Logarithms are rounded to these. Equal promises are common (two blocks with equal counts, and one
-of both), and a library's last place, which differs between processors, must not choose."""
+"""Logarithms are rounded to multiples of 1 / PARTS_OF_A_BIT. Two block lengths often promise the
+same bits, and the choice must not depend on a logarithm's last bit, which differs by processor."""
 LOGARITHMS = np.round(np.log2(np.arange(4096).clip(1)) * PARTS_OF_A_BIT) / PARTS_OF_A_BIT
 FEWEST_IN_A_BLOCK = 2
-"""Survivors on average; shorter blocks are not tried."""
+"""The mean number of survivors in the shortest block that is tried."""
 MOST_POSITIONS = 2**31 - 1
 RUN, SAMPLED_OF, SAMPLED_FROM = 1024, 8, 32 * 1024
-"""Every eighth run of so many survivors is looked at, from so many on."""
+"""From SAMPLED_FROM survivors on, one of SAMPLED_OF runs of RUN survivors is looked at."""
 DOUBLINGS = 6
-"""Block lengths that are tried, each twice the one before, beside one block."""
+"""The number of block lengths that are tried, each twice the one before, beside one block."""
 
 
 @compiled
 def rounded_log2(number):  # type: ignore[no-untyped-def]
+    """Return log₂, rounded so that it is the same on every processor."""
     return math.floor(math.log2(number) * PARTS_OF_A_BIT + 0.5) / PARTS_OF_A_BIT
 
 
 @compiled
 def expected_bits(count, length, log_length):  # type: ignore[no-untyped-def]
-    """About what `count` positions among `length` take; for choosing, not for sizing."""
+    """Return an estimate of the bits of `count` positions among `length`, to compare lengths by."""
     if count == 0:
         return 0.0
     log_count = LOGARITHMS[count] if count < LOGARITHMS.size else rounded_log2(count)
@@ -51,19 +52,23 @@ def expected_bits(count, length, log_length):  # type: ignore[no-untyped-def]
 
 @compiled
 def blocks_of(universe, block):  # type: ignore[no-untyped-def]
+    """Return the number of blocks."""
     return (universe + block - 1) // block
 
 
 @compiled
 def count_blocks(indices, start, stop, block):  # type: ignore[no-untyped-def]
-    """How many of the indices, all in start .. stop - 1, are in each block from start on."""
+    """Return the number of indices in each block from `start` on, int32.
+
+    All indices are in start .. stop - 1.
+    """
     counts = np.zeros((4, blocks_of(stop - start, block)), np.int32)
     # Exact for 31-bit numbers (T. Granlund, P. Montgomery, Division by Invariant Integers using
     # Multiplication, PLDI 1994, theorem 4.2).
     shift = 31 + bit_length(np.int64(block) - 1)
     factor = UINT((1 << shift) // block + 1)
     quarter = indices.size // 4
-    # Four places apart, so that no count waits for the one before.
+    # Four separate counts, so that no addition waits for the one before.
     for i in range(quarter):
         for part in range(4):
             counts[part, (UINT(indices[part * quarter + i] - start) * factor) >> UINT(shift)] += 1
@@ -77,6 +82,7 @@ def count_blocks(indices, start, stop, block):  # type: ignore[no-untyped-def]
 
 @compiled
 def merge_pairs(counts):  # type: ignore[no-untyped-def]
+    """Return the counts of blocks that are twice as long."""
     merged = np.zeros((counts.size + 1) // 2, np.int32)
     for b in range(counts.size):
         merged[b >> 1] += counts[b]
@@ -85,7 +91,7 @@ def merge_pairs(counts):  # type: ignore[no-untyped-def]
 
 @compiled
 def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
-    """The block length that promises the fewest bits, and the counts of its blocks.
+    """Return the block length that promises the fewest bits, and the counts of its blocks, int32.
 
     smallest: the shortest block to try, 0 for none. The length is `universe` where one block is
     best.
@@ -102,6 +108,7 @@ def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
 
 @compiled
 def best_block(indices, universe, smallest):  # type: ignore[no-untyped-def]
+    """Return the block length of the fewest expected bits, or `universe` for one block."""
     count = indices.size
     shortest = smallest
     while shortest * count < FEWEST_IN_A_BLOCK * universe:
@@ -114,7 +121,7 @@ def best_block(indices, universe, smallest):  # type: ignore[no-untyped-def]
         add_expected_bits(indices, 0, universe, shortest, bits)
         seen = count
     else:
-        # From the middle of each eight: densities may rise or fall along a parameter.
+        # The run in the middle of SAMPLED_OF, since densities may rise or fall along a parameter.
         for first in range(RUN * (SAMPLED_OF - 1) // 2, count - RUN, RUN * SAMPLED_OF):
             run = indices[first : first + RUN]
             add_expected_bits(run, run[0], run[RUN - 1] + 1, shortest, bits)
@@ -133,7 +140,7 @@ def best_block(indices, universe, smallest):  # type: ignore[no-untyped-def]
 
 @compiled
 def add_expected_bits(indices, low, high, shortest, bits):  # type: ignore[no-untyped-def]
-    """Add to bits [DOUBLINGS] what the indices, all of low .. high - 1, may take in blocks."""
+    """Add to bits [DOUBLINGS] the expected bits of indices in low .. high - 1, by block length."""
     longest = shortest << (DOUBLINGS - 1)
     start = low // longest * longest
     counts = count_blocks(indices, start, high, shortest)
@@ -152,7 +159,10 @@ def add_expected_bits(indices, low, high, shortest, bits):  # type: ignore[no-un
 
 @compiled
 def write_counts(counts, address):  # type: ignore[no-untyped-def]
-    """Returns the address behind them; one block has no need of a count of its own."""
+    """Write the counts at an address, and return the address behind them.
+
+    Nothing is written for one block, whose count is known.
+    """
     if counts.size == 1:
         return address
     marks = np.empty(counts.size, np.int32)
@@ -166,7 +176,7 @@ def write_counts(counts, address):  # type: ignore[no-untyped-def]
 
 @compiled
 def set_room(universe, block, counts):  # type: ignore[no-untyped-def]
-    """Bytes that `write_counts` and `write_positions` may touch at most."""
+    """Return an upper bound of the bytes that `write_counts` and `write_positions` touch."""
     total = counts.size
     for b in range(counts.size):
         total += counts[b]
@@ -176,7 +186,10 @@ def set_room(universe, block, counts):  # type: ignore[no-untyped-def]
 
 @compiled
 def read_counts(address, end, universe, block, count):  # type: ignore[no-untyped-def]
-    """Counts of the blocks and the address behind them; address 0 where they make no sense."""
+    """Return the counts of the blocks, int32, and the address behind them.
+
+    The address is 0 where the counts are damaged.
+    """
     size = blocks_of(universe, block)
     if size <= 1:
         return np.full(1, count, np.int32), address

@@ -1,4 +1,4 @@
-"""The frame: a checked header, a table of sections, their payloads. See docs/wire-format.md."""
+"""A frame: a header, a table of sections, and their payloads. See docs/wire-format.md."""
 
 import zlib
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradsieve.codec.coding import SLACK, Section
+from gradsieve.codec.codings import CODINGS
 from gradsieve.codec.errors import FrameError, refuse
-from gradsieve.codec.section import SLACK, Kind, Section, require_section
 
 MAGIC = b"GSVF"
 VERSION = 2
@@ -30,6 +31,8 @@ HEADER = np.dtype(
 
 
 class Header(NamedTuple):
+    """The fields of HEADER."""
+
     magic: bytes
     crc32: int
     version: int
@@ -51,33 +54,42 @@ ENTRY = np.dtype(
         ("zero", "u1"),
     ]
 )
-"""One in the table for each section."""
-KINDS = {int(kind): kind for kind in Kind}
+"""The entry of a section in the table."""
 NONFINITE = 1
-"""Flag: some value in the frame is NaN or infinite."""
+"""The flag that is set where some value in the frame is NaN or infinite."""
 CHECKED_FROM = 8
-"""The first byte that the CRC covers: what follows the magic and the CRC itself."""
+"""The first byte that the CRC covers, behind the magic and the CRC itself."""
 MOST_SECTIONS = 2**16 - 1
 MOST_PAYLOAD = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
+    """A frame whose header and table have been checked."""
+
     layout: int
-    """Digest of the names, shapes and settings that both sides must share; 64 bits."""
+    """A digest of the names, shapes and settings that both sides must share, 64 bits."""
     step: int
+    """The optimizer's step, modulo 2^32."""
     nonfinite: bool
-    """Some value is NaN or infinite."""
+    """Whether some value is NaN or infinite."""
     sections: tuple[Section, ...]
 
 
 def encode_frame(
     sections: Sequence[Section], *, layout: int = 0, step: int = 0, nonfinite: bool = False
 ) -> Tensor:
-    """Write a frame: a uint8 tensor on the CPU, with nothing of the sections shared.
+    """Write sections into a frame, uint8 [bytes] on the CPU, in memory of its own.
+
+    Args:
+        sections: one for each parameter, in the bucket's order.
+        layout: the digest that the receiver's must equal, 0 .. 2^64 - 1.
+        step: the optimizer's step.
+        nonfinite: whether some value is NaN or infinite.
 
     Raises:
-        ValueError: more sections, or more bytes of one, than the format has numbers for.
+        ValueError: there are more sections than the format has room for, or a section has more
+            bytes.
     """
     if len(sections) > MOST_SECTIONS:
         raise ValueError(f"a frame holds {MOST_SECTIONS} parameters at most, got {len(sections)}")
@@ -93,7 +105,7 @@ def encode_frame(
     frame = np.empty(size + SLACK, np.uint8)
     frame[size:] = 0
     frame[HEADER.itemsize : start].view(ENTRY)[:] = [
-        (s.numel, s.count, s.payload.size, s.kind, s.low_bits, s.planes, 0) for s in sections
+        (s.numel, s.count, s.payload.size, s.coding.kind, s.low_bits, s.planes, 0) for s in sections
     ]
     for section in sections:
         stop = start + section.payload.size
@@ -113,19 +125,20 @@ def decode_frame(
     numels: Sequence[int] | None = None,
     own: bool = False,
 ) -> Frame:
-    """Check a frame's header, table and settings; the sections are views into it.
+    """Check a frame's header, table and settings, and return its sections as views into it.
 
-    What is packed in the payloads is checked as it is read, by `Section.add_to` and
+    The rest of the payloads is checked when it is read, by `Section.add_to` and
     `Section.survivors`.
 
     Args:
-        frame: uint8, one dimension, on the CPU.
-        layout: the digest that the frame must carry; None accepts any.
-        numels: elements of each parameter that the frame must be for; None accepts any.
-        own: this process has just made the frame; its CRC is not computed again.
+        frame: uint8 [bytes] on the CPU.
+        layout: the digest that the frame must carry, or None to accept any.
+        numels: the number of elements of each parameter, or None to accept any.
+        own: whether this process has made the frame, so that its CRC need not be checked.
 
     Raises:
-        FrameError: anything in it is not as it must be.
+        FrameError: the frame is damaged, or made for other parameters.
+        TypeError: `frame` is no tensor.
     """
     data = frame_bytes(frame)
     header = checked_header(data, layout, own=own)
@@ -141,15 +154,16 @@ def decode_frame(
     for number, entry in enumerate(table.tolist()):
         numel, count, size, kind, low_bits, planes, zero = entry
         name = f"section {number}"
-        if kind not in KINDS:
+        coding = CODINGS.get(kind)
+        if coding is None:
             refuse(f"{name} kind", f"{kind} is unknown")
         if zero:
             refuse(f"{name} zero", f"{zero}")
         stop = start + size
         if stop > data.size:
             refuse(f"{name} bytes", f"{size} go beyond the frame's end")
-        section = Section(numel, count, KINDS[kind], data[start:stop], low_bits, planes)
-        require_section(section, name)
+        section = Section(numel, count, coding, data[start:stop], low_bits, planes)
+        coding.check(section, name)
         sections.append(section)
         start = stop
     if start != data.size:
@@ -158,7 +172,7 @@ def decode_frame(
 
 
 def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
-    """The frame's bytes with SLACK bytes behind them, copied where there are none."""
+    """Return the bytes of a frame with SLACK bytes behind them, copied if there are none."""
     if not isinstance(frame, Tensor):
         raise TypeError(
             f"a frame is a torch.Tensor of uint8, got {type(frame).__name__}; of bytes "
@@ -180,6 +194,7 @@ def frame_bytes(frame: Tensor) -> NDArray[np.uint8]:
 
 
 def checked_header(data: NDArray[np.uint8], layout: int | None, *, own: bool) -> Header:
+    """Return the header, or raise FrameError where it does not fit the bytes or the receiver."""
     size = data.size
     least = HEADER.itemsize
     if size < least:

@@ -1,8 +1,8 @@
 """Sums of float32 in a fixed order that runs in vector registers.
 
-A sum whose order is free differs in its last places from processor to processor, and from a process
-that compiles to one that loads what was compiled. Here number i of a tile goes to lane i modulo
-LANES, whatever the width of the processor's vectors, and the lanes are joined in order.
+If the compiler may choose the order of a sum, its last bits differ between processors, and between
+a process that compiles and one that loads compiled code. Here number i of a tile is added to lane
+i modulo LANES, whatever the width of the processor's vectors, and the lanes are added up in order.
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from gradsieve.compiled import call, compiled, intrinsic
+from gradsieve.runtime.compiled import call, compiled, intrinsic
 
 LANES = 16
 TILE = 1024
-"""Numbers that are summed in float32 before the sums go on in float64."""
+"""The numbers that are summed in float32. Sums of tiles are added in float64."""
 ZERO = np.float32(0)
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 DOUBLE = ir.DoubleType()
@@ -25,7 +25,10 @@ INT64 = ir.IntType(64)
 
 @intrinsic
 def sum_lanes(typing: Any, address: Any, length: Any) -> Any:
-    """The sum of float32 at an address, as many as are a multiple of LANES, as float64."""
+    """Return the sum of `length` float32 at an address, as float64.
+
+    length: a multiple of LANES.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, length = args
@@ -36,7 +39,7 @@ def sum_lanes(typing: Any, address: Any, length: Any) -> Any:
             more = builder.load(row, align=4)
             builder.store(builder.fadd(builder.load(sums), more), sums)
         lanes = builder.fpext(builder.load(sums), ir.VectorType(DOUBLE, LANES))
-        # One lane after the other: the intrinsic adds in order unless it is told that it need not.
+        # The intrinsic adds one lane after the other unless a flag allows another order.
         name = f"llvm.vector.reduce.fadd.v{LANES}f64"
         return call(builder, name, DOUBLE, [DOUBLE(0.0), lanes])
 
@@ -45,7 +48,7 @@ def sum_lanes(typing: Any, address: Any, length: Any) -> Any:
 
 @compiled
 def tile_sum(terms, count):  # type: ignore[no-untyped-def]
-    """The sum of the first `count` of float32 [TILE]; what follows them is overwritten."""
+    """Return the sum of the first `count` of float32 [TILE], as float64; overwrite the others."""
     whole = (count + LANES - 1) // LANES * LANES
     terms[count:whole] = ZERO
     return sum_lanes(terms.ctypes.data, whole)

@@ -1,4 +1,7 @@
-"""A parameter's survivors as levels: the payload of a section, written and read."""
+"""Survivors as quantized levels: the payload, written and read."""
+
+import math
+from struct import Struct
 
 import numpy as np
 
@@ -12,8 +15,10 @@ from gradsieve.codec.bits import (
     store_byte,
 )
 from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
-from gradsieve.codec.lanes import TILE, tile_sum
+from gradsieve.codec.coding import Floats, Indices, Section
+from gradsieve.codec.errors import refuse
 from gradsieve.codec.planes import (
+    MOST_LOW_BITS,
     PLANES,
     first_plane,
     low_bits_for,
@@ -24,6 +29,7 @@ from gradsieve.codec.planes import (
     write_planes,
 )
 from gradsieve.codec.positions import write_positions, write_rest
+from gradsieve.codec.pruned import PrunedCoding, require_decoded
 from gradsieve.codec.quantizer import (
     LARGEST_MAGNITUDE,
     SMALLEST_MEAN_EXCESS,
@@ -32,24 +38,90 @@ from gradsieve.codec.quantizer import (
     quantize,
     reconstruct,
 )
-from gradsieve.codec.settings import (
-    LEVEL_SETTINGS_BYTES,
-    SETTINGS_BYTES,
-    read_block,
-    write_settings,
+from gradsieve.codec.settings import SETTINGS, SETTINGS_BYTES, read_block, write_settings
+from gradsieve.codec.survivors import (
+    BAD_BLOCKS,
+    BAD_PLANES,
+    BAD_VALUES,
+    GOOD,
+    add_survivors,
+    settle,
 )
-from gradsieve.codec.survivors import BAD_BLOCKS, BAD_PLANES, BAD_VALUES, GOOD, add_survivors
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
+QUANTIZER = Struct("<fff")
+"""Step, first and rest: the quantizer of a section, behind the settings of all pruned payloads."""
+QUANTIZER_BYTES = QUANTIZER.size
 SIGN = np.uint32(0x80000000)
 FLOAT_STEP = 2.0**-23
-"""From 1 to the next float32."""
+"""The distance from 1 to the next float32."""
+
+
+class Levels(PrunedCoding):
+    """Each survivor's level of a scalar quantizer whose dead zone is the threshold, and its sign.
+
+    The lowest bits of the levels are sent as they are, the others as planes (see `planes`).
+    """
+
+    has_levels = True
+    settings_bytes = SETTINGS.size + QUANTIZER.size
+
+    def encode(
+        self,
+        indices: Indices,
+        values: Floats,
+        numel: int,
+        smallest_block: int,
+        threshold: np.float32,
+        residual: Floats | None,
+    ) -> Section | None:
+        payload, low_bits, planes, squared_remainder = encode_levels(
+            indices, values, numel, smallest_block, threshold, residual
+        )
+        if not payload.size:
+            return None
+        return Section(numel, indices.size, self, payload, low_bits, planes, squared_remainder)
+
+    def read_values(self, section: Section) -> tuple[int, Indices, Floats, int]:
+        damaged, counts, values, at = open_levels(
+            section.payload, section.count, section.numel, section.low_bits, section.planes
+        )
+        return damaged, counts, values, at
+
+    def add(self, section: Section, total: Floats, factor: np.float32, name: str) -> None:
+        damaged = add_levels(
+            section.payload,
+            section.count,
+            section.numel,
+            section.low_bits,
+            section.planes,
+            factor,
+            total,
+        )
+        require_decoded(damaged, name)
+
+    def sign_bytes(self, section: Section) -> int:
+        return (section.count + 7) // 8
+
+    def check_payload(self, section: Section, name: str) -> None:
+        super().check_payload(section, name)
+        if section.low_bits > MOST_LOW_BITS:
+            refuse(f"{name} low bits", f"{section.low_bits}, more than {MOST_LOW_BITS}")
+        if section.planes > PLANES:
+            refuse(f"{name} planes", f"{section.planes}, more than {PLANES}")
+        numbers = QUANTIZER.unpack_from(section.payload.data, SETTINGS.size)
+        for field, number in zip(("step", "first", "rest"), numbers, strict=True):
+            if not 0 <= number < math.inf:
+                refuse(f"{name} {field}", f"{number} is no finite magnitude")
+
+    def step(self, section: Section) -> float:
+        return float(QUANTIZER.unpack_from(section.payload.data, SETTINGS.size)[0])
 
 
 @compiled
 def write_signs(values, address):  # type: ignore[no-untyped-def]
-    """values: float32 [N]; writes a bit each, 1 for negative."""
+    """Write a bit for each of float32 [N], 1 for negative, and return the address behind them."""
     source = values.ctypes.data
     whole = values.size // 8 * 8
     for i in range(0, whole, 8):
@@ -63,7 +135,7 @@ def write_signs(values, address):  # type: ignore[no-untyped-def]
 
 @compiled
 def apply_signs(address, values):  # type: ignore[no-untyped-def]
-    """Make float32 [N] negative where the bits that `write_signs` wrote are set."""
+    """Negate those of float32 [N] whose bit, written by `write_signs`, is set."""
     target = values.ctypes.data
     whole = values.size // 8 * 8
     for i in range(0, whole, 8):
@@ -75,43 +147,18 @@ def apply_signs(address, values):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def settle(indices, values, sent, residual):  # type: ignore[no-untyped-def]
-    """Leave in the residual what a frame does not carry of the values; `sent` is what it does.
-
-    Returns:
-        The sum of squares of what is left.
-    """
-    for i in range(indices.size):
-        residual[indices[i]] = values[i] - sent[i]
-    return squared_distance(values, sent)
-
-
-@compiled
-def squared_distance(left, right):  # type: ignore[no-untyped-def]
-    total = 0.0
-    squares = np.empty(TILE, np.float32)
-    for start in range(0, left.size, TILE):
-        some, others = left[start : start + TILE], right[start : start + TILE]
-        for i in range(some.size):
-            difference = some[i] - others[i]
-            squares[i] = difference * difference
-        total += tile_sum(squares, some.size)
-    return total
-
-
-@compiled
 def encode_levels(indices, values, numel, smallest_block, threshold, residual):  # type: ignore[no-untyped-def]
-    """Write a section's payload.
+    """Write a payload.
 
     indices: int32 [N], ascending below numel; values: float32 [N], finite, magnitudes of
-    `threshold` (float32) or more; residual: float32 [numel] or None, gets what the payload does
-    not carry.
+    `threshold` (float32) or more; residual: float32 [numel], where the error of the values is
+    written, or None.
 
     Returns:
-        payload (uint8, empty where levels might leave float32's range), low bits, planes, and
-        the sum of squares of what the payload lacks (0 without a residual).
+        the payload (uint8, empty where levels might leave the range of float32), the number of low
+        bits, the number of planes, and the sum of squares of the error (0 without a residual).
     """
-    # Magnitudes that are all alike exceed it by nothing: any step does, if only it is not 0.
+    # Where all magnitudes are equal to the threshold any step will do, provided it is not 0.
     mean_excess = max(mean_excess_over(threshold, values), threshold * FLOAT_STEP)
     if not (SMALLEST_MEAN_EXCESS < mean_excess < LARGEST_MAGNITUDE > threshold):
         return np.empty(0, np.uint8), 0, 0, 0.0
@@ -129,7 +176,7 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
         sent[exact] = values[exact]
         squared_remainder = settle(indices, values, sent, residual)
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = SETTINGS_BYTES + LEVEL_SETTINGS_BYTES + set_room(numel, block, counts)
+    room = SETTINGS_BYTES + QUANTIZER_BYTES + set_room(numel, block, counts)
     room += planes_room(values.size, depths) + 4 * exact.size
     room += values.size * (1 + low_bits) // 8 + 3 * STORE_REACH
     payload = np.empty(room, np.uint8)
@@ -151,7 +198,7 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
 
 @compiled
 def add_levels(payload, count, numel, low_bits, planes, factor, total):  # type: ignore[no-untyped-def]
-    """total[positions] += factor · values; returns what makes no sense, 0 for nothing."""
+    """Compute total[positions] += factor · values; return which part is damaged, GOOD for none."""
     found, counts, values, at = open_levels(payload, count, numel, low_bits, planes)
     if found != GOOD:
         return found
@@ -160,6 +207,7 @@ def add_levels(payload, count, numel, low_bits, planes, factor, total):  # type:
 
 @compiled
 def copy_signs(source, target):  # type: ignore[no-untyped-def]
+    """Give the signs of float32 [N] to the magnitudes in `target`, float32 [N]."""
     patterns, bits = source.view(np.uint32), target.view(np.uint32)
     for i in range(bits.size):
         bits[i] |= patterns[i] & SIGN
@@ -167,18 +215,13 @@ def copy_signs(source, target):  # type: ignore[no-untyped-def]
 
 @compiled
 def open_levels(payload, count, numel, low_bits, planes):  # type: ignore[no-untyped-def]
-    """Read all of a payload but the positions.
-
-    Returns:
-        what makes no sense (0 for nothing), the blocks' counts, the values (float32 [count]) and
-        the address of the positions.
-    """
+    """Return what `PrunedCoding.read_values` does."""
     start = payload.ctypes.data
     end = start + payload.size
     values = np.empty(count, np.float32)
     block, at = read_block(start)
     step, first, rest = load_float(at), load_float(at + 4), load_float(at + 8)
-    counts, at = read_counts(at + LEVEL_SETTINGS_BYTES, end, numel, block, count)
+    counts, at = read_counts(at + QUANTIZER_BYTES, end, numel, block, count)
     if at == 0:
         return BAD_BLOCKS, counts, values, at
     levels = np.zeros(count, np.uint16)

@@ -1,11 +1,11 @@
-"""Levels as bits: planes of positions, then the lowest bits as they are.
+"""Write levels as planes of positions and as low bits.
 
-A level's bits above the lowest few count the planes that the survivor is in. Plane 0 holds the
-survivors whose count is 1 or more, by their place among all; each next plane those of the plane
-before that go on, by their place in it. Each plane is a set of positions and takes what its
-density makes it take: next to nothing where steps are wide, a bit a survivor where they are fine.
-It is unary coding with an entropy code for each of its bits. What is still there in the last
-possible plane is sent as it is.
+The lowest few bits of a level are sent as they are. The others are a number, the depth: how many
+planes the survivor is in. Plane 0 is the set of survivors whose depth is 1 or more, given by their
+places among all survivors. Each later plane is the set of those members of the plane before that
+are deeper, given by their places in it. A plane takes the bits of a set of its density: next to
+none where the quantizer's step is wide, and about one a survivor where it is fine. This is unary
+coding with an entropy code for each bit. Survivors in the last possible plane are sent exactly.
 """
 
 import math
@@ -22,25 +22,25 @@ from gradsieve.codec.positions import (
     write_positions,
     write_rest,
 )
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 PLANES = 24
-"""At most; survivors in the last are sent exactly."""
+"""The largest number of planes. The values of survivors in the last are sent exactly."""
 SMALLEST_BLOCK = 256
-"""Survivors in the shortest block that a plane is cut into."""
+"""The survivors in the shortest block of a plane."""
 LONGEST_BLOCK_LOG = 30
 MOST_LOW_BITS = 8
 PLANE_HEADER = 5
-"""Bytes: the count, 32 bits, and the logarithm of the block's length, 0 for one block."""
+"""The bytes before a plane: its size, u32, and log₂ of a block's length, u8, 0 for one block."""
 
 
 @compiled
 def low_bits_for(step, mean_excess):  # type: ignore[no-untyped-def]
-    """How many bits of a level are sent as they are: those that a plane would not shorten.
+    """Return how many bits of a level are sent as they are, because planes would not shorten them.
 
-    The rule of `rice_parameter` for levels that fall off by e^-(step / mean excess) from each to
-    the next.
+    This is the rule of `rice_parameter`, for levels whose frequency falls by the factor
+    e^-(step / mean excess) from each to the next.
     """
     mean_level = 1 / math.expm1(step / mean_excess)
     k = 0
@@ -51,8 +51,8 @@ def low_bits_for(step, mean_excess):  # type: ignore[no-untyped-def]
 
 @compiled
 def first_plane(levels, low_bits):  # type: ignore[no-untyped-def]
-    """Places of the survivors in plane 0, and in how many planes each is."""
-    # Eight are written at once, some of them too much.
+    """Return the places of the survivors in plane 0 (int32) and their depths (uint8)."""
+    # Room for eight more, because `store_ones` always writes eight numbers.
     places = np.empty(levels.size + 8, np.int32)
     source, target = levels.ctypes.data, places.ctypes.data
     unit = 1 << low_bits
@@ -74,17 +74,20 @@ def first_plane(levels, low_bits):  # type: ignore[no-untyped-def]
 
 @compiled
 def planes_room(count, depths):  # type: ignore[no-untyped-def]
-    """Bytes that `write_planes` may touch at most for `count` survivors."""
+    """Return an upper bound of the bytes that `write_planes` touches for `count` survivors."""
     members = 0
     for depth in depths:
         members += depth
-    # Of its universe a set takes 1.2 bits an element at most, its blocks' counts 0.1.
+    # A set takes at most 1.2 bits for each element of its universe, and its blocks' counts 0.1.
     return PLANES * (PLANE_HEADER + 4 * STORE_REACH) + (count + members) // 4
 
 
 @compiled
 def write_planes(places, depths, count, address):  # type: ignore[no-untyped-def]
-    """Returns the number of planes and the address behind them; the arrays are used up."""
+    """Write the planes; return their number and the address behind them. Arrays are overwritten.
+
+    places, depths: from `first_plane`; count: the number of survivors.
+    """
     planes = 0
     while places.size:
         smallest = SMALLEST_BLOCK if places.size >= SMALLEST_BLOCK else 0
@@ -109,6 +112,7 @@ def write_planes(places, depths, count, address):  # type: ignore[no-untyped-def
 
 @compiled
 def write_low_bits(levels, low_bits, address):  # type: ignore[no-untyped-def]
+    """Write the lowest bits of levels (uint16 [N]), and return the address behind them."""
     word, fill = UINT(0), 0
     mask = UINT((1 << low_bits) - 1)
     for i in range(levels.size):
@@ -125,11 +129,11 @@ def write_low_bits(levels, low_bits, address):  # type: ignore[no-untyped-def]
 
 @compiled
 def read_planes(address, end, planes, low_bits, levels):  # type: ignore[no-untyped-def]
-    """Add what the planes say to levels (uint16 [N], zeros).
+    """Add depth · 2^low_bits to levels (uint16 [N], zeros).
 
     Returns:
-        the places of the survivors of the last plane, and the address behind the planes, 0 where
-        they make no sense.
+        the places of the survivors in the last plane (int32), and the address behind the planes,
+        which is 0 where they are damaged.
     """
     universe = levels.size
     nothing = np.int64(0)
@@ -162,6 +166,7 @@ def read_planes(address, end, planes, low_bits, levels):  # type: ignore[no-unty
 
 @compiled
 def read_low_bits(address, low_bits, levels):  # type: ignore[no-untyped-def]
+    """Add what `write_low_bits` has written to levels (uint16 [N])."""
     mask = UINT((1 << low_bits) - 1)
     bit = 0
     for i in range(levels.size):

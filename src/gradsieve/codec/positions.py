@@ -1,11 +1,11 @@
-"""Ascending positions as bits: Rice codes of the gaps, with a parameter for each block.
+"""Write ascending positions as Rice codes of their gaps, with a parameter for each block.
 
-A set of positions in 0 .. universe - 1 is cut into blocks of equal length. In each block the gap
-before a position (from the block's start, or from behind the position before) is split at bit k:
-the lower k bits go to one stream, the rest in unary (that many zeros, then a one) to another. k
-follows from the block's count and length alone, so that both sides know it. At k = 0 the unary
-stream is the block's bitmap without its last zeros: the choice of k is the choice between Rice
-code and bitmap.
+A set of positions in 0 .. universe - 1 is cut into blocks of equal length. The gap of a position
+is its distance from the end of the position before, or from the start of the block. It is split at
+bit k: the lower k bits go to one stream, and the other bits, as a number in unary (that many zeros,
+then a one), to another. k follows from the block's count and length alone, so that both sides know
+it. At k = 0 the unary stream is the block's bitmap without its last zeros, so that the choice of k
+includes the choice between Rice code and bitmap.
 """
 
 import numpy as np
@@ -20,35 +20,35 @@ from gradsieve.codec.bits import (
     store_word,
     trailing_zeros,
 )
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 UINT = np.uint64
 ONE = UINT(1)
 LOG_OF_GOLDEN_RATIO = 481212
-"""In millionths."""
+"""The natural logarithm of the golden ratio, in millionths."""
 
 MARKS = 1024
-"""Ones that are looked for before they are made positions."""
+"""The ones that are found in the unary stream before they are turned into positions."""
 LAST_WORD_START = 2**32 - 64
-"""Ones behind have no place among 32-bit numbers; no set of int32 positions needs them."""
+"""Later ones have no 32-bit number. No set of int32 positions needs them."""
 
 MOST_BITS_OF_FOUR = 14
-"""Four such numbers are in every word that starts at a whole byte."""
+"""The widest low bits of which four fit any 64-bit word that starts at a byte."""
 
-# What a reader keeps between two calls of `read_some`.
+# The fields of the state that a reader keeps between two calls of `read_some`.
 BLOCK, LEFT, DONE, LOWS, WORD, WORD_START, NEXT, LOW_BIT, BLOCK_START, PARAMETER, FIELDS = range(11)
 
 
 @compiled
 def rice_parameter(count, length):  # type: ignore[no-untyped-def]
-    """The k for `count` (1 or more) positions among `length`.
+    """Return k for `count` (1 or more) positions among `length`.
 
-    The smallest with 2^k ≥ ln φ · (mean gap + 1/2), φ the golden ratio: optimal for geometric gaps
-    (A. Kiely, Selecting the Golomb Parameter in Rice Coding, IPN Progress Report 42-159, 2004).
-    In whole numbers, so that every machine finds the same.
+    It is the smallest with 2^k ≥ ln φ · (mean gap + 1/2), φ being the golden ratio, which is the
+    best for geometric gaps (A. Kiely, Selecting the Golomb Parameter in Rice Coding, IPN Progress
+    Report 42-159, 2004). It is computed in whole numbers, so that all machines find the same.
     """
-    # ⌈x⌉ - 1 has as many bits as the smallest power of two that is x or more has zeros. The
-    # bits of the quotient (wanted - 1) // unit, without dividing:
+    # The smallest k with 2^k ≥ x is the number of bits of ⌈x⌉ - 1, here (wanted - 1) // unit. That
+    # number of bits is found without dividing.
     wanted, unit = LOG_OF_GOLDEN_RATIO * (2 * np.int64(length) - count), 2_000_000 * np.int64(count)
     shift = bit_length(wanted - 1) - bit_length(unit)
     return 0 if shift < 0 else shift + (unit << shift <= wanted - 1)
@@ -56,6 +56,7 @@ def rice_parameter(count, length):  # type: ignore[no-untyped-def]
 
 @compiled
 def low_stream_bits(universe, block, counts):  # type: ignore[no-untyped-def]
+    """Return the length of the stream of low bits, in bits."""
     bits = 0
     for b in range(counts.size):
         if counts[b]:
@@ -65,7 +66,7 @@ def low_stream_bits(universe, block, counts):  # type: ignore[no-untyped-def]
 
 @compiled
 def positions_room(universe, block, counts):  # type: ignore[no-untyped-def]
-    """Bytes that `write_positions` may touch at most."""
+    """Return an upper bound of the bytes that `write_positions` touches."""
     bits = low_stream_bits(universe, block, counts)
     for b in range(counts.size):
         if counts[b]:
@@ -76,7 +77,7 @@ def positions_room(universe, block, counts):  # type: ignore[no-untyped-def]
 
 @compiled
 def write_rest(address, word, bits):  # type: ignore[no-untyped-def]
-    """Write the last, partial word of a stream; returns the address behind it."""
+    """Write the lowest `bits` of a word, in whole bytes, and return the address behind them."""
     while bits > 0:
         store_byte(address, word)
         word >>= UINT(8)
@@ -87,7 +88,10 @@ def write_rest(address, word, bits):  # type: ignore[no-untyped-def]
 
 @compiled
 def write_positions(indices, universe, block, counts, address):  # type: ignore[no-untyped-def]
-    """Write both streams at an address; returns the address behind them."""
+    """Write both streams at an address, and return the address behind them.
+
+    indices: int32 [N], ascending below `universe`; counts: int32, how many are in each block.
+    """
     for stream in range(2):
         word, fill, first = UINT(0), np.int64(0), 0
         for b in range(counts.size):
@@ -106,10 +110,10 @@ def write_positions(indices, universe, block, counts, address):  # type: ignore[
 
 @compiled
 def store_whole_bytes(address, word, fill):  # type: ignore[no-untyped-def]
-    """Store a word of which `fill` bits, below 64, are filled.
+    """Store a word of which the lowest `fill` bits, fewer than 64, are filled.
 
     Returns:
-        The address, word and fill to go on with: the bits of the last byte, if it is not whole.
+        the address of the first byte that is not full, the bits in it as a word, and their number.
     """
     store_word(address, word)
     return address + (fill >> 3), word >> UINT(fill & 56), fill & 7
@@ -117,7 +121,8 @@ def store_whole_bytes(address, word, fill):  # type: ignore[no-untyped-def]
 
 @compiled
 def four_at(numbers, at):  # type: ignore[no-untyped-def]
-    # Unsigned places, or each would be looked at for counting from the end.
+    """Return four numbers from the place `at` (uint64) on, as int64."""
+    # Unsigned, since numba tests signed indices for being negative, to count from the end.
     first, second = numbers[at], numbers[at + UINT(1)]
     third, fourth = numbers[at + UINT(2)], numbers[at + UINT(3)]
     return np.int64(first), np.int64(second), np.int64(third), np.int64(fourth)
@@ -125,7 +130,11 @@ def four_at(numbers, at):  # type: ignore[no-untyped-def]
 
 @compiled
 def write_lows(indices, start, k, address, word, fill):  # type: ignore[no-untyped-def]
-    """Append the lower k bits of the gaps behind `start` to a stream; as `store_whole_bytes`."""
+    """Append the lower k bits of the gaps from `start` on to a stream.
+
+    Returns:
+        what `store_whole_bytes` returns.
+    """
     if k == 0:
         return address, word, fill
     mask = np.int64((1 << k) - 1)
@@ -146,7 +155,11 @@ def write_lows(indices, start, k, address, word, fill):  # type: ignore[no-untyp
 
 @compiled
 def write_quotients(indices, start, k, address, word, fill):  # type: ignore[no-untyped-def]
-    """Append the gaps behind `start` without their lower k bits, in unary."""
+    """Append the gaps from `start` on, without their lower k bits, in unary.
+
+    Returns:
+        what `store_whole_bytes` returns.
+    """
     fours = indices.size // 4 * 4
     for i in range(0, fours, 4):
         a, b, c, d = four_at(indices, UINT(i))
@@ -170,6 +183,7 @@ def write_quotients(indices, start, k, address, word, fill):  # type: ignore[no-
 
 @compiled
 def write_unary(number, address, word, fill):  # type: ignore[no-untyped-def]
+    """Append `number` zeros and a one, and return what `store_whole_bytes` returns."""
     end = fill + number
     while end >= 64:
         store_word(address, word)
@@ -184,7 +198,7 @@ def write_unary(number, address, word, fill):  # type: ignore[no-untyped-def]
 
 @compiled
 def start_reading(address, universe, block, counts):  # type: ignore[no-untyped-def]
-    """The state of a reader of what `write_positions` wrote at an address."""
+    """Return the state of a reader of the positions at an address, int64 [FIELDS]."""
     state = np.zeros(FIELDS, np.int64)
     state[BLOCK] = -1
     state[WORD_START] = -64
@@ -196,7 +210,7 @@ def start_reading(address, universe, block, counts):  # type: ignore[no-untyped-
 def read_marks(state, end, wanted, marks):  # type: ignore[no-untyped-def]
     """Write the places of the next `wanted` ones of the unary stream to marks (uint32).
 
-    Returns False where the stream ends before. marks must have room for eight more.
+    `marks` must have room for eight more. Returns whether the stream has that many.
     """
     word, word_start, next_word = UINT(state[WORD]), state[WORD_START], state[NEXT]
     count = 0
@@ -227,11 +241,12 @@ def read_marks(state, end, wanted, marks):  # type: ignore[no-untyped-def]
 
 @compiled
 def read_some(state, address, end, universe, block, counts, out):  # type: ignore[no-untyped-def]
-    """Read the next out.size positions; returns whether they make sense.
+    """Read the next out.size positions, and return whether they are valid.
 
-    `end`: the address behind the last byte that belongs to the set. Whole words are read, so that
-    eight bytes behind it must exist; what is in them does not matter. What was read is in order
-    and below `universe` unless False is returned.
+    Valid positions ascend below `universe`.
+
+    end: the address behind the last byte of the set. Since whole words are read, eight bytes behind
+    it must be readable; their content does not matter.
     """
     marks = np.empty(MARKS + 8, np.uint32)
     for start in range(0, out.size, MARKS):
@@ -245,10 +260,11 @@ def read_some(state, address, end, universe, block, counts, out):  # type: ignor
 
 @compiled
 def place_run(marks, start, ahead, k, address, low_bit, lows, out):  # type: ignore[no-untyped-def]
-    """Positions of one block from its quotients and lower bits; returns the sum of the latter.
+    """Write positions of one block to `out`, and return the sum of all lower bits so far.
 
-    start: the place of the first one if its quotient were 0; ahead: the position before it, with
-    nothing of `lows`, the sum of the lower bits so far.
+    marks: the places of their ones in the unary stream. start and ahead: the place and the position
+    that the first would have if all quotients and lower bits of the block were 0. lows: the sum of
+    the lower bits of the block before it.
     """
     mask = (ONE << UINT(k)) - ONE
     fours = out.size // 4 * 4 if k <= MOST_BITS_OF_FOUR else 0
@@ -270,7 +286,7 @@ def place_run(marks, start, ahead, k, address, low_bit, lows, out):  # type: ign
 
 @compiled
 def place_marks(state, address, universe, block, counts, marks, out):  # type: ignore[no-untyped-def]
-    """Turn places of ones, as many as out has elements, into positions; False as `read_some`."""
+    """Turn the places of out.size ones into positions, and return whether they are valid."""
     number, left, done, lows = state[BLOCK], state[LEFT], state[DONE], state[LOWS]
     low_bit, block_start, k = state[LOW_BIT], state[BLOCK_START], state[PARAMETER]
     count = 0
@@ -298,7 +314,7 @@ def place_marks(state, address, universe, block, counts, marks, out):  # type: i
             low_bit += k * (stop - count)
         done += stop - count
         left -= stop - count
-        # Positions ascend by construction: the last one tells for all.
+        # Positions ascend by construction, so that checking the last one checks all.
         last = np.int64(marks[stop - 1])
         quotient = last - block_start - (done - 1)
         length = min(block, universe - origin)
@@ -314,6 +330,6 @@ def place_marks(state, address, universe, block, counts, marks, out):  # type: i
 
 @compiled
 def behind_last(state):  # type: ignore[no-untyped-def]
-    """The address behind a set that was read to its end."""
+    """Return the address behind a set that was read to its end."""
     unary = state[NEXT] - (state[WORD_START] + 64) // 8
     return unary + (state[BLOCK_START] + 7) // 8

@@ -1,4 +1,4 @@
-"""The frame of one parameter: the public `encode` and `decode`."""
+"""`encode` and `decode`: the public functions that write and read the frame of one parameter."""
 
 import math
 from typing import Any, cast
@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradsieve.codec.codings import VALUES, Values
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.frame import decode_frame, encode_frame
-from gradsieve.codec.section import VALUES, Values, pruned_section
+from gradsieve.codec.sections import pruned_section
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
@@ -25,27 +26,50 @@ def encode(
     row: int = 0,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """The frame of one parameter's survivors.
+    """Write one parameter's survivors into a frame.
+
+    The bytes are described in docs/wire-format.md.
 
     Args:
-        indices: int32 [survivors], ascending, each in 0..numel - 1.
-        values: float32 [survivors], magnitudes of `threshold` or more.
-        numel: elements of the parameter.
-        threshold: the dead zone of "levels"; else for the receiver's information.
-        mode: "float32" sends values exactly, "bfloat16" rounded, "levels" quantized with a step
-            and reconstruction points chosen for the values. NaN or an infinite value makes any
-            mode exact.
-        row: elements of a row or filter of the parameter, which survivors cluster in; 0 where it
-            has none or they are not known: any runs of 128 elements are then tried.
-        residual: contiguous float32 with `numel` elements; its elements at `indices` are set to
-            what the frame does not carry of the values.
+        indices: int32 [survivors], on any device, ascending, each in 0 .. numel - 1.
+        values: float32 [survivors], on any device, with magnitudes of `threshold` or more, in the
+            gradient's own units.
+        numel: the number of elements of the parameter, below 2^31.
+        threshold: the threshold that the survivors have passed, in the units of `values`. With
+            "levels" it is the dead zone of the quantizer; else it only informs the receiver.
+        mode: how values travel. "float32" sends them exactly, and "bfloat16" rounds them. "levels"
+            quantizes them, with a step and reconstruction points chosen for these values. All modes
+            send float32 if some value is NaN or infinite, and "levels" also does where its levels
+            might leave the range of float32.
+        row: the number of elements of a row or filter of the parameter, since survivors cluster in
+            these. With 0 blocks of 128 elements and more are tried instead.
+        residual: contiguous float32 with `numel` elements on the CPU, for error feedback: its
+            elements at `indices` are set to what the frame does not carry of the values.
 
     Returns:
-        The frame, uint8 on the CPU.
+        The frame, uint8 [bytes] on the CPU.
 
     Raises:
-        TypeError: `indices` or `values` are no tensors.
-        ValueError: the arguments do not make a frame that decodes.
+        TypeError: `indices` or `values` is no tensor.
+        ValueError: a dtype, shape or number is not as described above. The message names it.
+
+    Example:
+        Select the survivors of a gradient, and send them. The residual keeps all that the frame
+        does not carry: the elements below the threshold, and the rounding of the others.
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> gradient, residual = torch.tensor([0.1, -2.0, 0.3, 3.14159]), torch.zeros(4)
+        >>> indices, values, _ = gs.select(gradient, residual, 1.0)
+        >>> frame = gs.encode(
+        ...     indices, values, 4, threshold=1.0, mode="bfloat16", residual=residual
+        ... )
+        >>> places, arrived = gs.decode(frame)
+        >>> places.tolist(), arrived.tolist()
+        ([1, 3], [-2.0, 3.140625])
+        >>> received = torch.zeros(4).index_copy(0, places.long(), arrived)
+        >>> torch.equal(received + residual, gradient)
+        True
     """
     for name, tensor in (("indices", indices), ("values", values)):
         if not isinstance(tensor, Tensor):
@@ -79,6 +103,7 @@ def check(
     mode: str,
     row: int,
 ) -> None:
+    """Raise ValueError where the arguments of `encode` do not make a frame that decodes."""
     if not (isinstance(numel, int) and isinstance(row, int)):
         raise ValueError(f"numel and row must be whole numbers, got {numel!r} and {row!r}")
     if positions.shape != numbers.shape or positions.ndim != 1:
@@ -110,6 +135,7 @@ def check(
 
 
 def checked_residual(residual: Tensor, numel: int) -> NDArray[np.float32]:
+    """Return the residual as a flat array that shares its memory, or raise ValueError."""
     fits = residual.dtype is torch.float32 and residual.numel() == numel
     if not fits or not residual.is_contiguous() or residual.device.type != "cpu":
         raise ValueError(
@@ -120,10 +146,32 @@ def checked_residual(residual: Tensor, numel: int) -> NDArray[np.float32]:
 
 
 def decode(frame: Tensor) -> tuple[Tensor, Tensor]:
-    """The survivors in a frame of one parameter: indices (int32) and values (float32).
+    """Read the survivors of a frame of one parameter.
+
+    Args:
+        frame: uint8 [bytes] on the CPU, as `encode` returns it. It is not changed.
+
+    Returns:
+        indices (int32 [survivors], ascending) and values (float32 [survivors]), new tensors on the
+        CPU. What the values are after rounding or quantizing is the same on every machine.
 
     Raises:
-        FrameError: the frame is damaged, or holds another number of parameters than one.
+        FrameError: the frame is damaged, or holds another number of parameters than one. The
+            message names the field of docs/wire-format.md.
+        TypeError: `frame` is no tensor. `torch.frombuffer` makes one of bytes.
+
+    Example:
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> indices = torch.tensor([0, 7], dtype=torch.int32)
+        >>> frame = gs.encode(indices, torch.tensor([0.5, -0.25]), 10, mode="float32")
+        >>> gs.decode(frame)
+        (tensor([0, 7], dtype=torch.int32), tensor([ 0.5000, -0.2500]))
+        >>> frame[-1] ^= 255
+        >>> gs.decode(frame)
+        Traceback (most recent call last):
+            ...
+        gradsieve.codec.errors.FrameError: frame field crc32: ...
     """
     sections = decode_frame(frame).sections
     if len(sections) != 1:

@@ -5,12 +5,12 @@ from gradsieve.exchange.attendance import outer_attendance, require_attendance
 from gradsieve.exchange.frames import (
     ExchangeError,
     FrameExchange,
-    Notes,
     OwnGroup,
     numbers_of_all,
 )
-from gradsieve.exchange.group import group_of_its_own, groups_joined, require_alike_names
+from gradsieve.exchange.new_group import group_of_its_own, groups_joined, require_alike_names
 from gradsieve.exchange.nodes import Nodes, require_nodes, stated_node_size
+from gradsieve.exchange.notes import Notes
 from gradsieve.exchange.worker import ExchangeWorker
 
 __all__ = [

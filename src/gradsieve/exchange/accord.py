@@ -1,4 +1,4 @@
-"""Whether all ranks exchange in the same way, step after step."""
+"""Check in every step that all ranks use the same exchange."""
 
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -7,8 +7,8 @@ import torch.distributed as dist
 
 from gradsieve.errors import MismatchError
 from gradsieve.exchange.meeting import DIFFER, Meeting, in_words
+from gradsieve.exchange.names import EXCHANGES, Exchange
 from gradsieve.exchange.store import within
-from gradsieve.exchange.ways import EXCHANGES, Exchange
 
 SECONDS = 5.0
 """How long a rank that has found a difference waits for the others to say what they do."""
@@ -16,7 +16,7 @@ _made: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
 
 
 class Accord:
-    """What the ranks of a group have agreed on.
+    """The exchange that the ranks of a group have agreed on.
 
     A rank whose exchange was set tells all others, in the sizes of frames: as a negative number.
     Ranks whose exchange was set as well tell the same; one that was not tells the size of a frame,
@@ -50,11 +50,11 @@ class Accord:
 
     @property
     def code(self) -> int:
-        """For all ranks, where the exchange was set."""
+        """The number that tells all ranks which exchange was set."""
         return -1 - EXCHANGES.index(self._mine)
 
     def hear(self, sizes: Sequence[int]) -> None:
-        """What ranks have told: sizes of frames, or a code.
+        """Take what ranks have told: sizes of frames, or a code.
 
         Raises:
             MismatchError: they differ.
@@ -65,7 +65,7 @@ class Accord:
             self._agreed = self._mine
 
     def look(self) -> None:
-        """After a long wait, or a failure.
+        """Ask after a long wait, or a failure, whether the ranks differ.
 
         Raises:
             MismatchError: a rank has said that it exchanges in another way.
@@ -77,7 +77,7 @@ class Accord:
         self._require_alike(said or {})
 
     def _words(self) -> dict[int, str]:
-        """What ranks have said, where they differ."""
+        """Return what ranks have said if they differ, else nothing."""
         if self._meeting is None:
             name = f"accord/{self._number}/{self._begun}"
             self._meeting = Meeting(self._group, name)

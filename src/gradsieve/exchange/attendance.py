@@ -1,4 +1,4 @@
-"""Whether all ranks take part: they meet in the job's store before they exchange anything."""
+"""Make sure that all ranks take part: they meet in the job's store before any exchange."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,10 +17,10 @@ PATIENCE = 3.0
 """Seconds until one asks whether a rank that has not come is late or is none of ours."""
 PROBE = "probe"
 PROBED_RANKS = 50
-"""Their sum is exact in bfloat16."""
+"""The most ranks that add to a probe: their sum is exact in bfloat16."""
 OUTER = "an OuterSync"
 _held: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
-"""Meetings of a group to which all ranks have come."""
+"""The number of meetings of each group to which all ranks have come."""
 
 
 def require_attendance(group: dist.ProcessGroup, bucket: Tensor) -> None:
@@ -90,7 +90,7 @@ def outer_attendance(group: dist.ProcessGroup) -> Iterator[None]:
 
 @contextmanager
 def counted(group: dist.ProcessGroup, failed: JobStore) -> Iterator[None]:
-    """The meeting, as the ranks that have not come count it as well."""
+    """Count the meeting as held, or note its failure for the ranks that have not come."""
     try:
         yield
     except BaseException:
@@ -101,7 +101,7 @@ def counted(group: dist.ProcessGroup, failed: JobStore) -> Iterator[None]:
 
 
 def next_meeting(group: dist.ProcessGroup) -> tuple[Meeting, JobStore]:
-    """And where it is noted if it fails: ranks that have not come know nothing of it."""
+    """Return the next meeting, and where its failure is noted for ranks that have not come."""
     failures = 0
     while True:
         name = f"{_held.get(group, 0)}.{failures}"
@@ -129,7 +129,7 @@ def all_have_added(group: dist.ProcessGroup, meeting: Meeting, bucket: Tensor) -
 
 
 def read(word: str) -> tuple[int, torch.dtype]:
-    """What `word_for` has written."""
+    """Parse a word of `word_for` into a size and a dtype."""
     numel, *_, name = word.split()
     dtype = getattr(torch, name)
     if not isinstance(dtype, torch.dtype):
@@ -138,7 +138,7 @@ def read(word: str) -> tuple[int, torch.dtype]:
 
 
 def pattern(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What no gradients are: -3, 5, -3, 5, …"""
+    """Return numbers that no gradients are: -3, 5, -3, 5, …"""
     tensor = torch.full((numel,), -3.0, dtype=dtype, device=device)
     tensor[1::2] = 5.0
     return tensor
@@ -147,7 +147,7 @@ def pattern(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def why(
     meeting: Meeting, seconds: float = 0.0, error: ExchangeError | None = None
 ) -> MismatchError | ExchangeError:
-    """What is wrong, by what the ranks have said or say within some seconds; else `error`."""
+    """Return the error that the words of the ranks show; else `error`."""
     try:
         said, missing = meeting.words(seconds), meeting.missing()
     except StoreError:
@@ -167,7 +167,7 @@ def why(
 
 
 def why_none(meeting: Meeting, error: ExchangeError) -> MismatchError | ExchangeError:
-    """As `why`, where an OuterSync is made."""
+    """Return the error of ranks that make an OuterSync, by what the ranks have said."""
     with suppress(StoreError):
         if missing := meeting.missing():
             return ExchangeError(

@@ -1,50 +1,50 @@
-"""What an exchange takes: latency and rate (the α–β model)."""
+"""How long an exchange takes, by latency and rate (the α–β model)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class LinkCost:
-    """Of the link of each rank, the same both ways.
+    """The cost of each rank's link, the same in both directions.
 
     R. Thakur, R. Rabenseifner, W. Gropp: Optimization of Collective Communication Operations in
     MPICH, IJHPCA 19(1), 2005, section 3.
     """
 
     latency: float
-    """Seconds from a rank to another, and for the collective that carries them."""
+    """Seconds from one rank to another, with the overhead of the collective."""
     rate: float
-    """Bytes a second."""
+    """Bytes per second."""
 
     def gather(self, ranks: int, frame_bytes: float) -> float:
-        """Seconds until every rank has every other's frame, sizes first."""
+        """Return the seconds until every rank has every other's frame, sizes first."""
         return 2 * self.latency + (ranks - 1) * frame_bytes / self.rate
 
     def two_shot(self, ranks: int, frame_bytes: float) -> float:
-        """Seconds until every part has been to its owner, and from there to all."""
+        """Return the seconds until every part has been to its owner, and from there to all."""
         return 4 * self.latency + 2 * (ranks - 1) / ranks * frame_bytes / self.rate
 
     def all_reduce(self, ranks: int, size: float) -> float:
-        """Seconds of a ring over `size` bytes."""
+        """Return the seconds of a ring all-reduce of `size` bytes."""
         steps = 2 * (ranks - 1)
         return steps * self.latency + steps / ranks * size / self.rate
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCost:
-    """Of nodes whose ranks share a machine."""
+    """The costs of links within a node and between nodes."""
 
     size: int
-    """Ranks of a node."""
+    """The number of ranks of a node."""
     within: LinkCost
     across: LinkCost
-    """Of a rank while all ranks of its node use the node's link."""
+    """The cost of a rank's link while all ranks of its node use the node's link."""
 
     def hierarchical(self, ranks: int, bucket_bytes: float, frame_bytes: float) -> float:
-        """Seconds until a node has added up and every rank has all parts of all nodes.
+        """Return the seconds until a node has added up and every rank has all parts of all nodes.
 
         Args:
-            frame_bytes: of a frame of the whole bucket.
+            frame_bytes: the size of a frame of the whole bucket.
         """
         nodes, part = ranks // self.size, frame_bytes / self.size
         return (
@@ -52,3 +52,14 @@ class NodeCost:
             + self.across.gather(nodes, part)
             + self.within.gather(self.size, nodes * part)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The links of a group of ranks."""
+
+    ranks: int
+    everyone: LinkCost
+    """Between any two ranks, when all of them exchange."""
+    nodes: NodeCost | None = None
+    """Within and across nodes; None where ranks are not told apart by node."""

@@ -10,22 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.errors import has, named_ranks
+from gradsieve.exchange.notes import Notes
 from gradsieve.exchange.roll_call import absent_ranks
 
 
 class ExchangeError(RuntimeError):
     """The frames did not arrive: a rank died, stalled past the timeout or sent garbage."""
-
-
-class Notes:
-    """Numbers that travel with the sizes of frames, to every rank; as many on all ranks."""
-
-    def __init__(self, mine: Sequence[float] = ()) -> None:
-        self.mine = list(mine)
-        self.heard = [self.mine]
-        """The last ones of all ranks."""
-        self.seconds = 0.0
-        """Of all exchanges of sizes, in which ranks wait for the last one."""
 
 
 class OwnGroup:
@@ -40,14 +30,14 @@ class OwnGroup:
 
     @property
     def group(self) -> dist.ProcessGroup:
-        """Raises ExchangeError after `close`."""
+        """The process group; it raises ExchangeError after `close`."""
         if self._group is None:
             raise ExchangeError("the ranks have parted, and this group is closed")
         return self._group
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Collectives inside that fail raise ExchangeError."""
+        """Turn the failure of a collective inside into an ExchangeError."""
         self.is_busy = True
         try:
             yield
@@ -68,7 +58,7 @@ class OwnGroup:
 
 
 class FrameExchange(OwnGroup):
-    """One exchange of sizes, with notes, then one uneven transfer.
+    """Exchange the sizes of frames, with notes, and then the frames in one uneven transfer.
 
     Args:
         notes: what ranks tell each other with the sizes.
@@ -137,7 +127,7 @@ class FrameExchange(OwnGroup):
 
 
 def numbers_of_all(exchange: FrameExchange, mine: Tensor) -> list[list[float]]:
-    """Float64 numbers of every rank, as many on all."""
+    """Return the float64 numbers of every rank; all ranks send equally many."""
     arrived = exchange.to_all(mine.view(torch.uint8))
     # Copied, since what has arrived may start at any byte.
     return [cast(list[float], other.clone().view(torch.float64).tolist()) for other in arrived]
@@ -146,7 +136,7 @@ def numbers_of_all(exchange: FrameExchange, mine: Tensor) -> list[list[float]]:
 def unreachable(
     group: dist.ProcessGroup, error: BaseException, stop: Callable[[], bool] = lambda: False
 ) -> ExchangeError:
-    """Waits a second or a few for the other ranks' answers, to tell which of them give none.
+    """Wait a few seconds for the other ranks' answers, and name in an error those that give none.
 
     Args:
         stop: whether nobody wants to know any more.

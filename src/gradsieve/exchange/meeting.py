@@ -2,13 +2,13 @@
 
 import torch.distributed as dist
 
-from gradsieve import notices
 from gradsieve.errors import named_ranks
 from gradsieve.exchange.store import JobStore, wait_until
+from gradsieve.runtime.notices import tell
 
 ALIKE, DIFFER = "alike", "differ"
 SECONDS_TO_READ = 2.0
-"""How long a rank that has read the words waits for others to read them: it may hold the store."""
+"""How long a rank that has read the words waits for others to read them: it may host the store."""
 
 
 class Meeting:
@@ -23,7 +23,7 @@ class Meeting:
         self._store = JobStore(f"meetings/{group.group_name}/{name}")
         self._has_come = False
         self.first = ""
-        """What the first one has said."""
+        """The word of the rank that came first."""
 
     def come(self, word: str) -> None:
         """Say a word, once. The last one to come decides ALIKE, whoever says another DIFFER."""
@@ -38,19 +38,19 @@ class Meeting:
             self.decide(ALIKE)
 
     def decide(self, verdict: str) -> str:
-        """The verdict that holds: the first one."""
+        """Propose a verdict and return the one that holds, which is the first."""
         return self._store.set_unless_set("verdict", verdict)
 
     def verdict(self, seconds: float = 0.0) -> str | None:
-        """None where nothing is decided in time."""
+        """Return the verdict; None if nothing is decided in time."""
         return self._store.wait("verdict", seconds)
 
     def missing(self) -> list[int]:
-        """Those that have not come."""
+        """Return the ranks that have not come."""
         return [int(rank) for rank in self._store.lacking([str(rank) for rank in self.ranks])]
 
     def words(self, seconds: float) -> dict[int, str]:
-        """What each rank has said, of those that come in time."""
+        """Return the word of each rank that comes in time."""
         wait_until(lambda: self._store.count("came") == len(self.ranks), seconds)
         words = {rank: self._store.get(str(rank)) for rank in self.ranks}
         said = {rank: word for rank, word in words.items() if word is not None}
@@ -68,11 +68,11 @@ class Meeting:
         missing = self.missing()
         present = [rank for rank in self.ranks if rank not in {*missing}]
         if missing and present and dist.get_rank() == present[0]:
-            notices.logger.warning("gradsieve waits for %s: %s", named_ranks(missing), what)
+            tell(f"gradsieve waits for {named_ranks(missing)}: {what}", any_rank=True)
 
 
 def in_words(said: dict[int, str]) -> str:
-    """Such as ``ranks 0, 2: gather; rank 1: dense``."""
+    """Return words by rank, such as ``ranks 0, 2: gather; rank 1: dense``."""
     by_word: dict[str, list[int]] = {}
     for rank, word in said.items():
         by_word.setdefault(word, []).append(rank)

@@ -12,20 +12,33 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.errors import MismatchError, SieveError
-from gradsieve.exchange.frames import FrameExchange, Notes, OwnGroup
-from gradsieve.exchange.group import group_of_its_own
+from gradsieve.exchange.frames import FrameExchange, OwnGroup
+from gradsieve.exchange.new_group import group_of_its_own
+from gradsieve.exchange.notes import Notes
+from gradsieve.runtime.threads import usable_cores
 
 SIZE_BYTES = 8
 Heard = list[list[float]]
 
 
 def stated_node_size(given: int | None) -> int:
-    """Ranks of a node, as given or as the launcher says."""
+    """Return the number of ranks of a node, as given or as the launcher says."""
     return given if given is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def computing_threads(device: torch.device) -> int:
+    """Threads that a backward pass keeps busy on the cores that this process may use.
+
+    Where it may use all cores of the machine, those of the node's other ranks count as well.
+    """
+    if device.type != "cpu":
+        return 1
+    shared = usable_cores() == os.cpu_count()
+    return torch.get_num_threads() * (stated_node_size(None) if shared else 1)
+
+
 def require_nodes(stated: Sequence[int]) -> int:
-    """The size of nodes that all ranks state.
+    """Return the size of nodes that all ranks state.
 
     Raises:
         SieveError: they state different ones, or do not fall into nodes of that size.
@@ -42,11 +55,11 @@ def require_nodes(stated: Sequence[int]) -> int:
 
 
 class Nodes:
-    """Two exchanges one after the other: with the same place of every node, then within the node.
+    """Exchange twice: with the ranks in the same place of every node, then within the node.
 
     Args:
-        group: consecutive ranks of it, `size` of them each time, share a machine.
-        notes: of this rank, and of all others.
+        group: every `size` consecutive ranks of it share a machine.
+        notes: the notes of this rank, and those heard of all others.
         join: makes one note of those of several ranks.
 
     All ranks of `group` must make it together.

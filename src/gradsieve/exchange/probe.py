@@ -1,4 +1,4 @@
-"""The link of a group, measured by a few frames."""
+"""Measure the link of a group with a few frames."""
 
 import time
 
@@ -9,14 +9,14 @@ from gradsieve.exchange.frames import FrameExchange, numbers_of_all
 
 SMALL, REPEATS = 8, 5
 LARGE = 2**16
-"""Bytes that each rank sends to all others together, four times as many in the next try."""
+"""The bytes that each rank sends to all others together, four times as many in each next try."""
 LARGEST = 2**22
 LONG_ENOUGH = 0.02
-"""Seconds of a transfer after which a rate is believed."""
+"""The seconds that a transfer must take for its rate to be trusted."""
 
 
 def measure_link(exchange: FrameExchange) -> LinkCost:
-    """The latency and rate of the slowest rank's link, the same on all ranks.
+    """Return the latency and rate of the slowest rank's link, the same on all ranks.
 
     It takes a few round trips and, on the slowest links, six times as long as 64 KiB take.
     """
@@ -34,13 +34,16 @@ def measure_link(exchange: FrameExchange) -> LinkCost:
 
 
 def agreed(everyone: FrameExchange, cost: LinkCost) -> LinkCost:
-    """The worst of what groups of ranks have measured, the same on all ranks."""
+    """Return the worst cost that groups of ranks have measured, the same on all ranks."""
     latency = largest(everyone, cost.latency)
     return LinkCost(latency, 1 / max(largest(everyone, 1 / cost.rate), 1e-12))
 
 
 def quickest(exchange: FrameExchange, size: int) -> float:
-    """Seconds on the slowest rank, of several tries: another process may hold one up."""
+    """Return the seconds that the slowest rank takes for the quickest of several transfers.
+
+    Another process may hold one of them up.
+    """
     return largest(exchange, min(timed(exchange, size) for _ in range(REPEATS)))
 
 
@@ -52,6 +55,6 @@ def timed(exchange: FrameExchange, size: int) -> float:
 
 
 def largest(exchange: FrameExchange, number: float) -> float:
-    """Of all ranks' numbers, the same on all."""
+    """Return the largest of all ranks' numbers."""
     mine = torch.tensor([number], dtype=torch.float64, device="cpu")
     return max(numbers_of_all(exchange, mine))[0]

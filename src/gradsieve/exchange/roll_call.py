@@ -1,4 +1,4 @@
-"""Which ranks are there no more, after an exchange has failed."""
+"""Find out which ranks are gone after an exchange has failed."""
 
 import time
 from collections.abc import Callable
@@ -12,14 +12,14 @@ Stop = Callable[[], bool]
 PATIENCE = 5.0
 """Seconds until a rank that has not noticed the failure as well counts as absent."""
 SHORT_PATIENCE = 1.0
-"""As soon as it is the only one, where a connection has broken: the others noticed it at once."""
+"""The same for the only rank left, if a connection has broken: the others noticed it at once."""
 FOUND = "absent"
 
 
 def absent_ranks(
     group: dist.ProcessGroup, error: BaseException, stop: Stop = lambda: False
 ) -> list[int]:
-    """Numbers of the ranks that do not answer, among all ranks of the job.
+    """Return the numbers of the ranks that do not answer, among all ranks of the job.
 
     Every rank calls it when an exchange of its own fails, and leaves its answer in the store that
     the job was started with. Where all ranks of `group` answer, one of them has failed for

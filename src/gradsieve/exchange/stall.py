@@ -1,19 +1,19 @@
-"""Waiting for other ranks: whoever waits for long looks around."""
+"""Wait for other ranks, and look now and then whether they can still come."""
 
 import atexit
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, TimeoutError
+from contextlib import suppress
+from datetime import timedelta
 
-import torch
-from torch import Tensor
+import torch.distributed as dist
 
 STALL = 3.0
-"""Seconds of a wait after which it looks around, and again every so often."""
+"""The seconds of a wait after which it looks around, and again after as many."""
 SECONDS_AT_EXIT = 10.0
 Look = Callable[[], None]
-_left: list[torch.futures.Future[Tensor]] = []
+_left: list[dist.Work] = []
 
 
 def wait_for_job(done: "Future[None]", look: Look) -> None:
@@ -24,30 +24,20 @@ def wait_for_job(done: "Future[None]", look: Look) -> None:
             look()
 
 
-def wait_for_sums(futures: Sequence[torch.futures.Future[Tensor]], look: Look) -> list[Tensor]:
-    """Their results; raises what `look` raises, and RuntimeError where one has failed."""
-    try:
-        for future in futures:
-            if not future.done():
-                done = event_of(future)
-                while not done.wait(STALL):
-                    look()
-        return [future.wait() for future in futures]
-    except BaseException:
-        _left.extend(future for future in futures if not future.done())
-        raise
+def leave(work: dist.Work) -> None:
+    """Nobody waits for this collective any more, and it goes on."""
+    if not work.is_completed():
+        _left.append(work)
 
 
 @atexit.register
 def wait_for_what_was_left() -> None:
-    """It fails when the other ranks end; a process that ends before is aborted by then."""
+    """Wait until collectives fail because the other ranks end.
+
+    A process that ends before them is aborted when they fail.
+    """
     end = time.monotonic() + SECONDS_AT_EXIT
-    for future in _left:
-        event_of(future).wait(max(0.0, end - time.monotonic()))
-
-
-def event_of(future: torch.futures.Future[Tensor]) -> threading.Event:
-    """Set when the future is done; torch has no wait that ends."""
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    return done
+    for work in _left:
+        # Its failure was told, or is that of ranks that have ended.
+        with suppress(RuntimeError):
+            work.wait(timedelta(seconds=max(0.001, end - time.monotonic())))

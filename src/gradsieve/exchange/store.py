@@ -1,4 +1,4 @@
-"""The store that the job was started with: what ranks tell each other beside their collectives."""
+"""Messages between ranks through the store that the job was started with, without collectives."""
 
 import os
 import threading
@@ -9,8 +9,10 @@ from typing import TypeVar
 
 from torch.distributed import distributed_c10d
 
+from gradsieve.runtime.torch_private import default_store
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
-"""Seconds from one look into the store to the next."""
+"""The shortest and the longest pause in seconds between two looks into the store."""
 T = TypeVar("T")
 
 
@@ -21,7 +23,7 @@ class StoreError(Exception):
 class JobStore:
     """A part of the store under a name.
 
-    It asks again and again where it waits: torch lets no other thread ask while one waits, and
+    To wait it asks again and again: while one thread waits in torch, no other can ask, and torch
     logs each wait that ends in vain.
 
     Raises:
@@ -32,31 +34,30 @@ class JobStore:
         # A job that is started again may have the same store.
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         with answered():
-            # torch has no public word for it.
-            default = distributed_c10d._get_default_store()
-            self._store = distributed_c10d.PrefixStore(f"gradsieve/{restart}/{name}", default)
+            prefix = f"gradsieve/{restart}/{name}"
+            self._store = distributed_c10d.PrefixStore(prefix, default_store())
 
     def set(self, key: str, value: str) -> None:
         with answered():
             self._store.set(key, value)
 
     def get(self, key: str) -> str | None:
-        """None where it is not set."""
+        """Return the value of a key; None if it is not set."""
         with answered():
             return self._store.get(key).decode() if self._store.check([key]) else None
 
     def set_unless_set(self, key: str, value: str) -> str:
-        """What the key holds then: of several ranks the first one's value."""
+        """Set a key unless it is set, and return its value: the first rank's value holds."""
         with answered():
             return str(self._store.compare_set(key, "", value).decode())
 
     def count(self, key: str, more: int = 0) -> int:
-        """What has been counted, of all ranks."""
+        """Add to a counter and return what all ranks have counted so far."""
         with answered():
             return int(self._store.add(key, more))
 
     def lacking(self, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that are not set."""
+        """Return the keys that are not set."""
         if not keys:
             return []
         with answered():
@@ -72,7 +73,7 @@ class JobStore:
             self._store.delete_key(key)
 
     def wait(self, key: str, seconds: float) -> str | None:
-        """What the key holds as soon as it is set; None where it is not in time."""
+        """Return the value of a key as soon as it is set; None if it is not set in time."""
         wait_until(lambda: not self.lacking([key]), seconds)
         return self.get(key)
 
@@ -86,7 +87,7 @@ def answered() -> Iterator[None]:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
-    """Whether it holds before so many seconds are over."""
+    """Return whether `holds` becomes true before so many seconds are over."""
     end, pause = time.monotonic() + seconds, FIRST_PAUSE
     while not holds():
         if time.monotonic() > end:
@@ -97,7 +98,7 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T | None:
-    """What `ask` returns; None where there is no answer in time.
+    """Return what `ask` returns; None if there is no answer in time.
 
     It runs in a thread, since a store whose machine is gone may never answer.
     """

@@ -5,13 +5,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.errors import MismatchError
+from gradsieve.runtime.torch_private import device_types
 
 LONGEST = 2**26
-"""Bytes of a text."""
+"""The most bytes that a text may have."""
 
 
 def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
-    """Every rank's text, in rank order; all ranks of `group` call it together.
+    """Return every rank's text, in rank order; all ranks of `group` call it together.
 
     The collectives are those of torch's `all_gather_object`: a rank that still calls it (an earlier
     gradsieve's `OuterSync`) stays in step, and is named.
@@ -41,7 +42,7 @@ def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
 
 
 def counts_of_all(group: dist.ProcessGroup, mine: int) -> list[int]:
-    """Every rank's number, 0 or more; called and raises as `texts_of_all`."""
+    """Return every rank's number, 0 or more; it is called and raises as `texts_of_all`."""
     texts = texts_of_all(group, str(mine))
     for rank, text in zip(dist.get_process_group_ranks(group), texts, strict=True):
         if not (text.isascii() and text.isdigit()):
@@ -63,8 +64,8 @@ def gathered(group: dist.ProcessGroup, mine: Tensor) -> list[Tensor]:
 
 
 def device_of(group: dist.ProcessGroup) -> torch.device:
-    """Where the group takes tensors: the host, unless it is for an accelerator alone."""
-    kinds = {device.type for device in group._device_types}
+    """Return the device on which the group takes tensors: the host, if its backends take that."""
+    kinds = device_types(group)
     if "cpu" in kinds or not kinds:
         return torch.device("cpu")
     kind = sorted(kinds)[0]

@@ -20,12 +20,12 @@ from gradsieve.exchange.stall import Look, wait_for_job
 class Job:
     run: Callable[[], None]
     errors: list[BaseException]
-    """Shared by the jobs of a step: after the first error the others are not run."""
+    """The list is shared by the jobs of a step: after the first error the others are not run."""
     done: "Future[None]"
 
 
 LOCAL_SECONDS, OTHER_SECONDS = 60.0, 3.0
-"""That a process waits at its end for a job that computes, and for one that may wait for others."""
+"""Seconds that a process waits at its end for a job that computes, and for any other job."""
 Jobs = queue.SimpleQueue[Job | None]
 
 
@@ -109,7 +109,7 @@ def finish_jobs() -> None:
 
 
 def work(jobs: Jobs) -> None:
-    """The thread, until the worker is gone; it must not keep alive what it serves."""
+    """Run the thread until the worker is gone; it must not keep alive what it serves."""
     # Asked for, torch's number of threads holds for BLAS in this thread as well; until then its
     # products run on as many as there are cores, and add up in another order.
     torch.get_num_threads()

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from gradsieve.exchange import Notes
-from gradsieve.members import Members
+from gradsieve.exchange.groups import Groups
+from gradsieve.exchange.notes import Notes
 
 
 class Arrivals:
@@ -14,8 +14,8 @@ class Arrivals:
     others plan the way of a bucket.
     """
 
-    def __init__(self, members: Members) -> None:
-        self._exchange = members.another_exchange(Notes([0.0]))
+    def __init__(self, groups: Groups) -> None:
+        self._exchange = groups.open_another(Notes([0.0]))
         self._met = time.perf_counter()
         self.slowest_rank = 0
         self.waited_seconds = 0.0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gradsieve.telemetry import StepRecord
+from gradsieve.telemetry.record import StepRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

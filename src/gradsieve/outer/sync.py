@@ -1,41 +1,36 @@
 """Local steps with an outer optimizer: every rank trains apart, and now and then they meet."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.agreement import Description, require_agreement
-from gradsieve.checkpoint import place_in
-from gradsieve.codec import Values
-from gradsieve.copies import refuse_copy
-from gradsieve.dispatch import dispatch
+from gradsieve.bucket.requirements import require_dtype, require_unsharded
+from gradsieve.config import Options, SieveConfig, config_from
+from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
-from gradsieve.loss_scale import Scaler
-from gradsieve.modes import ordinary_tensors
-from gradsieve.nonfinite import is_finite
-from gradsieve.outer.arrivals import Arrivals
-from gradsieve.outer.buffers import BufferAverage, assign, averaged_buffers
+from gradsieve.exchange.agreement import Description, require_agreement
+from gradsieve.outer.buffers import averaged_buffers
+from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.replicas import require_node_of, share
 from gradsieve.outer.schedule import Schedule
-from gradsieve.outer.under_way import UnderWay, load_under_way
+from gradsieve.outer.under_way import load_under_way
 from gradsieve.outer.weights import (
-    Flight,
     OuterOptimizer,
     OuterWeights,
     nesterov,
     require_optimizer_fits,
 )
-from gradsieve.requirements import require_dtype, require_unsharded
-from gradsieve.route import Exchange
+from gradsieve.runtime.modes import ordinary_tensors
+from gradsieve.runtime.torch_private import uncompiled
+from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
@@ -46,7 +41,9 @@ from gradsieve.saved.sieve import (
     require_weights,
 )
 from gradsieve.state import SieveState
-from gradsieve.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 
@@ -74,15 +71,15 @@ class OuterSync:
         optimizer: makes the outer optimizer from the outer weights (float32); as a default SGD with
             a learning rate of 0.7 and Nesterov momentum of 0.9.
         offload: "cpu": outer weights, momentum and residuals stay on the host.
-        threshold, values, exchange, node_size, rotation, error_feedback, min_numel: as in
-            `SieveState`.
+        config: the options of the sieve, a `SieveConfig`; without `start_step` and `ramp_steps`.
         scaler: taken so that `attach` and this take the same options. What is exchanged are
             weights, which carry no scale of the loss.
-        process_group: the ranks that exchange; the default group if None.
+        process_group: the ranks that exchange; None: the default group.
+        options: the fields of `SieveConfig`, in place of those of `config`.
 
     Raises:
-        TypeError: `model` is no module, a number of steps is not whole, or `optimizer` makes no
-            torch optimizer.
+        TypeError: `model` is no module, an option does not exist or is of another type, a number
+            of steps is not whole, or `optimizer` makes no torch optimizer.
         ValueError: a number is out of range, there is nothing to train, the optimizer is not one of
             the outer weights, or this rank is no member of the group.
         SieveError: on every rank, where they differ; a DDP model's ranks are those that exchange;
@@ -93,48 +90,36 @@ class OuterSync:
     def __init__(
         self,
         model: nn.Module,
+        config: SieveConfig | None = None,
         *,
         every: int | Sequence[int] = 10,
         delay: int = 0,
         fragments: int = 1,
         optimizer: OuterOptimizer = nesterov,
         offload: Literal["cpu"] | None = None,
-        threshold: Threshold | None = None,
-        values: Values = "levels",
-        exchange: Exchange | None = None,
-        node_size: int | None = None,
-        rotation: int = 0,
-        error_feedback: bool = True,
-        min_numel: int | None = None,
         scaler: Scaler | None = None,
         process_group: dist.ProcessGroup | None = None,
+        **options: "Unpack[Options]",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"OuterSync takes a torch.nn.Module, got {type(model).__name__}")
         require_unsharded(model, f"OuterSync takes a whole model, got {type(model).__name__}")
         if offload not in (None, "cpu"):
             raise ValueError(f'offload must be "cpu" or None, got {offload!r}')
+        config = config_from(type(self), config, options)
+        require_no_start(config)
         self._schedule = Schedule(every, fragments, delay)
-        self.state = SieveState(
-            threshold,
-            values=values,
-            exchange=exchange,
-            node_size=node_size,
-            rotation=rotation,
-            error_feedback=error_feedback,
-            min_numel=min_numel,
-            scaler=scaler,
-            process_group=process_group,
-        )
+        self.state = SieveState(config, scaler=scaler, process_group=process_group)
+        self._engine = self.state.engine
         self._follows_budget = self._schedule.shortest < self._schedule.longest
-        if self._follows_budget and self.state.steering.budget is None:
+        if self._follows_budget and self.state.sieve.thresholds.budget is None:
             raise ValueError(
                 f"every={every!r} follows a Budget, and the threshold is "
-                f"{self.state.steering.policy}; give one number"
+                f"{config.policy}; give one number"
             )
-        group = self.state.members.group
+        group = self._engine.groups.group
         # A compiled module names its parameters otherwise, and hides the DDP model in it.
-        model = getattr(model, "_orig_mod", model)
+        model = uncompiled(model)
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
             model = model.module
@@ -150,15 +135,14 @@ class OuterSync:
         self._weights = OuterWeights(named, optimizer, fragments, device)
         made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
         require_agreement(Description(settings=(made,), parameters=()), group)
-        self.state.bind_named(model, self._weights.named, turns=fragments)
+        self.state.bind_weights(model, self._weights.named, turns=fragments)
         # For the user to read and set.
         self.last: OuterRecord | None = None
         self.on_step: Callable[[OuterRecord], None] | None = None
         # Internal.
         self._model = model
-        self._untold: list[OuterRecord] = []
-        self._arrivals = Arrivals(self.state.members)
-        self._under_way: UnderWay | None = None
+        self._known = {id(parameter) for parameter in self._weights.inner}
+        self._exchange = OuterExchange(self.state, self._weights, self._schedule, self._buffers)
         self._has_failed = False
 
     @property
@@ -174,7 +158,7 @@ class OuterSync:
     @property
     def is_exchanging(self) -> bool:
         """An exchange is under way."""
-        return self._under_way is not None
+        return self._exchange.under_way is not None
 
     @property
     def inner_steps(self) -> int:
@@ -183,7 +167,7 @@ class OuterSync:
 
     def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
         return Description(
-            settings=(*self._schedule.settings, *self.state.settings),
+            settings=(*self._schedule.settings, *self.state.sieve.settings),
             parameters=tuple(f"{name} {list(t.shape)} {t.dtype}" for name, t in named),
         )
 
@@ -201,9 +185,9 @@ class OuterSync:
         self._require_success()
         self._require_same_parameters()
         with self._failing():
-            self._schedule.advance(self._begin, self._end)
-        if self._follows_budget and not self.state.route.is_dense:
-            self._schedule.follow(self.state.steering.scale)
+            self._schedule.advance(self._exchange.begin, self._exchange.end)
+        if self._follows_budget and not self._engine.topology.is_dense:
+            self._schedule.follow(self.state.sieve.thresholds.scale)
         self._tell()
 
     @ordinary_tensors()
@@ -216,7 +200,7 @@ class OuterSync:
         self._require_success()
         self._require_same_parameters()
         with self._failing():
-            self._schedule.finish(self._begin, self._end)
+            self._schedule.finish(self._exchange.begin, self._exchange.end)
         self._tell()
 
     @contextmanager
@@ -228,64 +212,11 @@ class OuterSync:
             self._has_failed = True
             raise
 
-    def _begin(self, fragment: int, delay: int) -> None:
-        start, meeting = time.perf_counter(), self._arrivals.come()
-        state, schedule = self.state, self._schedule
-        flight = self._weights.begin(fragment, goes_on=delay > 0)
-        under_way = UnderWay(flight, schedule.every, max(1, schedule.since))
-        buckets = under_way.flight.buckets
-        state.begin_step(buckets[0])
-        if self._buffers and fragment == schedule.fragments - 1:
-            under_way.buffer_average = BufferAverage(self._buffers, state.members.group)
-        state.worker.submit(meeting)
-        under_way.futures = [dispatch(state, bucket) for bucket in buckets]
-        under_way.seconds = time.perf_counter() - start
-        self._under_way = under_way
-
-    def _arrive(self, under_way: UnderWay) -> None:
-        """Wait for the averages."""
-        if under_way.has_arrived:
-            return
-        start = time.perf_counter()
-        self.state.end_step()
-        under_way.wait()
-        self._require_finite(under_way.flight)
-        under_way.has_arrived, under_way.exchange = True, self.state.last
-        under_way.seconds += time.perf_counter() - start
-
-    def _end(self) -> None:
-        under_way = self._under_way
-        if under_way is None:
-            return
-        self._arrive(under_way)
-        start = time.perf_counter()
-        self._weights.end(under_way.flight)
-        assign(self._buffers, under_way.buffers)
-        self._under_way = None
-        under_way.seconds += time.perf_counter() - start
-        self._record(under_way)
-
-    def _record(self, under_way: UnderWay) -> None:
-        exchange = under_way.exchange
-        if exchange is None:
-            return
-        elements = self._weights.numel * under_way.since
-        self.last = OuterRecord(
-            step=self._schedule.began,
-            every=under_way.every,
-            fragment=under_way.flight.fragment,
-            exchange=exchange,
-            bits_per_parameter=8 * exchange.frame_bytes / elements,
-            slowest_rank=self._arrivals.slowest_rank,
-            waited_seconds=self._arrivals.waited_seconds,
-            exposed_seconds=under_way.seconds + self.state.tally.stolen_seconds,
-        )
-        self._untold.append(self.last)
-
     def _tell(self) -> None:
-        """Of what was merged; an error of the user's function is none of an exchange."""
-        records, self._untold = self._untold, []
+        """Tell what was merged; an error of the user's function fails no exchange."""
+        records, self._exchange.records = self._exchange.records, []
         for record in records:
+            self.last = record
             if self.on_step is not None:
                 self.on_step(record)
 
@@ -297,26 +228,12 @@ class OuterSync:
             )
 
     def _require_same_parameters(self) -> None:
-        known = {id(parameter) for parameter in self._weights.inner}
         for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad and id(parameter) not in known:
+            if parameter.requires_grad and id(parameter) not in self._known:
                 raise SieveError(
                     f"parameter {name} is trained now and was frozen when OuterSync was made: the "
                     "ranks would part. Call finish, and make a new OuterSync with it."
                 )
-
-    def _require_finite(self, flight: Flight) -> None:
-        if all(is_finite(bucket.flat) for bucket in flight.buckets):
-            return
-        record = self.state.last
-        sources = {} if record is None else record.nonfinite_parameters
-        whose = "this" if dist.get_rank() in sources else "another"
-        named = "; ".join(f"rank {rank}: {', '.join(names)}" for rank, names in sources.items())
-        raise SieveError(
-            f"the weights of {whose} rank were not finite when inner step {self._schedule.began} "
-            f"ended ({named}); no rank has taken them over. Go back to a checkpoint, with a lower "
-            "learning rate of the inner optimizer or with its gradients clipped."
-        )
 
     def __getstate__(self) -> NoReturn:
         """Raise TypeError: what ranks share cannot be copied on one of them."""
@@ -337,11 +254,10 @@ class OuterSync:
             ExchangeError, SieveError: as `step`.
         """
         self._require_success()
-        under_way = self._under_way
-        if under_way is not None:
-            with self._failing():
-                self._arrive(under_way)
-        rank, world_size = place_in(self.state.members)
+        with self._failing():
+            self._exchange.arrive()
+        under_way = self._exchange.under_way
+        rank, world_size = self._engine.groups.own_place
         return sealed(
             {
                 "version": VERSION,
@@ -370,10 +286,10 @@ class OuterSync:
                 not those that were saved with it.
         """
         found = require_sound_outer(state)
-        place = place_in(self.state.members)
+        place = self._engine.groups.own_place
         require_own_place(found["rank"], found["world_size"], *place)
         theirs = [*found["settings"], *found["sieve"]["settings"]]
-        require_settings(theirs, [*self._settings, *lines_of(self.state.settings)])
+        require_settings(theirs, [*self._settings, *lines_of(self.state.sieve.settings)])
         self._schedule.require_fit(found["schedule"])
         names = self._weights.require_fit(found["names"], found["weights"])
         model = {name: found["model"][other] for name, other in names.items()}
@@ -391,8 +307,8 @@ class OuterSync:
         # torch keeps the tensors that it is given, and steps on them.
         self.optimizer.load_state_dict(deepcopy(found["optimizer"]))
         self._schedule.load(found["schedule"])
-        self._has_failed, self._untold = False, []
-        self._under_way = under_way
+        self._has_failed, self._exchange.records = False, []
+        self._exchange.under_way = under_way
 
     def _model_weights(self) -> dict[str, int]:
         """Checksums of the rank's own weights."""
@@ -403,3 +319,13 @@ class OuterSync:
     def _settings(self) -> list[str]:
         """Fields of a saved state, beside those of the sieve."""
         return [*self._schedule.settings, f"optimizer={type(self.optimizer).__name__}"]
+
+
+def require_no_start(config: SieveConfig) -> None:
+    """Raise ValueError where the sieve is to begin later than the first exchange."""
+    for name in ("start_step", "ramp_steps"):
+        if getattr(config, name):
+            raise ValueError(
+                f"OuterSync prunes from its first exchange on, without {name}: train with attach "
+                "or plain DDP first, and make the OuterSync then"
+            )

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradsieve.outer.buffers import BufferAverage, empty_averages
 from gradsieve.outer.weights import Flight, OuterWeights
 from gradsieve.saved.fields import count, items, refuse, shown
-from gradsieve.telemetry import StepRecord
+from gradsieve.telemetry.record import StepRecord
 
 
 @dataclass(slots=True)

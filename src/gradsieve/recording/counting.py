@@ -1,11 +1,9 @@
-"""Counting tensors into histograms, each on its own device."""
+"""Count tensors into histograms, each on its own device."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradsieve.arrays import FLOAT32, require_array
-from gradsieve.compiled import compiled
 from gradsieve.recording.histogram import (
     BINS,
     BINS_A_SIGN,
@@ -13,11 +11,13 @@ from gradsieve.recording.histogram import (
     SMALLEST_EXPONENT,
     Histogram,
 )
+from gradsieve.runtime.arrays import FLOAT32, require_array
+from gradsieve.runtime.compiled import compiled
 
 RUN = 1024
-"""Neighbouring elements that a sample takes together."""
+"""The number of neighbouring elements that a sample takes together."""
 ALWAYS_COUNTED = 8 * RUN
-"""Elements of a tensor that are looked at in any case."""
+"""The number of elements of a tensor that are counted in any case."""
 STRIDE = 7919
 """A prime: runs are taken from all places of a stretch in turn."""
 SHIFT = 23 - MANTISSA_BITS
@@ -31,13 +31,16 @@ def histogram_of(tensor: Tensor, every: int = 1) -> Histogram:
     """Count a tensor of any shape, floating dtype and device.
 
     Args:
-        every: look at one run of neighbours in so many.
+        every: count one of so many runs of neighbours.
     """
     return counted(sampled(tensor, every), tensor.numel())
 
 
 def sampled(tensor: Tensor, every: int) -> Tensor:
-    """A part of a tensor, or all of it: flat, float32. The same places of every tensor as large."""
+    """Return a part of a tensor, or all of it, flat and in float32.
+
+    Tensors of the same size are sampled in the same places.
+    """
     flat = tensor.detach().reshape(-1)
     numel = flat.numel()
     every = min(every, max(1, numel // ALWAYS_COUNTED))
@@ -51,7 +54,7 @@ def sampled(tensor: Tensor, every: int) -> Tensor:
 
 
 def counted(sample: Tensor, elements: int) -> Histogram:
-    """Count what `sampled` gives, of a tensor of so many elements.
+    """Count a sample, made by `sampled`, of a tensor of so many elements.
 
     Raises:
         TypeError: the sample is not float32.
@@ -73,7 +76,7 @@ def counted(sample: Tensor, elements: int) -> Histogram:
 
 
 def count_on_device(sample: Tensor, elements: int) -> Histogram:
-    """In torch operations; two small copies to the host."""
+    """Count in torch operations, with two small copies to the host."""
     bits = sample.view(torch.int32)
     magnitude = bits & MAGNITUDE_BITS
     place = ((magnitude >> SHIFT) - (FIRST_BIN - 1)).clamp(0, BINS_A_SIGN)

@@ -1,7 +1,6 @@
-"""Files of records: one JSON object a line, behind a heading where a recorder has written it."""
+"""Files of records: one JSON object per line, after a heading if a recorder has written it."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from errno import ENOSPC
@@ -9,21 +8,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from gradsieve.telemetry import StepRecord
+from gradsieve.runtime.notices import tell
+from gradsieve.telemetry.record import StepRecord
 
 FORMAT = 1
-"""Of the records of a recorder; a reader refuses newer ones."""
+"""The format of a recorder's records; a reader refuses newer ones."""
 RECORDS, HISTOGRAMS = "records.jsonl", "histograms.jsonl"
 
 Line = dict[str, Any]
 
 
 class RecordsError(ValueError):
-    """What lies on disk cannot be read as records; the message says what to do."""
+    """A file cannot be read as records; the message says what to do."""
 
 
 class RecordFile:
-    """Appends lines. What cannot be written is told once and lost; training goes on."""
+    """Append lines. What cannot be written is lost: a warning says so, and training goes on."""
 
     def __init__(self, path: Path, heading: Mapping[str, object] | None = None) -> None:
         self._path = path
@@ -35,7 +35,7 @@ class RecordFile:
         self._is_torn, self._has_told = False, False
 
     def write(self, line: Mapping[str, object]) -> None:
-        """NaN and infinities become null."""
+        """Append a line; NaN and infinities become null."""
         try:
             if self._file is None:
                 self._open()
@@ -72,7 +72,7 @@ class RecordFile:
 
 
 class JsonLines:
-    """A sink that appends one line a record; pass the instance as `state.on_step`."""
+    """Append one line per record; pass the instance as `state.on_step`."""
 
     def __init__(self, path: str | Path) -> None:
         self._file = RecordFile(Path(path))
@@ -97,7 +97,7 @@ def as_text(line: Mapping[str, object]) -> str:
 
 
 def finite(value: object) -> object:
-    """JSON has no word for NaN and infinities."""
+    """Return a value with None for NaN and infinities, which JSON cannot hold."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     if isinstance(value, dict):
@@ -108,16 +108,17 @@ def finite(value: object) -> object:
 
 
 def tell_not_written(path: Path, error: Exception) -> None:
+    """Log a warning that a file cannot be written, on any rank."""
     why = getattr(error, "strerror", None) or error
-    print(
+    # Other ranks may write elsewhere, and can.
+    tell(
         f"gradsieve: cannot write {path}: {why}; training goes on, what is not written is lost",
-        file=sys.stderr,
-        flush=True,
+        any_rank=True,
     )
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The objects in a file; a line that was cut short is left out.
+    """Yield the objects in a file, without lines that were cut short.
 
     Raises:
         RecordsError: the file cannot be read, or a newer gradsieve wrote it.
@@ -150,15 +151,15 @@ def is_heading(line: Line) -> bool:
 
 
 def read_steps(path: Path) -> list[Line]:
-    """The records of the newest run in a file, in the order of their steps."""
+    """Return the records of the newest run in a file, in the order of their steps."""
     return read_run(path)[1]
 
 
 def read_run(path: Path) -> tuple[Line, list[Line]]:
-    """All headings of a file in one, and its newest run's records in the order of their steps.
+    """Return all headings of a file in one, and its newest run's records in the order of steps.
 
-    A heading begins a run, or what follows of one that goes on: of steps that were made before, it
-    takes over those ahead of its own first one.
+    A heading begins a run or continues one. A run that continues keeps the records of the steps
+    before its own first one.
     """
     heading: Line = {}
     by_step: dict[int, Line] = {}

@@ -13,18 +13,19 @@ Counts = NDArray[np.int64]
 
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -48, 16
 MANTISSA_BITS = 3
-"""A bin is a sign, an exponent and so many bits of the mantissa: eight bins an octave."""
+"""A bin is a sign, an exponent and so many bits of the mantissa: eight bins per octave."""
 BINS_A_SIGN = (LARGEST_EXPONENT - SMALLEST_EXPONENT) << MANTISSA_BITS
 BINS = 2 * BINS_A_SIGN + 1
-"""In the order of their values; the one in the middle holds zero and all that is smaller than
-2^SMALLEST_EXPONENT. Finite magnitudes of 2^LARGEST_EXPONENT and more are in the outermost."""
+"""The number of bins, in the order of their values. The one in the middle holds zero and all that
+is smaller than 2^SMALLEST_EXPONENT. The outermost hold finite magnitudes of 2^LARGEST_EXPONENT and
+more."""
 COARSEST = 0.5
-"""Deviations that a bin may be wide where a share is read from it."""
+"""The widest bin, in standard deviations, that a share is read from."""
 
 
 @cache
 def edges() -> NDArray[np.float64]:
-    """[BINS + 1], ascending."""
+    """Return the [BINS + 1] edges of the bins, ascending."""
     octaves = np.arange(BINS_A_SIGN + 1) >> MANTISSA_BITS
     inside = np.arange(BINS_A_SIGN + 1) & (2**MANTISSA_BITS - 1)
     magnitudes = np.ldexp(1 + inside / 2**MANTISSA_BITS, octaves + SMALLEST_EXPONENT)
@@ -34,14 +35,14 @@ def edges() -> NDArray[np.float64]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
     counts: Counts
-    """[BINS], of the finite elements that were counted."""
+    """How many finite elements were counted in each bin; [BINS]."""
     elements: int
-    """Of the tensors, all ranks together; counted were as many, or a sample of them."""
+    """The number of elements of the tensors of all ranks; all or a sample of them were counted."""
     total: float
-    """The sum of what was counted."""
+    """The sum of the elements that were counted."""
     square_sum: float
     nonfinite: int = 0
-    """Counted as well, but in no bin."""
+    """The number of elements that are not finite, which are in no bin."""
 
     @property
     def counted(self) -> int:
@@ -53,20 +54,20 @@ class Histogram:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of what was counted."""
+        """The standard deviation of the elements that were counted."""
         if not self.counted:
             return 0.0
         return math.sqrt(max(0.0, self.square_sum / self.counted - self.mean**2))
 
     def cumulated(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The share of what was counted that lies below each value; bins are divided evenly."""
+        """Return the share of elements that lie below each value; bins are divided evenly."""
         below = np.concatenate([[0], np.cumsum(self.counts)]) / max(1, self.counted)
         return np.interp(values, edges(), below)
 
     def share_beyond(self, deviations: float) -> float | None:
-        """The share of elements further from the mean than so many standard deviations.
+        """Return the share of elements further from the mean than so many standard deviations.
 
-        None where the bins there are too coarse to tell: where the mean is large beside them.
+        It is None if the bins there are too coarse, as they are where the mean is large.
         """
         reach = deviations * self.deviation
         if not reach:
@@ -79,7 +80,7 @@ class Histogram:
         return float(1 - (upper - lower))
 
     def as_json(self) -> dict[str, Any]:
-        """Bins as [first, counts ...] of those between the first and the last that is not empty."""
+        """Return plain data; "bins" is [first, counts ...] up to the last filled bin."""
         filled = np.flatnonzero(self.counts)
         first, last = (int(filled[0]), int(filled[-1])) if filled.size else (0, -1)
         return {
@@ -92,7 +93,11 @@ class Histogram:
 
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> "Histogram":
-        """Raises KeyError, TypeError or ValueError where `read` is none."""
+        """Return the histogram that `as_json` has written.
+
+        Raises:
+            KeyError, TypeError, ValueError: `read` is something else.
+        """
         first, *inside = read["bins"]
         counts = np.zeros(BINS, np.int64)
         counts[first : first + len(inside)] = inside
@@ -107,7 +112,7 @@ class Histogram:
 
 
 def sum_of(histograms: Iterable[Histogram]) -> Histogram:
-    """Of the same tensor on several ranks, all counted alike."""
+    """Add up histograms of the same tensor on several ranks, all counted alike."""
     found = list(histograms)
     return Histogram(
         counts=np.sum([h.counts for h in found], axis=0),
@@ -119,7 +124,7 @@ def sum_of(histograms: Iterable[Histogram]) -> Histogram:
 
 
 def overall(histograms: Iterable[Histogram]) -> Histogram:
-    """Of several tensors together: each counts by its elements, however few were counted."""
+    """Add up histograms of several tensors, each weighted by its number of elements."""
     weighted = []
     for one in histograms:
         factor = one.elements / max(1, one.counted + one.nonfinite)

@@ -1,6 +1,6 @@
 """Small messages from other ranks to the first of a group, through the store of the job.
 
-No collective: a rank that writes no record, or has died, makes nobody wait.
+They need no collective: a rank that writes no record, or has died, makes nobody wait.
 """
 
 from contextlib import suppress
@@ -15,7 +15,7 @@ READER = "reader"
 
 
 class Mailbox:
-    """Made in the same order on all ranks, one at a time."""
+    """A mailbox of a group. All ranks make their mailboxes in the same order."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._store = JobStore(f"mail/{next(numbers)}")
@@ -25,14 +25,14 @@ class Mailbox:
             self._store.set(READER, "here")
 
     def send(self, subject: str, message: str) -> None:
-        """To the first rank, if it reads at all: what nobody collects would fill the store."""
+        """Send a message to the first rank, if it reads: unread messages would fill the store."""
         # The machine that holds the store may be gone.
         with suppress(StoreError):
             if self._store.get(READER) is not None:
                 self._store.set(f"{subject}/{dist.get_rank()}", message)
 
     def collect(self, subject: str, rank: int) -> str | None:
-        """What `rank` has sent, once; None where nothing has come."""
+        """Return what `rank` has sent, once; None if nothing has come."""
         key = f"{subject}/{rank}"
         message = None
         with suppress(StoreError):

@@ -17,26 +17,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.copies import refuse_copy
-from gradsieve.parameters import ParameterState
+from gradsieve.parameters.parameter import ParameterState
 from gradsieve.recording.counting import counted, histogram_of, sampled
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
 from gradsieve.recording.histogram import Histogram
 from gradsieve.recording.mailbox import Mailbox
 from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
+from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.names import plain_names
 from gradsieve.state import SieveState
-from gradsieve.telemetry import StepRecord
+from gradsieve.telemetry.record import StepRecord
 
 PATIENCE_SECONDS = 5.0
-"""At the end, for histograms of other ranks that are still on their way."""
+"""How long `close` waits for histograms of other ranks that are still on their way."""
 READ_A_STEP = 4
-"""Messages of other ranks: each takes some milliseconds."""
+"""The most messages of other ranks that are read in a step; each takes some milliseconds."""
 
 
 class Recorder:
-    """Writes what happens in each step to a directory, for `gradsieve report` and TensorBoard.
+    """Write what happens in each step to a directory, for `gradsieve report` and TensorBoard.
 
     Make one on every rank, after `attach`: the group's first rank writes, all contribute to the
     histograms. Parameters are named as `model` names them. Weights are those that a step began
@@ -46,21 +46,21 @@ class Recorder:
     coefficients; there, and in a hierarchical exchange, nothing is accumulated in the gradient's
     own place, and that kind is left out.
 
-    What cannot be written is told once on standard error and lost; training goes on.
+    What cannot be written is lost: a warning says so once, and training goes on.
 
     Args:
         state: what `attach` gave. None where the model trains without the sieve: gradients are
             then those that `log` finds, the average of the ranks.
         model: the DDP model.
         out: the directory; a run that goes on appends to it.
-        histograms_every: steps between two with histograms; 0: none. A function says of a step
-            whether it has any.
-        sample: elements that a histogram of the whole model looks at, at most (but some thousands
-            of each parameter); None: all.
-        tensorboard: write event files to the directory as well; None: where the package is
+        histograms_every: the number of steps from one with histograms to the next; 0 makes none. A
+            function takes the number of a step and returns whether it has histograms.
+        sample: the most elements that are counted over the whole model, beside some thousands of
+            each parameter; None counts all.
+        tensorboard: write event files to the directory as well; None does so if the package is
             installed.
-        first_step: the number of the next step where there is no `state`, which counts itself.
-        about: what to keep with the records, as JSON: a title, settings.
+        first_step: the number of the next step, where there is no `state` that counts steps.
+        about: kept with the records, as JSON; a title or settings, for example.
 
     Raises:
         TypeError: an option is of another type, or JSON cannot say what is in `about`.
@@ -95,13 +95,13 @@ class Recorder:
         self._every = 1 if sample is None else -(-elements // sample)
         self._mailbox = Mailbox(group_of(model))
         self._pending: dict[str, Any] = {}
-        """Of the last step; before the first one what was logged already."""
+        """The record of the last step; before the first step what was logged already."""
         self._step = index(first_step)
         self._counting: tuple[int, bool] = (-1, False)
         """A step, and whether it has histograms."""
         self._counted: Histograms = {}
         self._sample: Sample | None = None
-        """That lacks the histograms of other ranks."""
+        """The sample that still lacks the histograms of other ranks."""
         self._records: RecordFile | None = None
         self._histograms: RecordFile | None = None
         self._board: TensorBoard | None = None
@@ -153,7 +153,7 @@ class Recorder:
         if self._mailbox.is_first:
             self._begin_record(asdict(record), record.scalars())
         if self._state is not None and self._counts(record.step):
-            for parameter in self._state.registry:
+            for parameter in self._state.sieve.parameters:
                 if not parameter.whole:
                     self._count("residual", parameter.name, kept_residual(parameter))
             self._share(record.step)
@@ -161,7 +161,7 @@ class Recorder:
 
     @property
     def _loss_scale(self) -> float:
-        return 1.0 if self._state is None else self._state.loss_scale.now
+        return 1.0 if self._state is None else self._state.sieve.step.loss_scale
 
     # What the training loop tells.
 
@@ -194,7 +194,7 @@ class Recorder:
                 self._board.scalars(self._pending.get("step", self._step), numbers)
 
     def close(self) -> None:
-        """Write what is left; waits some seconds for the histograms of other ranks."""
+        """Write what is left, after waiting some seconds for the histograms of other ranks."""
         if self._state is not None and self in self._state.observers:
             self._state.observers.remove(self)
         self._flush()
@@ -208,7 +208,7 @@ class Recorder:
                 file.close()
 
     def __getstate__(self) -> NoReturn:
-        """Raise TypeError: two of them would write the same files."""
+        """Raise TypeError: two recorders would write the same files."""
         refuse_copy("a Recorder", "make a new one with another directory")
 
     # Records.
@@ -265,7 +265,7 @@ class Recorder:
             self._mailbox.send(str(step), packed(mine))
 
     def _collect(self) -> None:
-        """Hear some of the ranks that have sent their histograms."""
+        """Read the histograms of some of the ranks that have sent theirs."""
         sample = self._sample
         if sample is None:
             return
@@ -280,7 +280,7 @@ class Recorder:
             self._write_sample()
 
     def _write_sample(self) -> None:
-        """With the ranks that were heard."""
+        """Write the sample, with the ranks that were heard."""
         sample, self._sample = self._sample, None
         if sample is None:
             return
@@ -301,7 +301,10 @@ OWN_FIELDS = frozenset(field.name for field in fields(StepRecord))
 
 
 def require_number(name: str, value: object) -> None:
-    """On every rank, also where it is not written; a device is not asked for the number."""
+    """Raise TypeError unless `value` is one number, without waiting for a device.
+
+    Ranks that write nothing check it as well.
+    """
     is_one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, Real)
     if not is_one:
         raise TypeError(f"log: {name} must be a number, got {value!r}")
@@ -324,12 +327,12 @@ def chooser(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
 
 def accumulates_in_place(parameter: ParameterState, state: SieveState | None) -> bool:
     """Whether the sum of a rank's gradient and residual is what it prunes."""
-    hierarchical = state is not None and state.route.way == "hierarchical"
-    return not (parameter.whole or parameter.rotation is not None or hierarchical)
+    of_node = state is not None and state.engine.topology.averages_on_node
+    return not (parameter.whole or parameter.rotation is not None or of_node)
 
 
 def kept_residual(parameter: ParameterState) -> Tensor:
-    """Of a node's ranks each keeps a piece."""
+    """Return the residual that this rank keeps: in a node each rank keeps a piece."""
     residual = parameter.flat_residual()
     if parameter.dealt is None:
         return residual

@@ -1,4 +1,4 @@
-"""The histograms of a step, by what is counted and by parameter."""
+"""The histograms of a step, by kind and by parameter."""
 
 import json
 import zlib
@@ -10,20 +10,20 @@ from typing import Any
 from gradsieve.recording.histogram import Histogram, sum_of
 
 Histograms = dict[str, dict[str, Histogram]]
-"""By what is counted ("weight", "gradient", "accumulated", "residual") and parameter."""
+"""Histograms by kind ("weight", "gradient", "accumulated", "residual") and parameter."""
 
 
 @dataclass(slots=True)
 class Sample:
-    """Of the ranks that have been heard."""
+    """The histograms of one step, added up over the ranks that have been heard."""
 
     step: int
     histograms: Histograms
     missing: list[int]
-    """Ranks that have not."""
+    """The ranks that have not been heard."""
 
     def add(self, rank: int, heard: Histograms) -> None:
-        """Weights are the same on all ranks, and counted on one."""
+        """Add a rank's histograms. Weights are the same on all ranks and are counted on one."""
         self.missing.remove(rank)
         for what, by_name in self.histograms.items():
             for name, mine in by_name.items():
@@ -39,7 +39,11 @@ def as_json(histograms: Histograms) -> dict[str, dict[str, Any]]:
 
 
 def from_json(read: Mapping[str, Mapping[str, Any]]) -> Histograms:
-    """Raises AttributeError, KeyError, TypeError or ValueError where `read` is none."""
+    """Return the histograms that `as_json` has written.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: `read` is something else.
+    """
     return {
         what: {name: Histogram.from_json(found) for name, found in by_name.items()}
         for what, by_name in read.items()

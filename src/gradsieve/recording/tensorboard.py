@@ -18,12 +18,12 @@ OCTAVE = 2**MANTISSA_BITS
 
 
 class TensorBoard:
-    """One event a step: writers that make one a number take longer than the step may.
+    """Write one event per step; writers that make one per number take too long.
 
     After an error nothing more is written.
 
     Raises:
-        ImportError, or what a broken package raises on import.
+        ImportError: tensorboard is missing. A broken package may raise anything else.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -83,7 +83,11 @@ class TensorBoard:
 
 
 def tensorboard_or_none(directory: Path, wanted: bool | None) -> TensorBoard | None:
-    """Raises ImportError where it is wanted and cannot be imported."""
+    """Return a writer; None if it is not wanted, or only by default and cannot be imported.
+
+    Raises:
+        ImportError: it is wanted and cannot be imported.
+    """
     if wanted is False or (wanted is None and find_spec("tensorboard") is None):
         return None
     try:
@@ -99,7 +103,7 @@ def tensorboard_or_none(directory: Path, wanted: bool | None) -> TensorBoard | N
 
 
 def as_proto(summary: Any, histogram: Histogram) -> Any:
-    """Octave by octave, from the first to the last that is not empty: its page shows 30 bins."""
+    """Return one bin per octave, from the first to the last filled one: the page shows 30 bins."""
     half = histogram.counts.size // 2
     octaves = [
         part.reshape(-1, OCTAVE).sum(axis=1)

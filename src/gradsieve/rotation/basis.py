@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradsieve.arrays import FLOAT32, FLOAT64, require_matrix
 from gradsieve.rotation.fixed_order import add_gram, multiply, orthonormal_factor
+from gradsieve.runtime.arrays import FLOAT32, FLOAT64, require_matrix
 
 FORGETTING = 0.6
 """What is left of the covariance at each turn: as long a memory as about 25 steps."""

@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from gradsieve.notices import tell
+from gradsieve.runtime.notices import tell
 
 FIRST, LAST = 5, 25
 """Steps of which the cost is taken; those before compile and find memory."""

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 AT_ONCE = 4
 """Rows that are added while a row of the result is in registers."""

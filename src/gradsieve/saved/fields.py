@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 1e30
-"""Magnitude of an element; a larger one is taken for damage, and its square overflows float32."""
+"""The largest magnitude of an element. A larger one is taken for damage; its square overflows."""
 LONGEST_SHOWN = 80
 LARGEST_COUNT = 2**63 - 1
 
@@ -31,7 +31,7 @@ def mapping(field: str, value: object) -> Mapping[Any, Any]:
 
 
 def with_keys(field: str, value: object, keys: Collection[str]) -> Mapping[str, Any]:
-    """A dict with exactly these keys."""
+    """Require a dict with exactly these keys."""
     found = mapping(field, value)
     missing = [key for key in keys if key not in found]
     unknown = sorted((key for key in found if key not in keys), key=repr)
@@ -64,7 +64,7 @@ def items(field: str, value: object, length: int | None = None) -> Sequence[Any]
 
 
 def count(field: str, value: object, least: int = 0, most: int = LARGEST_COUNT) -> int:
-    """A whole number."""
+    """Require a whole number between two limits."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         limit = f"from {least}" if most == LARGEST_COUNT else f"between {least} and {most}"
         refuse(field, f"a whole number {limit}", shown(value))
@@ -101,11 +101,12 @@ def numbers(
     dtype: torch.dtype = torch.float32,
     largest: float = LARGEST,
 ) -> Tensor:
-    """A dense tensor of finite elements.
+    """Require a dense tensor of finite elements.
 
     Args:
-        shape, dims: that it must have, where given.
-        largest: magnitude of an element.
+        shape: the shape that it must have; any if None.
+        dims: the number of dimensions that it must have; any if None.
+        largest: the largest magnitude of an element.
     """
     wanted = f"a dense {dtype} tensor"
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_meta:

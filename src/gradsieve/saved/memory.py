@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def order_in_memory(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
-    """The dimensions from the outermost in memory to the innermost; one of size 1 is none."""
+    """Return the dimensions larger than 1, from the outermost in memory to the innermost."""
     return sorted((d for d, size in enumerate(shape) if size > 1), key=lambda d: -stride[d])
 
 
 def fills_memory(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    """Whether a tensor lies without gaps and overlaps."""
+    """Return whether a tensor lies in memory without gaps and overlaps."""
     expected = 1
     for dimension in reversed(order_in_memory(shape, stride)):
         if stride[dimension] != expected:
@@ -21,14 +21,14 @@ def fills_memory(shape: Sequence[int], stride: Sequence[int]) -> bool:
 
 
 def in_memory_order(tensor: Tensor, stride: Sequence[int]) -> Tensor:
-    """A flat copy, in the order of a tensor that `fills_memory` with these strides."""
+    """Return a flat copy, in the order of a tensor that `fills_memory` with these strides."""
     order = order_in_memory(tensor.shape, stride)
     rest = [d for d in range(tensor.dim()) if d not in order]
     return tensor.detach().permute(*rest, *order).reshape(-1).clone()
 
 
 def from_memory_order(flat: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """The way back from `in_memory_order`: contiguous, of this shape."""
+    """Undo `in_memory_order`: return a contiguous tensor of this shape."""
     order = order_in_memory(shape, stride)
     rest = [d for d in range(len(shape)) if d not in order]
     permuted = [*rest, *order]

@@ -1,30 +1,22 @@
-"""Names of parameters: as the model's modules give them, whatever the model is wrapped in."""
+"""Name parameters as the model's own modules do, whatever the model is wrapped in."""
 
 from collections.abc import Collection, Mapping, Sequence
 
-WRAPPERS = frozenset(
-    {
-        "_orig_mod",  # torch.compile
-        "_checkpoint_wrapped_module",  # activation checkpointing
-        "_fsdp_wrapped_module",
-        "_fpw_module",  # FSDP of older torch
-        "_forward_module",  # Lightning Fabric
-    }
-)
-"""Modules that hold another one and nothing else."""
+from gradsieve.runtime.torch_private import WRAPPER_MODULES
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
-    """Without the modules that wrappers add; as they are, where two would become one."""
+    """Return names without the modules that wrappers add; unchanged if two would become one."""
     plain = []
     for name in names:
         *modules, own = name.split(".")
-        plain.append(".".join([*(module for module in modules if module not in WRAPPERS), own]))
+        kept = [module for module in modules if module not in WRAPPER_MODULES]
+        plain.append(".".join([*kept, own]))
     return plain if len({*plain}) == len(plain) else [*names]
 
 
 def module_prefix(names: Collection[str]) -> str:
-    """The modules that all of them lie in: "module.net.", or nothing."""
+    """Return the modules that all names lie in, such as "module.net."; empty if there are none."""
     paths = [name.split(".")[:-1] for name in names]
     shared = []
     for level in zip(*paths, strict=False):
@@ -35,7 +27,7 @@ def module_prefix(names: Collection[str]) -> str:
 
 
 def counterparts(saved: Collection[str], mine: Collection[str]) -> Mapping[str, str]:
-    """Each of the model's names, and the one that was saved for it.
+    """Return for each of the model's names the one that was saved for it.
 
     They are the same, or differ by modules around the whole model on one side.
 

@@ -1,4 +1,4 @@
-"""What `OuterSync.state_dict` saves: sound by itself."""
+"""Check what `OuterSync.state_dict` has saved."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -46,10 +46,10 @@ UNDER_WAY = ("fragment", "averages", "departed", "buffers", "every", "since")
 
 
 def require_sound_outer(saved: object) -> Mapping[str, Any]:
-    """The state, where it is one and as it was saved.
+    """Return the state if it is valid and as it was saved.
 
     Raises:
-        ValueError: naming the field that makes no sense, or the checksum.
+        ValueError: it is not; the message names the field or the checksum.
     """
     found = opened(saved, VERSION, "a state of OuterSync", FIELDS)
     require_schedule(found["schedule"])
@@ -97,7 +97,7 @@ def require_under_way(saved: object) -> None:
 
 
 def require_optimizer(saved: object, parameters: int) -> None:
-    """As torch makes it, of so many parameters."""
+    """Require the state of a torch optimizer of so many parameters."""
     found = with_keys("optimizer", saved, ("state", "param_groups"))
     held: list[int] = []
     for group in items("optimizer.param_groups", found["param_groups"]):
@@ -122,7 +122,7 @@ def require_optimizer(saved: object, parameters: int) -> None:
 
 
 def leaves(field: str, value: object) -> Iterator[tuple[str, object]]:
-    """What dicts and lists hold, with the way there."""
+    """Yield what nested dicts and lists hold, each with its path."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from leaves(f"{field}[{key!r}]", item)

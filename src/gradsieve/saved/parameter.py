@@ -1,4 +1,4 @@
-"""What was saved of one parameter, checked by itself, without the model."""
+"""Check what was saved for one parameter, without the model."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -26,16 +26,16 @@ COUNTS = ("numel", "survivors", "nonfinite")
 ROTATION = ("steps", "vectors", "covariances")
 LARGEST_FLOAT = torch.finfo(torch.float32).max
 LARGEST_SQUARE = 1e80
-"""Limit of sums and means of squares."""
+"""The largest sum or mean of squares."""
 ORTHONORMAL = 1e-3
 """How far products of a basis' vectors may be from 0 and 1: rounding leaves some 1e-5."""
 
 
 def require_parameter(name: str, saved: object, world_size: int) -> None:
-    """Raise ValueError, naming the field, where it makes no sense.
+    """Raise ValueError, naming the field, if the saved parameter is not valid.
 
     Args:
-        world_size: ranks that exchange.
+        world_size: the number of ranks that exchange.
     """
     field = f"parameter {name}"
     found = with_keys(field, saved, FIELDS)
@@ -49,16 +49,17 @@ def require_parameter(name: str, saved: object, world_size: int) -> None:
 
 
 def require_square(field: str, saved: object) -> None:
-    """A mean of squares is positive: from 0 a geometric mean over steps never comes back."""
+    """Require a positive mean of squares: a geometric mean over steps never recovers from 0."""
     number(field, saved, 0.0, LARGEST_SQUARE)
     if saved == 0:
         refuse(field, "positive", 0)
 
 
 def require_moments(field: str, saved: object, numel: int) -> None:
-    """
+    """Require the moments of a parameter, or of a piece of one.
+
     Args:
-        numel: elements of the parameter; moments may be of a piece.
+        numel: the number of elements of the whole parameter.
     """
     found = with_keys(field, saved, MOMENTS)
     for name in MOMENTS:
@@ -72,7 +73,7 @@ def require_moments(field: str, saved: object, numel: int) -> None:
 
 
 def require_kept(field: str, saved: Mapping[str, Any], world_size: int) -> None:
-    """A residual and what goes with it."""
+    """Require a residual and the fields that go with it."""
     residual = numbers(f"{field}: residual", saved["residual"])
     stride = items(f"{field}: stride", saved["stride"], residual.dim())
     for step in stride:
@@ -97,9 +98,10 @@ def require_owned(field: str, saved: object, numel: int) -> None:
 
 
 def require_dealt(field: str, saved: object, flat: Tensor, world_size: int) -> None:
-    """
+    """Require the piece of a parameter whose residual this rank keeps.
+
     Args:
-        flat: the residual in its order in memory, which is 0 outside the rank's piece.
+        flat: the residual in its order in memory, which must be 0 outside the piece.
     """
     start, stop, size = items(field, saved, 3)
     count(f"{field}, its start,", start, 0, flat.numel())

@@ -15,16 +15,16 @@ Add = Callable[[bytes | memoryview], object]
 
 
 def sealed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with the checksum of its other fields.
+    """Return a copy with the checksum of its other fields.
 
     Raises:
-        ValueError: a field holds what no checksum is made of; the message names it.
+        ValueError: a field holds a value that cannot be saved; the message names it.
     """
     return {**saved, SEAL: checksum_of(saved)}
 
 
 def require_whole(saved: Mapping[str, Any]) -> None:
-    """Raise ValueError where the checksum is not that of the other fields."""
+    """Raise ValueError if the checksum is not that of the other fields."""
     found = checksum_of(saved)
     if saved[SEAL] != found:
         raise ValueError(
@@ -34,9 +34,9 @@ def require_whole(saved: Mapping[str, Any]) -> None:
 
 
 def checksum_of(saved: Mapping[str, Any]) -> str:
-    """128 bits over keys, types, numbers and tensors, in hexadecimal.
+    """Return 128 bits over keys, types, numbers and tensors, in hexadecimal.
 
-    Neither the order of keys counts, nor a tensor's device and its order in memory.
+    The order of keys, a tensor's device and its order in memory do not count.
     """
     found = hashlib.blake2b(digest_size=16)
     add({key: value for key, value in saved.items() if key != SEAL}, "the state", found.update)
@@ -77,11 +77,11 @@ def add_tensor(tensor: Tensor, field: str, update: Add) -> None:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """In the order of its elements, whatever its order in memory."""
+    """Return the bytes of a tensor in the order of its elements, whatever its order in memory."""
     flat = tensor.detach().resolve_conj().resolve_neg().reshape(-1).cpu().contiguous()
     return flat.view(torch.uint8).numpy().data
 
 
 def crc_of(tensor: Tensor) -> int:
-    """32 bits of the bytes of a parameter."""
+    """Return the CRC-32 of the bytes of a parameter."""
     return zlib.crc32(bytes_of(tensor))

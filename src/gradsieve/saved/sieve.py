@@ -1,15 +1,15 @@
-"""What `SieveState.state_dict` saves: sound by itself, and whose it is."""
+"""Check what `SieveState.state_dict` has saved, and that it is this rank's and this run's."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradsieve.accounts import NO_ACCOUNT
-from gradsieve.budget import SMALLEST_SCALE
+from gradsieve.control.budget import SMALLEST_SCALE
 from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
 from gradsieve.saved.parameter import require_parameter, require_square
 from gradsieve.saved.seal import SEAL, require_whole
+from gradsieve.telemetry.report import NO_REPORT
 
 VERSION = 2
 FIELDS = (
@@ -28,19 +28,19 @@ FIELDS = (
 )
 LARGEST_CRC = 2**32 - 1
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""In the words of an object that has none of its own: another one in each process."""
+"""An address in the default ``repr`` of an object, which differs in each process."""
 
 
 def lines_of(settings: Sequence[str]) -> list[str]:
-    """Settings as they are saved."""
+    """Return settings as they are saved."""
     return [ADDRESS.sub("", line) for line in settings]
 
 
 def require_sound(saved: object) -> Mapping[str, Any]:
-    """The state, where it is one and as it was saved.
+    """Return the state if it is valid and as it was saved.
 
     Raises:
-        ValueError: naming the field that makes no sense, or the checksum.
+        ValueError: it is not; the message names the field or the checksum.
     """
     found = opened(saved, VERSION, "a gradsieve state", FIELDS)
     count("step", found["step"])
@@ -49,7 +49,7 @@ def require_sound(saved: object) -> Mapping[str, Any]:
     if found["mean_square"] is not None:
         require_square("mean_square", found["mean_square"])
     number("scale", found["scale"], SMALLEST_SCALE, 1 / SMALLEST_SCALE)
-    for told in items("note", found["note"], len(NO_ACCOUNT)):
+    for told in items("note", found["note"], len(NO_REPORT)):
         number("note", told, 0.0)
     for name, parameter in by_name("parameters", found["parameters"]).items():
         require_parameter(name, parameter, found["world_size"])
@@ -63,7 +63,11 @@ def require_sound(saved: object) -> Mapping[str, Any]:
 
 
 def opened(saved: object, version: int, kind: str, fields: Sequence[str]) -> Mapping[str, Any]:
-    """A state with these fields, its version, place and settings checked; raises ValueError."""
+    """Return a state with these fields after checking its version, place and settings.
+
+    Raises:
+        ValueError: one of them is not valid.
+    """
     require_version(saved, version, kind)
     found = with_keys("the state", saved, fields)
     require_place(found)
@@ -81,14 +85,14 @@ def require_version(saved: object, version: int, kind: str) -> None:
 
 
 def require_place(saved: Mapping[str, Any]) -> None:
-    """Rank and world size of a state that is sound otherwise."""
+    """Require a rank, a world size and a checksum."""
     world_size = count("world_size", saved["world_size"], 1)
     count("rank", saved["rank"], 0, world_size - 1)
     text(SEAL, saved[SEAL])
 
 
 def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: int) -> None:
-    """Raise ValueError where the state is another rank's than this one's."""
+    """Raise ValueError if the state is another rank's."""
     if (saved_rank, saved_size) == (rank, world_size):
         return
     todo = "load on each rank what it has saved itself"
@@ -105,7 +109,7 @@ def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: i
 
 
 def require_settings(saved: Sequence[str], mine: Sequence[str]) -> None:
-    """Raise ValueError with each setting that is another, and both its values."""
+    """Raise ValueError if settings differ, with both values of each."""
     theirs, ours = dict(map(divided, saved)), dict(map(divided, mine))
     differing = [
         f"{name} was {theirs.get(name, 'unknown')} and is {ours.get(name, 'unknown')} here"
@@ -129,11 +133,11 @@ def require_weights(
     mine: Mapping[str, int],
     todo: str = "load the model's checkpoint of the same step first, then this state",
 ) -> None:
-    """Compare checksums by name; raise ValueError where the model's weights are others.
+    """Compare checksums by name; raise ValueError if the model's weights have changed.
 
     Args:
-        mine: of some of the parameters.
-        todo: what the message says besides.
+        mine: the checksums of some of the parameters.
+        todo: the end of the message, which says what to do.
     """
     others = [name for name, crc in mine.items() if saved[name] != crc]
     if others:
@@ -145,7 +149,7 @@ def require_weights(
 
 
 def require_min_numel(saved: int | None, mine: int | None) -> None:
-    """Raise ValueError where other parameters were small; None: not known yet."""
+    """Raise ValueError if `min_numel` has changed; None if it is not known yet."""
     if None not in (saved, mine) and saved != mine:
         raise ValueError(
             f"min_numel was {saved} when the state was saved and is {mine} here: other parameters "
@@ -154,9 +158,10 @@ def require_min_numel(saved: int | None, mine: int | None) -> None:
 
 
 def require_scale(scale: float, largest: float | None) -> None:
-    """
+    """Require a scale of thresholds.
+
     Args:
-        largest: that the own budget may reach; None without one.
+        largest: the largest scale that this run's budget may reach; None without a budget.
     """
     if largest is None:
         number("scale", scale, 1.0, 1.0)
@@ -165,5 +170,8 @@ def require_scale(scale: float, largest: float | None) -> None:
 
 
 def finite_note(note: Sequence[float]) -> list[float]:
-    """What is kept of an account: clocks are read one after the other and may cross."""
+    """Return a note with finite numbers, 0 or more.
+
+    Clocks are read one after the other, and a difference of two may be negative.
+    """
     return [max(0.0, number) if math.isfinite(number) else 0.0 for number in note]

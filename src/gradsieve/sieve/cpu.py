@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradsieve.arrays import FLOAT32, require_array, require_target
+from gradsieve.runtime.arrays import FLOAT32, require_array, require_target
+from gradsieve.runtime.threads import shared
 from gradsieve.sieve.kernel import ROW_BYTES, UNIT, measure_blocks, sieve_blocks
 from gradsieve.sieve.moments import Moments
 from gradsieve.sieve.tile import BLOCK, CLEAR, LARGEST, PADDING, STREAM, STREAM_ALIGNMENT, TOTALS
 from gradsieve.sieve.workspace import Workspace
-from gradsieve.threads import shared
 
 Floats = NDArray[np.float32]
 

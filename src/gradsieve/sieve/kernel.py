@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 from gradsieve.sieve.tile import (
     DENSE,
     PADDING,

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradsieve.compiled import compiled
+from gradsieve.runtime.compiled import compiled
 
 SAMPLE = 256 * 1024
 """Elements that are looked at, at most."""

@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 
-from gradsieve.compiled import call, intrinsic
+from gradsieve.runtime.compiled import call, intrinsic
 
 FLOAT = ir.FloatType()
 INT8 = ir.IntType(8)

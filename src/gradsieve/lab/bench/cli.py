@@ -3,11 +3,10 @@
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.bench.rate.cli import bench_rate_command
 from gradsieve.lab.bench.recorder import bench_recorder_command
 from gradsieve.lab.console import (
@@ -20,7 +19,7 @@ from gradsieve.lab.console import (
     write_json,
 )
 from gradsieve.lab.options import Json, Ranks, Seed, links
-from gradsieve.pieces import Way
+from gradsieve.runtime.threads import usable_cores
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.command("rate")(bench_rate_command)
@@ -206,12 +205,14 @@ def bench_exchange_command(
     """Seconds and bytes of one bucket's exchange, on more and more ranks."""
     from gradsieve.lab.bench.exchange import ExchangeRow, bench_exchange, exchange_table
     from gradsieve.lab.link import require_link
+    from gradsieve.topology import FRAMES
 
     require_outputs(json_file, out=out)
-    ways = exchange or ["gather", "two-shot"]
-    for way in ways:
-        if way not in ("gather", "two-shot"):
-            fail(f"{way!r} is no exchange of one node a rank; write gather or two-shot")
+    known = [topology.name for topology in FRAMES if not topology.of_nodes]
+    for word in exchange or []:
+        if word not in known:
+            fail(f"{word!r} is no exchange of one node a rank; write {' or '.join(known)}")
+    topologies = [name for name in known if not exchange or name in exchange]
     counts = ranks or [2, 4, 8]
     rates = link or ["100mbit"]
     rows: list[ExchangeRow] = []
@@ -221,7 +222,7 @@ def bench_exchange_command(
         for text in rates:
             with working("starting ...") as tell:
                 measured = bench_exchange(
-                    cast(list[Way], ways),
+                    topologies,
                     counts,
                     text,
                     numel=numel,

@@ -8,39 +8,42 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gradsieve.delivery import deliver
+from gradsieve.control.thresholds import Density
 from gradsieve.lab.bench.exchange import REPEATS, WARM_UP, ExchangeOrder, ExchangeRow
 from gradsieve.lab.link import read_counters
 from gradsieve.lab.runs.order import answer_order
 from gradsieve.lab.runs.rank import sharers
 from gradsieve.state import SieveState
-from gradsieve.tally import Tally
-from gradsieve.thresholds import Density
+from gradsieve.topology import TOPOLOGIES, FrameTopology
 
 
 def exchange_again_and_again(order: ExchangeOrder) -> ExchangeRow:
-    state = SieveState(Density(order.density), exchange=order.exchange)
+    state = SieveState(threshold=Density(order.density), exchange=order.exchange)
+    engine, sieve, topology = state.engine, state.sieve, TOPOLOGIES[order.exchange]
+    assert isinstance(topology, FrameTopology)
     parameter = torch.empty(order.numel // 1024, 1024, dtype=torch.float32, device="cpu")
     state.bind(nn.ParameterList([parameter]))
-    parameters = list(state.registry)
-    numel = parameters[0].numel
+    engine.groups.agree(order.exchange)
+    topology.connect(engine.groups)
+    plan = sieve.plan(topology, list(sieve.parameters), *topology.place(engine.groups))
     generator = torch.Generator().manual_seed(dist.get_rank())
+    numel = parameter.numel()
     gradient = torch.randn(numel, generator=generator, dtype=torch.float32, device="cpu")
-    plan, notes = state.plan(parameters), state.route.accounts.notes
     rows: list[tuple[float, float, int, int]] = []
     for _ in range(WARM_UP + REPEATS):
         buffer = gradient.clone()
-        state.workspace.clear()
-        state.tally, notes.seconds = Tally(), 0.0
-        state.changes.keep()
+        sieve.begin_step()
+        engine.reports.begin_step()
         dist.barrier()
         before, start = read_counters(order.interface), time.perf_counter()
-        deliver(state, plan, buffer)
+        engine.exchange_frames(topology, plan, buffer)
         seconds = time.perf_counter() - start
         dist.barrier()
         sent = (read_counters(order.interface) - before).sent_bytes
-        transfer = state.tally.seconds["exchange"] - notes.seconds
-        rows.append((seconds, transfer, state.tally.all_frame_bytes, sent))
+        clock = sieve.step.clock
+        transfer = clock.seconds["exchange"] - engine.reports.notes.seconds
+        rows.append((seconds, transfer, clock.frame_bytes, sent))
+        sieve.commit()
     medians = [statistics.median(column) for column in zip(*rows[WARM_UP:], strict=True)]
     return ExchangeRow(
         exchange=order.exchange,

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.control.thresholds import Sigma
 from gradsieve.exchange import FrameExchange, numbers_of_all
 from gradsieve.hook import attach
 from gradsieve.lab.bench.recorder import RecorderOrder, RecorderRow
@@ -19,17 +20,16 @@ from gradsieve.lab.runs.order import answer_order
 from gradsieve.lab.workloads.workload import cross_entropy, load_workload
 from gradsieve.recording import Recorder
 from gradsieve.recording.files import HISTOGRAMS, RECORDS
-from gradsieve.thresholds import Sigma
 
 HISTOGRAMS_EVERY, WARM_UP = 5, 6
-"""In steps; the first histograms are counted in the warm-up."""
+"""Numbers of steps. The first histograms are counted in the warm-up."""
 Result = TypeVar("Result")
 
 
 class Stopwatch:
-    """Processor seconds that calls have taken of their thread since it was last read.
+    """The processor seconds that calls took on their thread since the last reading.
 
-    By the clock the communication thread would count too, where it has the same core.
+    A clock would count the communication thread too, where both share a core.
     """
 
     def __init__(self) -> None:

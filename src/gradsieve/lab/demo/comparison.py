@@ -1,13 +1,13 @@
-"""The comparison that a demo ends with."""
+"""The table that the demo ends with."""
 
 from dataclasses import dataclass
 
 from rich.table import Table
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.demo.shown import Shown
 from gradsieve.lab.runs.config import RunResult
 from gradsieve.lab.tables import table_of
+from gradsieve.runtime.threads import usable_cores
 
 HEADINGS = (
     "method",
@@ -21,7 +21,7 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method's outcome."""
+    """The outcome of one method."""
 
     method: Shown
     result: RunResult

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gradsieve.cores import usable_cores
 from gradsieve.lab.demo.comparison import Row, rich_table
 from gradsieve.lab.demo.progress import RunProgress
 from gradsieve.lab.demo.shown import SHOWN
@@ -13,6 +12,7 @@ from gradsieve.lab.report.report import write_report
 from gradsieve.lab.report.source import read_source
 from gradsieve.lab.runs.config import RunConfig, RunResult
 from gradsieve.lab.runs.launch import RunError, launch
+from gradsieve.runtime.threads import usable_cores
 
 WORKLOAD = "mnist_cnn"
 
@@ -31,7 +31,7 @@ def run_demo(
     seed: int,
     console: Console,
 ) -> list[Row]:
-    """Train by each method in SHOWN; returns a row each.
+    """Train with each method in SHOWN and return their rows.
 
     Raises:
         DemoError: an option is out of range, the output directory cannot be written, or a run
@@ -61,7 +61,7 @@ def run_demo(
 
 
 def sampled_steps(steps: int) -> tuple[int, ...]:
-    """Five, from the first to the last."""
+    """Return five steps, from the first to the last."""
     return tuple(round(part * (steps - 1) / 4) for part in range(5))
 
 

@@ -27,11 +27,11 @@ class Local(Distributed, Played):
         settings = self.settings
         outer = OuterSync(
             model,
+            settings.sieve,
             every=settings.every,
             delay=settings.delay,
             fragments=settings.fragments,
             optimizer=settings.optimizer,
-            **settings.sieve,
         )
         return Prepared(model, outer.state, outer)
 

@@ -1,4 +1,4 @@
-"""Local steps in one line of text: "every=10,delay=2,POLICY=NUMBER,OPTION=VALUE"."""
+"""The options of local steps in one line of text: "every=10,delay=2,POLICY=NUMBER,OPTION=VALUE"."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.optim import SGD
 
-from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.config import SieveConfig, require_count, require_word
+from gradsieve.lab.methods.sieve_words import read_config
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
-from gradsieve.requirements import require_counts, require_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,28 +20,28 @@ class LocalSettings:
     delay: int = 0
     fragments: int = 1
     lr: float = LEARNING_RATE
-    """Of the outer optimizer, SGD."""
+    """The learning rate of the outer optimizer, which is SGD."""
     momentum: float = MOMENTUM
-    """Nesterov's; 0: none."""
+    """The outer optimizer's Nesterov momentum; 0 turns it off."""
     start_step: int = 0
-    """Synchronous steps before."""
+    """The number of synchronous steps before the local ones."""
     start: str = "dense"
-    """What they send: "dense", all gradients; "sieve", what the same sieve lets pass of them."""
+    """What the synchronous steps send: "dense" sends all gradients, "sieve" prunes them alike."""
     residual_decay: float = 1.0
-    """What an exchange leaves of the residual (SparseLoCo, arXiv 2508.15706)."""
-    sieve: Mapping[str, Any] = field(default_factory=dict)
-    """The other arguments of `OuterSync`."""
+    """The factor that each exchange applies to the residual (SparseLoCo, arXiv 2508.15706)."""
+    sieve: SieveConfig = field(default_factory=SieveConfig)
+    """The options of the sieve."""
 
     def __post_init__(self) -> None:
         Schedule(self.every, self.fragments, self.delay)
-        require_counts(start_step=self.start_step)
+        require_count("start_step", self.start_step)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
         if not 0 <= self.residual_decay <= 1:
             raise ValueError(f"residual_decay must be between 0 and 1, got {self.residual_decay}")
-        if "ramp_steps" in self.sieve:
+        if self.sieve.ramp_steps:
             raise ValueError("local steps have no ramp_steps; give start_step synchronous ones")
 
     @property
@@ -62,10 +62,10 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
 
 
 def read_local_settings(text: str) -> LocalSettings:
-    """What is no setting of local steps is one of the sieve, as `read_settings` takes it.
+    """Read the options of local steps, and all others as options of the sieve.
 
     Raises:
-        ValueError: it is written otherwise, or a number is out of range.
+        ValueError: an option is unknown, or a value is out of range.
     """
     own: dict[str, Any] = {}
     others = []
@@ -76,7 +76,7 @@ def read_local_settings(text: str) -> LocalSettings:
         else:
             others.append(part)
     try:
-        sieve = read_settings(",".join(others))
+        sieve = read_config(",".join(others))
     except ValueError as error:
         raise ValueError(f"{error}; or one of {', '.join(OPTIONS)}") from error
     return LocalSettings(**own, sieve=sieve)

@@ -1,4 +1,4 @@
-"""The hook of this package."""
+"""The sieve: the hook of this package."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from gradsieve.hook import attach
 from gradsieve.lab.methods.method import Distributed, PlayedInStep, Prepared, in_ddp
 from gradsieve.lab.methods.played.sieve import Sieve as PlayedSieve
-from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.lab.methods.sieve_words import read_config
 
 
 class Sieve(Distributed, PlayedInStep):
     form = "sieve[:POLICY=NUMBER,OPTION=VALUE...]"
 
     def __init__(self, options: str = "") -> None:
-        self.settings = read_settings(options)
+        self.config = read_config(options)
 
     def prepare(self, model: nn.Module) -> Prepared:
         wrapped = in_ddp(model)
-        return Prepared(wrapped, attach(wrapped, **self.settings))
+        return Prepared(wrapped, attach(wrapped, self.config))
 
     def compressor(self, parameters: Sequence[Tensor], ranks: int) -> PlayedSieve:
-        return PlayedSieve(parameters, ranks, self.settings)
+        return PlayedSieve(parameters, ranks, self.config)

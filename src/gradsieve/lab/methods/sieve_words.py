@@ -1,13 +1,12 @@
-"""The settings of a sieve in one line of text: "POLICY=NUMBER,OPTION=VALUE"."""
+"""The options of a sieve in one line of text: "POLICY=NUMBER,OPTION=VALUE"."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
-from gradsieve.budget import Budget
-from gradsieve.codec import VALUES
-from gradsieve.requirements import require_word
-from gradsieve.route import EXCHANGES
-from gradsieve.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
+from gradsieve.config import SieveConfig, require_word
+from gradsieve.control.budget import Budget
+from gradsieve.control.thresholds import Density, Fixed, Sigma, Threshold, UnsentMean
 
 
 def number_or_text(text: str) -> float | str:
@@ -28,42 +27,43 @@ POLICIES: Mapping[str, Callable[[str], Threshold]] = {
     "sigma": lambda k: Sigma(float(k)),
     "unsent-mean": lambda scale: UnsentMean(float(scale)),
 }
+TYPES = get_type_hints(SieveConfig)
+OPTIONS = tuple(sorted(field.name for field in fields(SieveConfig) if field.name != "threshold"))
 WORDS = {"yes": True, "no": False}
 
 
-def yes_or_no(word: str) -> bool:
-    require_word("error_feedback", word, tuple(WORDS))
-    return WORDS[word]
+def read_option(name: str, text: str) -> Any:
+    """Return the value of an option, of its type in `SieveConfig`; raises ValueError."""
+    if TYPES[name] is bool:
+        return WORDS[require_word(name, text, tuple(WORDS))]
+    if TYPES[name] in (int, int | None):
+        return read_count(name, text)
+    return text
 
 
-OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "error_feedback": yes_or_no,
-    "exchange": lambda word: require_word("exchange", word, EXCHANGES),
-    "min_numel": int,
-    "node_size": int,
-    "ramp_steps": int,
-    "rotation": int,
-    "start_step": int,
-    "values": lambda word: require_word("values", word, VALUES),
-}
+def read_count(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a whole number, got {text!r}") from None
 
 
-def read_settings(text: str) -> dict[str, Any]:
-    """The arguments of `SieveState` that `text` names; an empty one names none.
+def read_config(text: str) -> SieveConfig:
+    """Return the options that `text` names; an empty text names none.
 
     Raises:
-        ValueError: it is written otherwise, or a number is out of range.
+        ValueError: an option is unknown, or a value is out of range.
     """
-    settings: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for part in text.split(",") if text else []:
         name, _, value = part.partition("=")
-        if name in POLICIES and "threshold" not in settings:
-            settings["threshold"] = POLICIES[name](value)
+        if name in POLICIES and "threshold" not in options:
+            options["threshold"] = POLICIES[name](value)
         elif name in OPTIONS:
-            settings[name] = OPTIONS[name](value)
+            options[name] = read_option(name, value)
         else:
             raise ValueError(
                 f"write POLICY=NUMBER, one of {', '.join(POLICIES)}, and any of "
                 f"{', '.join(OPTIONS)}, with commas between"
             )
-    return settings
+    return SieveConfig(**options)

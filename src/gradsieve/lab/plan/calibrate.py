@@ -12,18 +12,18 @@ from torch._C._distributed_c10d import GradBucket
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.bucket.overhead import coding_overhead
+from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.codec import decode_frame, encode_frame, pruned_section
+from gradsieve.config import SieveConfig
+from gradsieve.control.thresholds import Fixed
 from gradsieve.exchange import FrameExchange, group_of_its_own
 from gradsieve.lab.plan.bare_step import BareStep, buckets_of
 from gradsieve.lab.plan.machine import Machine, MachineOrder, Measured
 from gradsieve.lab.runs.order import answer_order
 from gradsieve.lab.workloads.workload import load_workload
-from gradsieve.layout import BucketLayout
-from gradsieve.overhead import coding_overhead
-from gradsieve.pieces import plan_for
 from gradsieve.sieve import Workspace, select
-from gradsieve.state import SieveState
-from gradsieve.thresholds import Fixed
+from gradsieve.topology import GATHER
 
 NUMEL = 2**22
 DENSITY = 0.01
@@ -37,7 +37,7 @@ def seconds_of(
     clock: Callable[[], float],
     prepare: Callable[[], object] = lambda: None,
 ) -> float:
-    """The median of some runs; `prepare` is called before each and not timed."""
+    """Return the median of some runs; `prepare` is called before each and not timed."""
     taken = []
     for _ in range(REPEATS):
         prepare()
@@ -64,7 +64,7 @@ def select_seconds(gradient: Tensor) -> float:
 
 
 def code_seconds(gradient: Tensor) -> tuple[float, float]:
-    """Of a byte, made and read."""
+    """Return the seconds of a frame's byte, to make it and to read it."""
     largest = gradient.abs().topk(int(DENSITY * NUMEL)).indices.sort().values
     threshold = float(gradient[largest].abs().min())
     indices, values = largest.int().numpy(), gradient[largest].numpy()
@@ -88,11 +88,11 @@ def code_seconds(gradient: Tensor) -> tuple[float, float]:
 
 def section_seconds() -> float:
     count = 50
-    state = SieveState(Fixed(1.0))
+    sieve = RankSieve(SieveConfig(threshold=Fixed(1.0)))
     parameters = [torch.empty(SMALL, dtype=torch.float32, device="cpu") for _ in range(count)]
-    state.bind(nn.ParameterList(parameters))
-    layout = BucketLayout(list(state.registry))
-    return coding_overhead(plan_for("gather", layout, 0, 2), "levels", 2) / count
+    sieve.bind(nn.ParameterList(parameters))
+    plan = sieve.plan(GATHER, list(sieve.parameters), *GATHER.place_of(0, 2))
+    return coding_overhead(plan, "levels", 2) / count
 
 
 def collective_seconds() -> float:
@@ -116,7 +116,7 @@ def halve_seconds(gradient: Tensor) -> float:
 
 
 def train_alone(name: str) -> BareStep:
-    """A workload's steps in lock-step, and with DDP around it whose hook exchanges nothing."""
+    """Time a workload's steps in lock-step, and within DDP whose hook exchanges nothing."""
     workload = load_workload(name)
     model = workload.make_model()
     optimizer = workload.make_optimizer(model, workload.learning_rate)

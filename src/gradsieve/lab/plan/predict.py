@@ -1,80 +1,73 @@
-"""What a step takes with each exchange, by the α–β model and what the processor has to do.
+"""The time of a step with each exchange, by the α–β model and the processor's work.
 
-Buckets become ready one after the other, evenly spread over the backward pass; each is exchanged
-when it is ready and the one before is through. What is not through at the end of the backward pass
-is waited for.
+Buckets become ready one after the other, evenly spread over the backward pass. Each is exchanged
+as soon as it is ready and the one before is done. After the backward pass the step waits for the
+rest.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradsieve.exchange.cost import LinkCost
+from gradsieve.exchange.cost import Links
 from gradsieve.lab.plan.bare_step import BareStep, BucketSize
 from gradsieve.lab.plan.machine import Machine
-from gradsieve.pieces import SMALLEST_PIECE, Way
+from gradsieve.topology import AnyTopology, DenseTopology, FrameTopology
 
+FLOAT32 = 4
+"""Bytes of an element."""
 A_PEER = 0.25
-"""Of a collective of two ranks: what each further rank adds, to which a size and a frame are sent
-and from which they come. Not measured on more than eight ranks."""
+"""What each further rank adds to a collective, as a share of a collective of two ranks. It has been
+measured on eight ranks at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Seconds of one bucket."""
+    """The seconds of one bucket's exchange."""
 
     processor: float
     line: float
-    """On the link, or of processors that work while it is."""
+    """The time on the link, or of processors that work meanwhile."""
 
 
-def predict_dense(
-    bare: BareStep, machine: Machine, link: LinkCost, ranks: int, *, half: bool = False
+def predict(
+    topology: AnyTopology, bare: BareStep, machine: Machine, links: Links, bits: float
 ) -> float:
-    """Seconds of a step with an all-reduce of everything, in float32 or float16."""
-    size = 2 if half else 4
-    services = []
-    for bucket in bare.buckets:
-        work = machine.reduce * size * bucket.elements * 2 * (ranks - 1) / ranks
-        work += machine.halve * bucket.elements if half else 0.0
-        services.append(Service(work, link.all_reduce(ranks, size * bucket.elements)))
-    return step_seconds(bare, services, at_once=True)
+    """Return the seconds of a step.
 
-
-def predict_frames(
-    bare: BareStep, machine: Machine, link: LinkCost, ranks: int, way: Way, bits: float
-) -> float:
-    """Seconds of a step whose ranks send `bits` an element of their gradients' frames."""
-    services = [frame_service(bucket, machine, link, ranks, way, bits) for bucket in bare.buckets]
+    Args:
+        bits: the size of a rank's frames in bits an element, where frames travel.
+    """
+    if isinstance(topology, DenseTopology):
+        dense = [dense_service(topology, bucket, machine, links) for bucket in bare.buckets]
+        return step_seconds(bare, dense, at_once=True)
+    services = [frame_service(topology, bucket, machine, links, bits) for bucket in bare.buckets]
     return step_seconds(bare, services, at_once=False)
 
 
+def dense_service(
+    topology: DenseTopology, bucket: BucketSize, machine: Machine, links: Links
+) -> Service:
+    size, ranks = topology.element_size or FLOAT32, links.ranks
+    work = machine.reduce * size * bucket.elements * 2 * (ranks - 1) / ranks
+    work += machine.halve * bucket.elements if size < FLOAT32 else 0.0
+    return Service(work, topology.seconds(links, FLOAT32 * bucket.elements, 0.0))
+
+
 def frame_service(
-    bucket: BucketSize, machine: Machine, link: LinkCost, ranks: int, way: Way, bits: float
+    topology: FrameTopology, bucket: BucketSize, machine: Machine, links: Links, bits: float
 ) -> Service:
     frame = bits * bucket.elements / 8
-    if way == "two-shot":
-        # A part of every frame and of every sum is made and read.
-        made, read, line = 1 + 1 / ranks, 2.0, link.two_shot(ranks, frame)
-        selected, collectives = 1 + 1 / ranks, 2
-    else:
-        made, read, line = 1.0, float(ranks), link.gather(ranks, frame)
-        selected, collectives = 1.0, 1
-    work = machine.select * bucket.elements * selected
-    work += (machine.make * made + machine.read * read) * frame
-    work += machine.section * sections_of(bucket, ranks, way) * (made + read) / 3
-    work += machine.collective * collectives * (1 + (ranks - 2) * A_PEER)
-    return Service(work, line)
-
-
-def sections_of(bucket: BucketSize, ranks: int, way: Way) -> float:
-    """Of the frames that a rank makes of a bucket for all others."""
-    if way == "gather":
-        return bucket.parameters
-    return min(ranks * bucket.parameters, bucket.parameters + bucket.elements / SMALLEST_PIECE)
+    done = topology.work(links, bucket.parameters, bucket.elements)
+    work = machine.select * bucket.elements * done.selected
+    work += (machine.make * done.made + machine.read * done.read) * frame
+    work += machine.section * done.sections * (done.made + done.read) / 3
+    work += machine.collective * done.collectives * (1 + (links.ranks - 2) * A_PEER)
+    return Service(work, topology.seconds(links, FLOAT32 * bucket.elements, frame))
 
 
 def step_seconds(bare: BareStep, services: Sequence[Service], *, at_once: bool) -> float:
-    """
+    """Return the seconds of a step whose buckets are exchanged behind the backward pass.
+
     Args:
         at_once: the processor's part of an exchange runs while the line is busy.
     """

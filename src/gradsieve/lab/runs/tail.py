@@ -1,4 +1,4 @@
-"""The newest record of a run that is under way."""
+"""Read the newest record of a run that is under way."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from gradsieve.recording.files import RECORDS, Line, is_step
 
 
 class Tail:
-    """Reads what was appended to the records in `directory` since it was asked last."""
+    """A reader of what was appended to the records in `directory` since the last call."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / RECORDS
         self._position = 0
 
     def newest(self) -> Line | None:
-        """None where no record has come."""
+        """Return the newest record; None if none has come."""
         if not self._path.exists():
             return None
         with self._path.open("rb") as records:

@@ -23,7 +23,7 @@ DENSE = "dense"
 HOOK, SIEVED_LOCAL = "gradsieve, every step", "gradsieve, local steps"
 DILOCO, POST_LOCAL, MEAN_LOCAL = "DiLoCo", "post-local SGD", "local SGD"
 NAMES = {"sieve": HOOK, "powersgd": "PowerSGD", "topk": "top-k"}
-"""Those that a picture calls otherwise than they are written."""
+"""Methods that the picture calls by another name than the one they are written by."""
 COLOURS = {
     HOOK: "#1f5fbf",
     SIEVED_LOCAL: "#12908a",
@@ -38,7 +38,7 @@ COLOURS = {
 OTHER_COLOURS = ("#3f7f3f", "#b0508a", "#40708f", "#9f6f4f")
 """Taken in turn by methods without a colour of their own."""
 data_of: Any = alt.Data
-"""altair does not type it."""
+"""`alt.Data`, which altair leaves untyped."""
 WHAT = {
     "mnist_cnn": "A convolutional network on MNIST",
     "mlp": "A dense network on MNIST",
@@ -50,13 +50,14 @@ WIDTH, HEIGHT = 640, 380
 MOST_BITS = 40.0
 """The right end of the horizontal axis."""
 EDGE = 2.5
-"""Times the fewest bits: a name in the middle of a point that is nearer would leave the picture."""
+"""A method whose best point sends less than this many times the fewest bits has its name to the
+right of the point; centred, the name would leave the picture."""
 TICKS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateRow:
-    """The seeds of one method at one learning rate."""
+    """The runs of one method at one learning rate, over all seeds."""
 
     workload: str
     steps: int
@@ -69,13 +70,13 @@ class RateRow:
     lowest: float
     highest: float
     own_rate: bool
-    """The learning rate is the workload's own."""
+    """Whether the learning rate is the workload's own."""
     best: bool
-    """No other learning rate of this method, of those with the most seeds, was better."""
+    """Whether this is the method's best learning rate among those with the most seeds."""
 
 
 def summarize(runs: Iterable[PlayedRun]) -> list[RateRow]:
-    """One row a workload, number of steps and of ranks, method and learning rate."""
+    """Return a row for each workload, number of steps and of ranks, method and learning rate."""
     groups: dict[tuple[Any, ...], list[PlayedRun]] = defaultdict(list)
     for run in runs:
         key = run.workload, run.steps, run.ranks, run.method, run.learning_rate
@@ -108,7 +109,7 @@ def summarize(runs: Iterable[PlayedRun]) -> list[RateRow]:
 
 
 def comparisons(rows: list[RateRow]) -> dict[tuple[str, int, int], list[RateRow]]:
-    """Rows by what must be alike to be compared: workload, steps and ranks."""
+    """Group the rows that can be compared: those of one workload, number of steps and of ranks."""
     groups: dict[tuple[str, int, int], list[RateRow]] = defaultdict(list)
     for row in rows:
         groups[row.workload, row.steps, row.ranks].append(row)
@@ -153,7 +154,7 @@ def draw(rows: list[RateRow], path: Path) -> None:
 
 
 def panel(rows: Sequence[RateRow]) -> Any:
-    """One comparison: dense training as a band, and each method's points with its frontier."""
+    """Draw one comparison: dense training as a band, and each method's points with its frontier."""
     first, workload = rows[0], load_workload(rows[0].workload)
     best = [row for row in rows if row.best]
     dense = [row for row in best if row.method == DENSE]
@@ -192,7 +193,7 @@ def panel(rows: Sequence[RateRow]) -> Any:
 
 
 def drawn_points(rows: Iterable[RateRow], *, higher_is_better: bool) -> list[dict[str, Any]]:
-    """The rows that have a name, each with its name and whether it lies on that method's frontier.
+    """Return the rows to draw, each with its method's name and whether it lies on the frontier.
 
     A point lies on the frontier where no setting of the same method sends at most as many bits and
     ends better.
@@ -213,7 +214,7 @@ def drawn_points(rows: Iterable[RateRow], *, higher_is_better: bool) -> list[dic
 
 
 def dense_layers(dense: Sequence[RateRow], x: Any, y_scale: Any, y_title: str) -> list[Any]:
-    """A band over the whole width, from the worst seed to the best, with the mean and a label."""
+    """Draw dense training as a band from its worst seed to its best, with the mean and a label."""
     if not dense:
         return []
     (row,) = dense
@@ -234,6 +235,7 @@ def dense_layers(dense: Sequence[RateRow], x: Any, y_scale: Any, y_title: str) -
 
 
 def point_layers(points: Sequence[dict[str, Any]], x: Any, y_scale: Any, y_title: str) -> list[Any]:
+    """Draw the points, the spread of their seeds, and a line along each method's frontier."""
     best = [point for point in points if point["frontier"]]
     others = [point for point in points if not point["frontier"]]
     y = alt.Y("quality:Q", scale=y_scale, title=y_title)
@@ -252,7 +254,7 @@ def point_layers(points: Sequence[dict[str, Any]], x: Any, y_scale: Any, y_title
 def label_layers(
     points: Sequence[dict[str, Any]], x: Any, y_scale: Any, *, higher_is_better: bool
 ) -> list[Any]:
-    """Each method's name beside its best point.
+    """Write each method's name beside its best point.
 
     The name of a method that has a line stands where no point of it is better; the name of a single
     point to its right.
@@ -280,7 +282,7 @@ def label_layers(
 
 
 def colour(points: Sequence[dict[str, Any]]) -> Any:
-    """Each method's colour; the same in every layer of a panel."""
+    """Give each method its colour, the same in every layer of a panel."""
     names = sorted({str(point["name"]) for point in points})
     others = cycle(OTHER_COLOURS)
     colours = [COLOURS.get(name) or next(others) for name in names]
@@ -288,7 +290,7 @@ def colour(points: Sequence[dict[str, Any]]) -> Any:
 
 
 def method_name(text: str) -> str | None:
-    """What the picture calls a method, whatever its options.
+    """Return what the picture calls a method, whatever its options.
 
     None for variants that were tried and left the code (`sieve-model`, say), and for residuals that
     fade: neither can be trained with.

@@ -1,4 +1,4 @@
-"""Local steps of many ranks in one process, through OuterSync's own schedule and weights."""
+"""Local steps of many ranks in one process, with the schedule and the weights of OuterSync."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -6,16 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradsieve.lab.methods.dense import Rounded
 from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.played.rounded import Rounded
 from gradsieve.lab.methods.played.sieve import Sieve
 from gradsieve.lab.methods.played.synchronous import Batches, Synchronous, backward
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.outer.fragments import split_alike
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import Flight, OuterWeights
+from gradsieve.topology import TOPOLOGIES, DenseTopology
 
-DENSE_BITS = {"dense": 32, "dense-fp16": 16}
+FLOAT32 = 4
+"""Bytes of an element."""
 
 
 @dataclass(slots=True)
@@ -26,9 +28,10 @@ class LocalRank:
 
 
 class LocalSteps:
-    """
+    """Local steps of ranks that begin alike.
+
     Args:
-        replica: what all ranks begin as, or, with `start_step`, what they train together first.
+        replica: the model that all ranks begin with, or, with `start_step`, train together first.
 
     Raises:
         ValueError: a number is out of range, or the settings ask for a link.
@@ -38,12 +41,12 @@ class LocalSteps:
         self.settings = settings
         self.schedule = Schedule(settings.every, settings.fragments, settings.delay)
         parameters = list(replica.model.parameters())
-        # What cannot be is told now, not after the synchronous steps.
+        # Refuse too many fragments now, not after the synchronous steps.
         split_alike([parameter.numel() for parameter in parameters], settings.fragments)
-        bits = DENSE_BITS.get(settings.sieve.get("exchange", ""))
+        topology = TOPOLOGIES.get(settings.sieve.topology)
         self.compressor: Rounded | Sieve = (
-            Rounded(bits)
-            if bits
+            Rounded(8 * (topology.element_size or FLOAT32))
+            if isinstance(topology, DenseTopology)
             else Sieve(parameters, ranks, settings.sieve, settings.residual_decay)
         )
         through_sieve = settings.start == "sieve"
@@ -51,14 +54,14 @@ class LocalSteps:
         self.together = Synchronous(replica, first)
         self.count = ranks
         self.ranks: list[LocalRank] = []
-        """None as long as they train together."""
+        """Empty as long as the ranks train together."""
         self.done = 0
         self.sent = 0.0
-        """Bits, in this step."""
+        """Bits sent in this step."""
 
     @property
     def model(self) -> nn.Module:
-        """With the mean of the ranks' weights: between exchanges each has its own."""
+        """A model with the mean of the ranks' weights, which differ between exchanges."""
         if not self.ranks:
             return self.together.model
         mean = deepcopy(self.ranks[0].replica.model)

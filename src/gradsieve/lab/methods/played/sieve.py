@@ -1,139 +1,89 @@
-"""The ranks' sieves in one process, through the hook's own select, encode and decode."""
+"""The sieves of many ranks in one process."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gradsieve.averaging import Contribution, average_into
-from gradsieve.budget import Budget
-from gradsieve.codec import Frame, decode_frame, encode_frame
-from gradsieve.lab.methods.dense import Rounded
-from gradsieve.layout import BucketLayout
-from gradsieve.pieces import Plan, plan_for
-from gradsieve.second_shot import add_and_prune
-from gradsieve.selection import encode_frames, sieve_gradients
-from gradsieve.state import SieveState
-from gradsieve.tally import Tally
-from gradsieve.whole import WholeGroup
+from gradsieve.bucket.plan import Plan
+from gradsieve.bucket.rank_sieve import RankSieve, turn_shared
+from gradsieve.config import SieveConfig
+from gradsieve.control.budget import Budget
+from gradsieve.lab.methods.played.rounded import Rounded
+from gradsieve.lab.methods.played.transport import play_exchanges
+from gradsieve.topology import TOPOLOGIES, FrameTopology
 
 
 class Sieve:
-    """`SieveState` on each rank.
+    """A `RankSieve` for each rank.
 
     Args:
-        arguments: of the state.
-        residual_decay: each residual is multiplied by it whenever its parameter has been exchanged.
+        residual_decay: the factor of a residual after each exchange of its parameter.
 
     Raises:
-        ValueError: a number is out of range, or they ask for a link.
+        ValueError: the options ask for a link.
     """
 
     def __init__(
         self,
         parameters: Sequence[Tensor],
         ranks: int,
-        arguments: Mapping[str, Any],
+        config: SieveConfig,
         residual_decay: float = 1.0,
     ) -> None:
-        follows_link = isinstance(arguments.get("threshold", Budget("auto")), Budget)
-        if follows_link or arguments.get("exchange", "gather") not in ("gather", "two-shot"):
+        topology = TOPOLOGIES.get(config.topology)
+        is_played = isinstance(topology, FrameTopology) and not topology.of_nodes
+        if isinstance(config.policy, Budget) or not is_played:
             raise ValueError(
                 "a budget (the default), or another exchange, needs a link, and here is none: "
                 'name a policy, as in "sieve:balanced-sigma=1" or "local:every=10,balanced-sigma=1"'
             )
-        self.states = [SieveState(**arguments) for _ in range(ranks)]
-        for state in self.states:
-            state.bind(nn.ParameterList(parameters))
-        self.kept = [list(state.registry) for state in self.states]
-        # What all ranks hold alike is kept and followed once.
-        for of_ranks in zip(*self.kept, strict=True):
-            for parameter in of_ranks:
-                parameter.rotation = of_ranks[0].rotation
+        assert isinstance(topology, FrameTopology)
+        self.topology = topology
+        self.sieves = [RankSieve(config) for _ in range(ranks)]
+        for sieve in self.sieves:
+            sieve.bind(nn.ParameterList(parameters))
+            sieve.share_bases(self.sieves[0])
         self.residual_decay = residual_decay
-        self.plans: dict[tuple[int, ...], list[Plan]] = {}
-        """Of each rank, for the parameters that are exchanged together."""
 
-    def plans_of(self, places: Sequence[int]) -> list[Plan]:
-        key = tuple(places)
-        if key not in self.plans:
-            way = self.states[0].route.frame_way
-            owners = 1 if way == "gather" else len(self.states)
-            self.plans[key] = [
-                plan_for(way, layout, rank, len(self.states))
-                for rank, kept in enumerate(self.kept)
-                for layout in [BucketLayout([kept[place] for place in places], owners)]
-            ]
-        return self.plans[key]
+    def plan(self, rank: int, places: Sequence[int] | None) -> Plan:
+        """Return what a rank sends of the parameters that are exchanged together; None is all."""
+        sieve, ranks = self.sieves[rank], len(self.sieves)
+        kept = list(sieve.parameters)
+        chosen = kept if places is None else [kept[place] for place in places]
+        place, count = self.topology.place_of(rank, ranks)
+        return sieve.plan(self.topology, chosen, place, count)
 
     def average(
         self, gradients: Sequence[Sequence[Tensor]], places: Sequence[int] | None = None
     ) -> tuple[list[Tensor], float]:
-        if self.states[0].plain:
-            for state in self.states:
-                state.step += 1
+        for sieve in self.sieves:
+            sieve.begin_step()
+        if self.sieves[0].plain:
+            for sieve in self.sieves:
+                sieve.commit()
             return Rounded(32).average(gradients)
-        plans = self.plans_of(range(len(self.kept[0])) if places is None else places)
-        ranks, plan = len(self.states), plans[0]
-        made = []
-        for state, own_plan, own in zip(self.states, plans, gradients, strict=True):
-            state.workspace.clear()
-            state.tally = Tally()
-            bucket = torch.cat([gradient.view(-1) for gradient in own])
-            made.append(encode_frames(state, own_plan, sieve_gradients(state, own_plan, bucket)))
-            state.steering.sizes.end_step()
-            state.step += 1
-        sent = sum(frame.numel() for own in made for frame in own)
-        arrived = [[decode_frame(frame) for frame in part] for part in zip(*made, strict=True)]
-        if plan.way == "gather":
-            added = [Contribution(frame, plan.parts[0], 1.0 / ranks) for frame in arrived[0]]
-        else:
-            sums = [self.sum_of(plans[rank], rank, frames) for rank, frames in enumerate(arrived)]
-            sent += sum(frame.numel() for frame in sums)
-            added = [
-                Contribution(decode_frame(frame), part, 1.0)
-                for frame, part in zip(sums, plan.parts, strict=True)
-            ]
-        numels = [gradient.numel() for gradient in gradients[0]]
-        buffer = torch.empty(sum(numels), dtype=torch.float32, device="cpu")
-        rotations = [unit.rotation for unit in plan.units]
-        average_into(buffer, added, rotations, places=plan.layout.places)
-        for state, own_plan in zip(self.states, plans, strict=True):
-            state.changes.touch(own_plan.units)
-            state.changes.keep()
-        self.decay(plans)
-        self.turn()
+        ranks = len(self.sieves)
+        plans = [self.plan(rank, places) for rank in range(ranks)]
+        buckets = [torch.cat([gradient.view(-1) for gradient in own]) for own in gradients]
+        exchanges = []
+        for sieve, plan, bucket in zip(self.sieves, plans, buckets, strict=True):
+            sieve.open(plan, ranks, no_node)
+            frames = sieve.encode(plan, sieve.select(plan, bucket))
+            exchanges.append(self.topology.exchange(sieve.step, plan, frames))
+        contributions = play_exchanges(exchanges)
+        average = self.sieves[0].average(plans[0], contributions, buckets[0], ranks)
+        sent = sum(sieve.step.clock.frame_bytes for sieve in self.sieves)
+        for sieve, plan in zip(self.sieves, plans, strict=True):
+            sieve.commit()
+            sieve.decay(plan, self.residual_decay)
+        turn_shared(self.sieves)
+        parts = torch.split(average, [gradient.numel() for gradient in gradients[0]])
         averages = [
-            part.view_as(gradient)
-            for part, gradient in zip(torch.split(buffer, numels), gradients[0], strict=True)
+            part.view_as(gradient) for part, gradient in zip(parts, gradients[0], strict=True)
         ]
         return averages, 8 * sent / ranks
 
-    def sum_of(self, plan: Plan, rank: int, frames: Sequence[Frame]) -> Tensor:
-        """The frame that the owner of a part makes of all ranks' frames."""
-        state = self.states[rank]
-        sections = add_and_prune(
-            plan, rank, frames, state.values, error_feedback=state.error_feedback
-        )
-        return encode_frame(sections)
 
-    def decay(self, plans: Sequence[Plan]) -> None:
-        if self.residual_decay == 1:
-            return
-        for plan in plans:
-            for unit in plan.units:
-                if isinstance(unit, WholeGroup):
-                    unit.remainder.mul_(self.residual_decay)
-                    continue
-                unit.flat_residual().mul_(self.residual_decay)
-                if unit.owned is not None:
-                    unit.owned.residual.mul_(self.residual_decay)
-
-    def turn(self) -> None:
-        for of_ranks in zip(*self.kept, strict=True):
-            rotation = of_ranks[0].rotation
-            if rotation is not None and rotation.is_due:
-                for parameter in of_ranks:
-                    parameter.take_over(len(of_ranks))
-                rotation.turn([parameter.flat_residual() for parameter in of_ranks])
+def no_node(total: Tensor) -> None:
+    """Each rank is a node of its own, whose sum is its own tensor."""

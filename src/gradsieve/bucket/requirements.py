@@ -1,0 +1,148 @@
+"""What the sieve cannot work with, said in words."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gradsieve.bucket.bucket import Bucket
+from gradsieve.errors import SieveError
+from gradsieve.runtime.torch_private import divides_by_ranks_with_inputs, uncompiled
+from gradsieve.sieve import DTYPES
+
+OLDEST_TORCH = (2, 6)
+TAKEN = "float32, float16 and bfloat16"
+SHARDED = frozenset({"FullyShardedDataParallel", "FSDPModule", "DTensor"})
+"""Names of classes: importing them takes long, and what is not imported is not in use."""
+
+
+def require_word(name: str, word: str, known: Sequence[str]) -> str:
+    if word not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
+    return word
+
+
+def require_ddp(model: object) -> None:
+    """Raise TypeError unless `attach` takes the model; the message says what to attach to."""
+    if isinstance(model, DistributedDataParallel):
+        return
+    found = f"attach takes a torch.nn.parallel.DistributedDataParallel, got {type(model).__name__}"
+    inner = uncompiled(model)
+    if isinstance(inner, DistributedDataParallel):
+        raise TypeError(
+            f"{found}: attach before torch.compile: sieve = gs.attach(ddp); "
+            "model = torch.compile(ddp)"
+        )
+    require_unsharded(inner, found)
+    if inner is not model:
+        raise TypeError(
+            f"{found}: wrap and attach before torch.compile: ddp = DDP(model); "
+            "sieve = gs.attach(ddp); model = torch.compile(ddp)"
+        )
+    if isinstance(model, nn.DataParallel):
+        raise TypeError(
+            f"{found}, which trains in one process; wrap its module instead: model = "
+            "DDP(model.module), in one process a device"
+        )
+    raise TypeError(f"{found}; wrap the model first: model = DDP(model)")
+
+
+def require_unsharded(model: object, found: str) -> None:
+    """Raise TypeError where FSDP has cut the parameters; `found` begins the message."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    if any(is_sharded(part) for part in (model, *parameters)):
+        raise TypeError(
+            f"{found}, and FSDP has cut its parameters: each rank has the gradients of its own "
+            "part, and DDP cannot wrap it. Train the whole model with DDP, without FSDP"
+        )
+
+
+def is_sharded(part: object) -> bool:
+    return any(base.__name__ in SHARDED for base in type(part).__mro__)
+
+
+def require_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"{name} must be 0 or more, got {count}")
+
+
+def require_bucket(bucket: Bucket) -> None:
+    buffer = bucket.buffer()
+    if buffer.layout is not torch.strided:
+        raise SieveError(
+            "a parameter of shape "
+            f"{list(bucket.parameters()[0].shape)} has a sparse gradient, which the sieve "
+            "cannot prune; make it dense (torch.nn.Embedding(..., sparse=False))"
+        )
+    for parameter in bucket.parameters():
+        require_dtype(f"a parameter of shape {list(parameter.shape)}", parameter)
+    if buffer.dtype not in DTYPES:
+        raise SieveError(f"a bucket of gradients is {buffer.dtype}; the sieve takes {TAKEN}")
+
+
+def require_prunable(model: nn.Module, ignored: Collection[str] = ()) -> None:
+    """Raise SieveError where a parameter that is trained has gradients that cannot be pruned.
+
+    Args:
+        ignored: names of parameters that are not exchanged.
+    """
+    trained = {
+        id(parameter): name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in ignored
+    }
+    for name, parameter in model.named_parameters():
+        if id(parameter) in trained:
+            require_dtype(f"parameter {name}", parameter)
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or not module.sparse:
+            continue
+        if (parameter_name := trained.get(id(module.weight))) is not None:
+            kind = type(module).__name__
+            raise SieveError(
+                f"parameter {parameter_name} has sparse gradients, which the sieve cannot prune: "
+                f"make module {name or 'itself'} with {kind}(..., sparse=False), or freeze it"
+            )
+
+
+def require_dtype(what: str, parameter: Tensor) -> None:
+    """Raise SieveError unless the sieve takes gradients of the parameter's dtype."""
+    dtype = parameter.dtype
+    if dtype in DTYPES:
+        return
+    advice = "model.float() converts the parameters"
+    if dtype.is_complex:
+        advice = (
+            "keep it as a float32 parameter with a last dimension of 2, and call "
+            "torch.view_as_complex on it in forward"
+        )
+    raise SieveError(f"{what} is {dtype}; the sieve takes {TAKEN}: {advice}, or freeze it")
+
+
+def require_even_division(model: DistributedDataParallel) -> None:
+    """Raise SieveError inside a join that divides by the ranks that still have inputs."""
+    if divides_by_ranks_with_inputs(model):
+        raise SieveError(
+            "model.join(divide_by_initial_world_size=False) divides by the ranks that still have "
+            "inputs, the sieve always by all ranks: use model.join() alone"
+        )
+
+
+def require_all_buckets(model: DistributedDataParallel) -> None:
+    if getattr(model, "skip_all_reduce_unused_params", False):
+        raise SieveError(
+            "DDP(skip_all_reduce_unused_params=True) leaves buckets out, which the sieve must "
+            "see in every step; use find_unused_parameters=True alone"
+        )
+
+
+def require_torch(version: str | None = None) -> None:
+    found = torch.__version__ if version is None else version
+    major, minor = (int(part) for part in found.split(".")[:2])
+    if (major, minor) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise SieveError(
+            f"gradsieve needs torch {oldest} or later, found {found}: pip install -U torch"
+        )

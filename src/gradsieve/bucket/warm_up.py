@@ -1,0 +1,72 @@
+"""Compiling ahead of the first step."""
+
+import time
+from functools import cache
+from threading import Timer
+
+import torch
+from numba.core.event import Event, Listener, install_listener
+
+from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section, whole_section
+from gradsieve.rotation import Rotation
+from gradsieve.runtime.notices import tell
+from gradsieve.sieve import measure, sample_magnitudes, select
+
+NOTICE_AFTER = 2.0
+"""Seconds of compiling."""
+
+
+@cache
+def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) -> None:
+    """Run every compiled function that training with these settings calls, on a few numbers.
+
+    The first time on a machine they are compiled, about half a minute on one core, and kept
+    on disk. In the first step all ranks would wait for it, and its time be counted as theirs.
+    """
+    with install_listener("numba:compile", Told()):
+        ones = torch.ones(8, dtype=torch.float32, device="cpu")
+        zeros = torch.zeros_like(ones)
+        measure(ones)
+        measure(ones, zeros)
+        sample_magnitudes(ones, zeros, 0)
+        indices, numbers, _ = select(ones, zeros, 0.5)
+        # Sums of a shot, and the measure of what coding takes, leave nothing in a residual.
+        residuals = [zeros.numpy(), None] if error_feedback else [None]
+        pruned = [
+            pruned_section(indices.numpy(), numbers.numpy(), 8, 0.5, values, residual=residual)
+            for residual in residuals
+        ]
+        whole = whole_section(ones.numpy(), values)
+        for decoded in decode_frame(encode_frame([*pruned, whole])).sections:
+            decoded.add_to(ones.numpy(), 1.0)
+        if rotates:
+            rotation = Rotation(2, 2, 2, ones.device)
+            rotation.learn(ones[:4])
+            rotation.turn([ones[:4]])
+            rotation.restore(ones[:4])
+
+
+class Told(Listener):
+    """Tells that something is compiled, once that has taken `NOTICE_AFTER` in all."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._left = NOTICE_AFTER
+        self._start = 0.0
+        self._timer = Timer(0, tell)
+
+    def on_start(self, event: Event) -> None:
+        # One function's compiling holds that of those that it calls; only one thread compiles.
+        self._depth += 1
+        if self._depth == 1:
+            self._start = time.perf_counter()
+            text = "gradsieve: compiling for this processor, which takes about half a minute"
+            self._timer = Timer(max(self._left, 0.0), tell, (text,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def on_end(self, event: Event) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._timer.cancel()
+            self._left -= time.perf_counter() - self._start

@@ -1,0 +1,87 @@
+"""Sections of frames, made from a parameter's values by the coding that the user has chosen."""
+
+import numpy as np
+
+from gradsieve.codec.coding import SLACK, Floats, Indices, Section
+from gradsieve.codec.codings import EXACT, VALUE_CODINGS, Values
+from gradsieve.codec.settings import SETTINGS
+from gradsieve.codec.survivors import ascend
+from gradsieve.runtime.arrays import FLOAT32, INT32, require_array, require_target
+
+SHORTEST_BLOCK, LONGEST_ROW = 128, 4096
+
+
+def whole_section(values: Floats, mode: Values) -> Section:
+    """Return a section of all elements of a parameter.
+
+    Args:
+        values: float32 [numel]. The section may share their memory.
+        mode: "float32" sends them exactly, any other mode as bfloat16.
+
+    Raises:
+        TypeError: the values are no array of float32.
+        ValueError: the values have several dimensions or are not contiguous.
+    """
+    require_array("values", values, FLOAT32)
+    return VALUE_CODINGS[mode].whole.encode(values)
+
+
+def pruned_section(
+    indices: Indices,
+    values: Floats,
+    numel: int,
+    threshold: float,
+    mode: Values,
+    *,
+    row: int = 0,
+    finite: bool = True,
+    residual: Floats | None = None,
+) -> Section:
+    """Return a section of a parameter's survivors.
+
+    What the values and the residual hold is not checked here; `gradsieve.encode` does.
+
+    Args:
+        indices: int32 [survivors], ascending, each in 0 .. numel - 1.
+        values: float32 [survivors], magnitudes of `threshold` or more. They must not share memory
+            with the residual.
+        mode: how values travel.
+        row: the number of elements of a row or filter of the parameter. A row, or several, may
+            have a count of survivors of its own. 0 where it is not known.
+        finite: whether no value is NaN or infinite. Others travel exactly in any mode.
+        residual: float32 [numel], 0 at `indices`. What the section does not carry is written
+            there.
+
+    Raises:
+        TypeError: an array has another dtype.
+        ValueError: sizes do not fit, an array is not contiguous, or the indices do not ascend
+            below `numel`.
+    """
+    require_array("indices", indices, INT32)
+    require_array("values", values, FLOAT32, indices.size)
+    if residual is not None:
+        require_target("the residual", residual, FLOAT32, numel)
+    if not indices.size:
+        return empty_section(numel, threshold)
+    if not ascend(indices, numel):
+        raise ValueError(f"indices must ascend strictly within 0..{numel - 1}")
+    parameter = indices, values, numel, smallest_block(row), np.float32(threshold), residual
+    section = VALUE_CODINGS[mode].pruned.encode(*parameter) if finite else None
+    return EXACT.encode(*parameter) if section is None else section
+
+
+def empty_section(numel: int, threshold: float = 0.0) -> Section:
+    """Return a section of a pruned parameter that sends nothing."""
+    payload = np.zeros(SETTINGS.size + SLACK, np.uint8)
+    SETTINGS.pack_into(payload.data, 0, max(numel, 1), threshold)
+    return Section(numel, 0, EXACT, payload[: SETTINGS.size])
+
+
+def smallest_block(row: int) -> int:
+    """Return the fewest elements that may share a count: a row, a few, or an even part of one."""
+    block = row or SHORTEST_BLOCK
+    while block < SHORTEST_BLOCK:
+        block *= 2
+    while block > LONGEST_ROW:
+        block = -(-block // 2)
+    return block

@@ -1,0 +1,180 @@
+"""The options of a sieve, spelled once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from operator import index
+from typing import Any, TypedDict, get_args
+
+from gradsieve.codec import VALUES, Values
+from gradsieve.control.budget import Budget
+from gradsieve.control.thresholds import Threshold
+from gradsieve.exchange.names import Exchange
+
+
+@dataclass(frozen=True, kw_only=True)
+class SieveConfig:
+    """The options of a sieve. They must be alike on all ranks, but for `node_size`.
+
+    `attach`, `SieveState` and `OuterSync` take them one by one, or a config and what differs from
+    it::
+
+        config = gs.SieveConfig(threshold=gs.Sigma(2), exchange="gather")
+        sieve = gs.attach(model, config, values="float32")
+
+    Raises:
+        TypeError: an option is of another type than below.
+        ValueError: an option has a value that is not listed, or a number is out of range.
+    """
+
+    threshold: Threshold | None = None
+    """The policy that sets each parameter's threshold. None: ``Budget("auto")``, which sends as
+    much as the backward pass hides."""
+
+    values: Values = "levels"
+    """How survivors travel. "levels": quantized to levels, whose lowest is at the threshold.
+    "bfloat16": rounded. "float32": exact. What rounding loses stays in the residual. Parameters
+    that travel whole are sent as float32 with "float32", and as bfloat16 otherwise."""
+
+    exchange: Exchange | None = None
+    """The topology of an exchange, or "auto" for the fastest on this link, looked at again and
+    again. "gather": every rank sends its frame to all others; traffic grows with the world size.
+    "two-shot": each rank adds up a part of the model, prunes the sum and sends it to all others;
+    traffic does not grow, latency doubles. "hierarchical": the ranks of a node add up their
+    gradients first, then each carries a part of the model to the other nodes. "dense": an
+    all-reduce of everything. "dense-fp16": an all-reduce in float16, which loses what it rounds
+    off. None: "auto" with a `Budget`, else "gather"."""
+
+    node_size: int | None = None
+    """Number of consecutive ranks that share a machine. None: the launcher's
+    ``LOCAL_WORLD_SIZE``."""
+
+    rotation: int = 0
+    """Prune the coefficients of matrices in bases that follow the gradients, in blocks of at most
+    this many rows and columns; 0 prunes the elements themselves. A few coefficients carry most of
+    a gradient. A block size of 256 takes some 1,000 operations an element and step, as much as
+    training on 170 rows of input; it pays where less than one bit an element fits."""
+
+    error_feedback: bool = True
+    """Keep what is pruned in a residual and add it to the next gradient. False drops it."""
+
+    min_numel: int | None = None
+    """Parameters with fewer elements (biases, norms) travel whole. None: 2,048, or less (down to
+    256) where such parameters hold more than a twentieth of all elements."""
+
+    start_step: int = 0
+    """The first step that prunes; the steps before it are plain all-reduces."""
+
+    ramp_steps: int = 0
+    """Number of steps, from `start_step` on, in which the threshold rises from 0 to the
+    policy's."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is None:
+            object.__setattr__(self, "threshold", Budget("auto"))
+        require_policy(self.threshold)
+        if self.exchange is None:
+            object.__setattr__(self, "exchange", default_exchange(self.policy))
+        require_word("values", self.values, VALUES)
+        require_word("exchange", self.exchange, get_args(Exchange))
+        if not isinstance(self.error_feedback, bool):
+            raise TypeError(f"error_feedback must be True or False, got {self.error_feedback!r}")
+        for name in ("rotation", "start_step", "ramp_steps"):
+            require_count(name, getattr(self, name))
+        if self.min_numel is not None:
+            require_count("min_numel", self.min_numel)
+        if self.node_size is not None:
+            require_count("node_size", self.node_size, least=1)
+
+    @property
+    def policy(self) -> Threshold:
+        """The threshold policy, where `threshold` was None the default."""
+        assert self.threshold is not None
+        return self.threshold
+
+    @property
+    def topology(self) -> Exchange:
+        """The exchange, where it was None the default."""
+        assert self.exchange is not None
+        return self.exchange
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One line for each option that must be alike on all ranks, such as ``rotation=0``."""
+        return tuple(
+            f"{option.name}={getattr(self, option.name)}"
+            for option in fields(self)
+            if option.name != "node_size"
+        )
+
+
+class Options(TypedDict, total=False):
+    """The fields of `SieveConfig`, as keyword arguments of the functions that take them."""
+
+    threshold: Threshold | None
+    values: Values
+    exchange: Exchange | None
+    node_size: int | None
+    rotation: int
+    error_feedback: bool
+    min_numel: int | None
+    start_step: int
+    ramp_steps: int
+
+
+OPTIONS = tuple(option.name for option in fields(SieveConfig))
+assert tuple(Options.__annotations__) == OPTIONS
+
+
+def config_from(
+    caller: Callable[..., object], config: SieveConfig | None, options: Options
+) -> SieveConfig:
+    """The config that `caller` was given, with its other options replaced.
+
+    Raises:
+        TypeError: an option does not exist or is of another type; `config` is none.
+        ValueError: as `SieveConfig`.
+    """
+    name = caller.__qualname__.removesuffix(".__init__")
+    if config is not None and not isinstance(config, SieveConfig):
+        hint = f"; write threshold={config!r}" if hasattr(config, "measured") else ""
+        raise TypeError(f"{name}: config must be a SieveConfig, got {config!r}{hint}")
+    for option in options:
+        if option not in OPTIONS:
+            close = get_close_matches(option, OPTIONS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; it takes {', '.join(OPTIONS)}"
+            raise TypeError(f"{name} has no option {option!r}{hint}")
+    return SieveConfig(**options) if config is None else replace(config, **options)
+
+
+def default_exchange(policy: Threshold) -> Exchange:
+    """The exchange of a config that names none."""
+    return "auto" if isinstance(policy, Budget) else "gather"
+
+
+def require_policy(threshold: object) -> None:
+    """Raise TypeError where `threshold` is no policy."""
+    if isinstance(threshold, type) or not hasattr(threshold, "measured"):
+        raise TypeError(
+            "the threshold must be a policy such as gradsieve.Density(0.01) or "
+            f"gradsieve.Fixed(0.1), got {threshold!r}"
+        )
+
+
+def require_word(name: str, word: Any, known: tuple[str, ...]) -> str:
+    """Return `word`; raise ValueError where it is not one of the known ones."""
+    if not isinstance(word, str) or word not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
+    return word
+
+
+def require_count(name: str, count: Any, least: int = 0) -> None:
+    """Raise TypeError where `count` is no whole number, ValueError where it is below `least`."""
+    try:
+        if isinstance(count, bool):
+            raise TypeError
+        index(count)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {count!r}") from None
+    if count < least:
+        raise ValueError(f"{name} must be {least} or more, got {count}")

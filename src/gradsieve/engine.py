@@ -1,0 +1,325 @@
+"""The way of a bucket: select, encode, exchange, decode; and the life of a step."""
+
+import math
+import time
+import weakref
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.plan import Plan
+from gradsieve.bucket.rank_sieve import RankSieve
+from gradsieve.bucket.requirements import require_bucket, require_even_division
+from gradsieve.bucket.strides import Layouts
+from gradsieve.control.reports import Reports
+from gradsieve.errors import MismatchError
+from gradsieve.exchange.agreement import Description, require_agreement
+from gradsieve.exchange.all_reduce import AllReduce
+from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.groups import Groups
+from gradsieve.exchange.nodes import computing_threads
+from gradsieve.exchange.nonfinite import sources
+from gradsieve.exchange.worker import ExchangeWorker
+from gradsieve.parameters.nonfinite import is_finite, note_nonfinite
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.rotation.cost import RotationCost, ScarceBits
+from gradsieve.runtime.devices import Handover, catch_up, future_on
+from gradsieve.runtime.torch_private import is_in_backward
+from gradsieve.saved.sieve import require_own_place
+from gradsieve.telemetry.closing import close_step
+from gradsieve.telemetry.record import Observer, StepRecord
+from gradsieve.topology import DENSE, DenseTopology, FrameTopology
+from gradsieve.topology.current import CurrentTopology
+from gradsieve.topology.transport import run_exchange
+
+
+class Engine:
+    """Exchanges the buckets of a rank's steps.
+
+    The training thread calls `begin_step`, `exchange` for each bucket, and `end_step`. Frames are
+    made and read in the worker's thread, while the backward pass computes other buckets.
+
+    Args:
+        process_group: the ranks that exchange; None: the default group.
+    """
+
+    def __init__(self, sieve: RankSieve, process_group: dist.ProcessGroup | None) -> None:
+        config = sieve.config
+        self.sieve = sieve
+        self.reports = Reports()
+        self.topology = CurrentTopology(config.topology, config.policy)
+        self.groups = Groups(process_group, config.node_size, self.reports.notes)
+        self.worker = ExchangeWorker()
+        self.observers: list[Observer] = []
+        self.turns = 1
+        """Number of steps that show all parameters, each about as many."""
+        self.loaded_place: tuple[int, int] | None = None
+        """Rank and world size of a state that was loaded."""
+        self._all_reduces: list[AllReduce] = []
+        """Those of this step."""
+        self._layouts = Layouts()
+        self._ddp: weakref.ref[DistributedDataParallel] | None = None
+        """The model; it keeps the hook's state, and neither would ever be freed."""
+        self._device = torch.device("cpu")
+        self._rotation_cost, self._scarce_bits = RotationCost(), ScarceBits()
+
+    @property
+    def world_size(self) -> int:
+        return self.groups.group.size()
+
+    def serve(self, model: DistributedDataParallel) -> None:
+        """Exchange the gradients of this model."""
+        self.groups.use_unless_given(model.process_group)
+        self._ddp = weakref.ref(model)
+
+    # The way of a bucket.
+
+    def exchange(self, bucket: Bucket) -> torch.futures.Future[Tensor]:
+        """Exchange a bucket between `begin_step` and `end_step`, which waits for it.
+
+        Returns:
+            The bucket's buffer, when it holds the average of the ranks' survivors.
+
+        Raises:
+            SieveError: on every rank, where the bucket cannot be handled.
+        """
+        parameters = self._meet(bucket)
+        topology = DENSE if self.sieve.plain else self.topology.now
+        if isinstance(topology, DenseTopology):
+            return self._all_reduce(topology, bucket, parameters)
+        plan = self.sieve.plan(topology, parameters, *topology.place(self.groups))
+        buffer = bucket.buffer()
+        future, asked = future_on(buffer.device), Handover(buffer.device)
+
+        def job() -> None:
+            with asked.taken_over():
+                future.set_result(self.exchange_frames(topology, plan, buffer))
+
+        self.sieve.step.clock.buckets += 1
+        self.worker.submit(job)
+        return future
+
+    def exchange_frames(self, topology: FrameTopology, plan: Plan, buffer: Tensor) -> Tensor:
+        """In the worker's thread: replace the bucket's gradients by the average of all ranks."""
+        sieve, groups = self.sieve, self.groups
+        sieve.open(plan, self.world_size, groups.add_up_on_node)
+        topology.prepare(sieve.step, plan, buffer, groups)
+        sections = sieve.select(plan, buffer)
+        frames = sieve.encode(plan, sections)
+        exchange = topology.exchange(sieve.step, plan, frames)
+        contributions = run_exchange(exchange, groups, sieve.step.clock)
+        return sieve.average(plan, contributions, buffer, self.world_size)
+
+    def _all_reduce(
+        self, topology: DenseTopology, bucket: Bucket, parameters: list[ParameterState]
+    ) -> torch.futures.Future[Tensor]:
+        """Average the whole bucket, where steps are not plain with what residuals hold."""
+        clock, buffer = self.sieve.step.clock, bucket.buffer()
+        clock.plain = True
+        clock.elements += buffer.numel()
+        clock.sent_elements += buffer.numel()
+        if not self.topology.is_alone:
+            clock.frame_bytes += buffer.numel() * (topology.element_size or buffer.element_size())
+        named = [(parameter.name, parameter.numel) for parameter in parameters]
+        note_nonfinite(clock, named or described(bucket.parameters()), buffer)
+        if not self.sieve.plain:
+            self.sieve.give_residuals(parameters, buffer, self.world_size)
+        all_reduce = topology.reduce(buffer, self.groups)
+        self._all_reduces.append(all_reduce)
+        return all_reduce.average
+
+    def _meet(self, bucket: Bucket) -> list[ParameterState]:
+        """What is kept for the bucket's parameters, in its order; nothing while names are unknown.
+
+        Raises:
+            SieveError: on every rank, where the bucket cannot be handled.
+        """
+        require_bucket(bucket)
+        parameters = self.sieve.parameters.meet(bucket.parameters(), last=bucket.is_last())
+        if self.observers:
+            gradients = bucket.gradients()
+            for observer in self.observers:
+                observer.see_gradients(self.sieve.number, parameters, gradients)
+        return parameters
+
+    def follow_layout(self, bucket: Bucket) -> None:
+        """Lay residuals out as the gradients lie in a bucket of DDP's; raises as `Layouts.follow`.
+
+        Before `exchange`, in the same order on all ranks.
+        """
+        require_bucket(bucket)
+        if not is_in_backward():
+            # A rank that has joined answers with zeros, which no gradient of its own shows.
+            return
+        if self._layouts.follow(bucket, self.sieve.parameters.known, self.world_size):
+            self.sieve.forget_plans()
+
+    # The life of a step.
+
+    def begin_step(self, first: Bucket) -> None:
+        """
+        Args:
+            first: the step's bucket of index 0.
+
+        Raises:
+            SieveError: on every rank, where the ranks differ.
+        """
+        self.settle()
+        sieve, groups, buffer = self.sieve, self.groups, first.buffer()
+        model = None if self._ddp is None else self._ddp()
+        if model is not None:
+            require_even_division(model)
+        if not groups.have_met:
+            self._compare_ranks(first)
+        if groups.begin_step(sieve.number, self.topology.exchange) and not sieve.plain:
+            self.worker.submit(groups.settle)
+            self.finish()
+        self.topology.begin_step(groups, sieve.parameters, self.turns)
+        self.reports.begin_step()
+        self._device = buffer.device
+        sieve.begin_step(computing_threads(self._device))
+
+    def _compare_ranks(self, first: Bucket) -> None:
+        sieve, groups = self.sieve, self.groups
+        if not sieve.stands_for_weights:
+            groups.meet(first.buffer())
+        fault = self._fault_of_loaded(first)
+        mine = Description(
+            settings=(
+                *sieve.settings,
+                f"step={sieve.number}",
+                f"state loaded={fault or self.loaded_place is not None}",
+            ),
+            parameters=tuple(
+                f"{n} {list(p.shape)} {p.dtype}"
+                for n, p in sieve.parameters.described(first.parameters())
+            ),
+        )
+        require_agreement(mine, groups.group)
+        if fault:
+            raise ValueError(fault)
+        groups.agree(self.topology.exchange)
+
+    def _fault_of_loaded(self, first: Bucket) -> str:
+        """Why a state that was loaded is not that of this rank and model; empty where it is."""
+        if self.loaded_place is None:
+            return ""
+        try:
+            require_own_place(*self.loaded_place, *self.groups.own_place)
+            self.sieve.parameters.require_awaited(first.parameters())
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def settle(self) -> None:
+        """Clear up what a backward pass that was cut short has left."""
+        self.finish()
+        self.sieve.settle()
+
+    def finish(self) -> None:
+        """Wait for the worker and the all-reduces; on an error nothing that was sent is lost."""
+        try:
+            with self.sieve.step.clock.waiting():
+                self.worker.finish(self.groups.look)
+                self._finish_all_reduces()
+            catch_up(self._device)
+        except BaseException as error:
+            mismatch = self.groups.mismatch_behind(error)
+            if mismatch is not None:
+                self.groups.part(self.worker)
+            # Interrupted in the wait, the worker may still be selecting: the next step puts back.
+            if self.worker.is_idle:
+                self.sieve.put_back()
+            if mismatch is not None and mismatch is not error:
+                raise mismatch from error
+            raise
+
+    def _finish_all_reduces(self) -> None:
+        """Raise ExchangeError where one failed; note where an average is not finite."""
+        unfinished, self._all_reduces = self._all_reduces, []
+        try:
+            averages = [all_reduce.finish(self.groups.look) for all_reduce in unfinished]
+        except BaseException as error:
+            for all_reduce in unfinished:
+                all_reduce.leave()
+            if isinstance(error, RuntimeError) and not isinstance(error, MismatchError):
+                raise unreachable(self.groups.group, error) from error
+            raise
+        self.sieve.step.clock.nonfinite_anywhere |= not all(map(is_finite, averages))
+
+    def end_step(self) -> StepRecord:
+        """Wait for the exchanges of a step and close it, after its last bucket.
+
+        Here and not in DDP, which would wait next: an error raised here reaches the training loop
+        as it is.
+        """
+        sieve, clock, topology = self.sieve, self.sieve.step.clock, self.topology
+        window = time.perf_counter() - clock.start
+        is_plain, scale = sieve.plain, sieve.thresholds.scale
+        name, reason = "plain" if is_plain else topology.now.name, topology.reason
+        self.finish()
+        clock.meet_seconds = self.reports.notes.seconds
+        nonfinite = self._skip_step(is_plain) if clock.nonfinite_anywhere else {}
+        sieve.commit(skipped=clock.nonfinite_anywhere)
+        record, report = close_step(
+            clock,
+            step=sieve.step.number,
+            exchange=name,
+            reason=reason,
+            seconds=self.reports.end_step() if not is_plain else math.inf,
+            window=window,
+            scale=scale,
+            residual_norm=sieve.residual_norm(),
+            loss_scale=sieve.step.loss_scale,
+            nonfinite_parameters=nonfinite,
+        )
+        if not is_plain:
+            topology.end_step(report, self.reports, clock, sieve.thresholds)
+        # Before residuals and bases begin to turn.
+        for observer in list(self.observers):
+            observer.end_step(record)
+        if sieve.is_turn_due:
+            self._submit_turn()
+        self._give_hints(record)
+        return record
+
+    def _skip_step(self, is_plain: bool) -> dict[int, list[str]]:
+        """Leave nothing of this step behind.
+
+        Returns:
+            As `StepRecord.nonfinite_parameters`.
+        """
+        if not is_plain:
+            self.reports.tell_nothing()
+        self.sieve.skip()
+        return sources(self.groups.everyone, self.sieve.step.clock.nonfinite_names)
+
+    def _submit_turn(self) -> None:
+        """Turn the bases in the worker, while the optimizer and the next forward pass run."""
+        device = next(p.device for p in self.sieve.parameters if p.rotation is not None)
+        asked = Handover(device)
+
+        def turn() -> None:
+            with asked.taken_over():
+                self.sieve.turn(self.world_size, self.groups.add_up_on_node)
+
+        self.worker.submit_local(turn)
+
+    def _give_hints(self, record: StepRecord) -> None:
+        """Tell, on the first rank, where rotation is not worth its time, or is missing."""
+        if record.plain or self.groups.group.rank() != 0:
+            return
+        rotations = [p.rotation for p in self.sieve.parameters if p.rotation is not None]
+        if rotations:
+            self._rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
+        elif self.sieve.thresholds.budget is not None:
+            self._scarce_bits.end_step(record.bits_per_parameter)
+
+
+def described(parameters: Sequence[Tensor]) -> list[tuple[str, int]]:
+    """Stand-ins for names, where there are none yet, and numbers of elements."""
+    return [(f"a parameter of shape {list(p.shape)}", p.numel()) for p in parameters]

@@ -1,0 +1,35 @@
+"""Runs the exchanges of many ranks in one process."""
+
+from collections.abc import Sequence
+
+from gradsieve.bucket.average import Contribution
+from gradsieve.topology.topology import Answer, Exchanging, Request, ToAll, ToEach
+
+
+def play_exchanges(exchanges: Sequence[Exchanging]) -> list[Contribution]:
+    """Hand the frames of all ranks to each other.
+
+    Returns:
+        What the first rank adds up. All ranks add up the same, so that the others need not.
+    """
+    first, *others = exchanges
+    requests = [next(exchange) for exchange in exchanges]
+    while True:
+        answers = answers_to(requests)
+        try:
+            requests = [first.send(answers[0])]
+        except StopIteration as done:
+            contributions: list[Contribution] = done.value
+            return contributions
+        requests += [other.send(answer) for other, answer in zip(others, answers[1:], strict=True)]
+
+
+def answers_to(requests: Sequence[Request]) -> list[Answer]:
+    """The frames that arrive at each rank; all ranks have asked for the same."""
+    to_all = [request.frame for request in requests if isinstance(request, ToAll)]
+    if to_all:
+        return [[to_all]] * len(requests)
+    to_each = [request.frames for request in requests if isinstance(request, ToEach)]
+    if not to_each:
+        raise ValueError("ranks that are played in one process are not divided into nodes")
+    return [[list(arriving)] for arriving in zip(*to_each, strict=True)]

@@ -1,0 +1,279 @@
+"""Which state belongs to which parameter: named by the model, or numbered as DDP shows them."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from gradsieve.errors import SieveError
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.saving import (
+    SavedParameter,
+    load_parameter,
+    require_parameter_fits,
+    save_parameter,
+)
+from gradsieve.parameters.small import choose_min_numel, tell_of_whole
+from gradsieve.saved.names import counterparts, module_prefix, plain_names
+from gradsieve.saved.seal import crc_of
+from gradsieve.saved.sieve import require_weights
+
+ANOTHER_MODEL = "make one SieveState a model"
+
+
+class Loaded(NamedTuple):
+    """A loaded state whose parameters are not all known yet."""
+
+    parameters: Mapping[str, SavedParameter]
+    weights: Mapping[str, int]
+    """Checksums of the model's parameters when it was saved."""
+
+
+class Registry:
+    """The parameters of one model, by name.
+
+    Without `bind` the names are known when DDP has shown its last bucket, or at once where a
+    loaded state says how many parameters there are.
+
+    Args:
+        min_numel, rotation: as in `SieveState`.
+    """
+
+    def __init__(self, min_numel: int | None, rotation: int) -> None:
+        self.min_numel = min_numel
+        """As chosen by the model, when its parameters are known; a saved state's where it is to
+        be loaded."""
+        self._rotation = rotation
+        self.can_undo = True
+        """A step can be taken back."""
+        self._model: nn.Module | None = None
+        self._states: dict[str, ParameterState] = {}
+        self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
+        self._shown: list[list[Tensor]] = []
+        """The buckets of a step in which the names are not known."""
+        self._awaiting: Loaded | None = None
+        self._unproven: Mapping[str, int] = {}
+        """Checksums that parameters must have, where a state was loaded before they were known."""
+
+    def __iter__(self) -> Iterator[ParameterState]:
+        return iter(self._states.values())
+
+    @property
+    def states(self) -> Mapping[str, ParameterState]:
+        return self._states
+
+    @property
+    def nameless(self) -> bool:
+        """This step began before the names were known."""
+        return bool(self._shown)
+
+    def known(self, parameter: Tensor) -> ParameterState | None:
+        """What is kept for a parameter; None while the names are unknown."""
+        found = self._by_id.get(id(parameter))
+        return None if found is None else found[1]
+
+    def end_step(self) -> None:
+        self._shown = []
+
+    def described(self, bucket: list[Tensor]) -> list[tuple[str, Tensor]]:
+        """Names and parameters; while there are none, those of the first bucket, numbered."""
+        known = [(state.name, own) for own, state in self._by_id.values()]
+        return known or numbers_for([bucket])
+
+    # Copies.
+
+    @property
+    def is_numbered(self) -> bool:
+        """It has parameters, or a loaded state of some, and no model has named them."""
+        awaited = () if self._awaiting is None else self._awaiting.parameters
+        numbered = bool(awaited) and all(name.isdecimal() for name in awaited)
+        return self._model is None and (bool(self._states) or numbered)
+
+    def blank(self) -> "Registry":
+        """One with the same settings, and no parameters yet."""
+        return Registry(self.min_numel, self._rotation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is kept of each parameter, without the model and its parameters."""
+        return self.__dict__ | {"_model": None, "_by_id": {}, "_shown": []}
+
+    # Names.
+
+    def bind(self, model: nn.Module, ignored: Collection[str] = ()) -> None:
+        """Take the parameters and names of a model, once.
+
+        Raises:
+            SieveError: they are another model's, or numbered already.
+            ValueError: a state was loaded that is another model's.
+        """
+        named = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and name not in ignored
+        }
+        self.bind_named(model, list(zip(plain_names([*named]), named.values(), strict=True)))
+
+    def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
+        """As `bind`, of parameters that stand for those of the model."""
+        if self._model is model:
+            return
+        if self._model is not None:
+            raise SieveError(f"this state is bound to another model already; {ANOTHER_MODEL}")
+        if self._by_id or self._shown:
+            raise SieveError("bind the state before the first training step, not after it")
+        self._keep(named)
+        self._model = model
+
+    def meet(self, parameters: list[Tensor], *, last: bool) -> list[ParameterState]:
+        """The states of a bucket's parameters, in its order; none while the names are unknown.
+
+        Raises:
+            SieveError: a parameter is of another model.
+        """
+        if self._model is None:
+            self._number(parameters, last=last)
+        if self._shown:
+            return []
+        return [self._state_of(parameter) for parameter in parameters]
+
+    def _number(self, parameters: list[Tensor], *, last: bool) -> None:
+        if all(id(parameter) in self._by_id for parameter in parameters):
+            return
+        if self._by_id and self._awaiting is None:
+            raise SieveError(
+                f"this state has met a parameter that is not of its model; {ANOTHER_MODEL}"
+            )
+        if self._awaiting is not None:
+            total = len(self._awaiting.parameters) - len(self._by_id)
+            self._keep(numbers_for([parameters], total), complete=last)
+            return
+        self._shown.append(parameters)
+        if last:
+            self._keep(numbers_for(self._shown))
+
+    def _keep(self, named: Sequence[tuple[str, Tensor]], *, complete: bool = True) -> None:
+        if self.min_numel is None:
+            self.min_numel = choose_min_numel([parameter.numel() for _, parameter in named])
+        prefix = module_prefix([name for name, _ in named])
+        made = []
+        for name, parameter in named:
+            state = ParameterState(
+                name,
+                parameter,
+                whole=parameter.numel() < self.min_numel,
+                rotation=self._rotation,
+                can_undo=self.can_undo,
+            )
+            state.label = name.removeprefix(prefix)
+            made.append((parameter, state))
+        self._load_awaited([state for _, state in made], complete=complete)
+        for parameter, state in made:
+            self._states[state.name] = state
+            self._by_id[id(parameter)] = (parameter, state)
+        if complete:
+            tell_of_whole(list(self), self.min_numel)
+
+    def _load_awaited(self, made: Sequence[ParameterState], *, complete: bool) -> None:
+        """Into parameters that have just become known; changes nothing where they do not fit."""
+        if self._awaiting is None:
+            return
+        parameters, weights = self._awaiting
+        mine = [*self._states, *(state.name for state in made)]
+        names = counterparts(parameters, mine if complete else {*mine, *parameters})
+        for state in made:
+            require_parameter_fits(state, parameters[names[state.name]])
+        for state in made:
+            load_parameter(state, parameters[names[state.name]])
+        self._unproven = {name: weights[names[name]] for name in mine}
+        if complete:
+            self._awaiting = None
+
+    def _state_of(self, parameter: Tensor) -> ParameterState:
+        found = self._by_id.get(id(parameter))
+        if found is None:
+            raise SieveError(
+                f"a parameter of shape {list(parameter.shape)} is not of the model that this "
+                f"state is bound to; {ANOTHER_MODEL}"
+            )
+        return found[1]
+
+    # Checkpoints.
+
+    def weights(self) -> dict[str, int] | None:
+        """A checksum of each parameter; None while there are none."""
+        found = {state.name: crc_of(parameter) for parameter, state in self._by_id.values()}
+        awaited = {} if self._awaiting is None else self._awaiting.weights
+        return {**awaited, **found} or None
+
+    def save(self) -> dict[str, SavedParameter]:
+        awaited = {} if self._awaiting is None else self._awaiting.parameters
+        return {**awaited, **{name: save_parameter(s) for name, s in self._states.items()}}
+
+    def require_fit(
+        self,
+        saved: Mapping[str, SavedParameter],
+        saved_weights: Mapping[str, int] | None,
+        weights: Mapping[str, int] | None = None,
+    ) -> None:
+        """Raise ValueError where it is of another model, as far as the parameters are known.
+
+        Args:
+            weights: as for `require_loadable`.
+        """
+        if not self._is_complete:
+            return
+        names = counterparts(saved, self._states)
+        for name, state in self._states.items():
+            require_parameter_fits(state, saved[names[name]])
+        mine = self.weights() if weights is None else weights
+        if saved_weights is not None and mine is not None:
+            require_weights({name: saved_weights[names[name]] for name in mine}, mine)
+
+    def require_awaited(self, first: list[Tensor]) -> None:
+        """Raise ValueError where a state that was loaded before its model is of another model, or
+        of other weights, as far as the first bucket of a step shows."""
+        if self._awaiting is not None:
+            if not all(name.isdecimal() for name in self._awaiting.parameters):
+                raise ValueError(
+                    "the loaded state is of a model's names, or of another model, and this one is "
+                    "bound to none: call state.bind(model) before the first step"
+                )
+            named = numbers_for([first], len(self._awaiting.parameters))
+            counterparts(self._awaiting.parameters, {*self._awaiting.parameters, *dict(named)})
+            require_weights(
+                self._awaiting.weights, {name: crc_of(parameter) for name, parameter in named}
+            )
+        elif self._unproven:
+            require_weights(self._unproven, self.weights() or {})
+            self._unproven = {}
+
+    def load(
+        self, saved: Mapping[str, SavedParameter], saved_weights: Mapping[str, int] | None
+    ) -> None:
+        """What `require_fit` lets pass: now, or as soon as the parameters are known."""
+        if not self._is_complete:
+            self._states, self._by_id = {}, {}
+            self._awaiting = Loaded(dict(saved), saved_weights or {}) if saved else None
+            return
+        names = counterparts(saved, self._states)
+        for name, state in self._states.items():
+            load_parameter(state, saved[names[name]])
+        self._unproven = {}
+
+    @property
+    def _is_complete(self) -> bool:
+        """All parameters are known."""
+        return bool(self._states) and self._awaiting is None
+
+
+def numbers_for(
+    buckets: Sequence[Sequence[Tensor]], total: int | None = None
+) -> list[tuple[str, Tensor]]:
+    """Names of parameters that no model has named: their place in `model.parameters()`.
+
+    DDP's first buckets hold the parameters from the last to the first, in order within a bucket.
+    With fewer buckets than all, the number of parameters must be given.
+    """
+    ordered = [parameter for bucket in reversed(buckets) for parameter in bucket]
+    first = 0 if total is None else total - len(ordered)
+    return [(str(first + place), parameter) for place, parameter in enumerate(ordered)]

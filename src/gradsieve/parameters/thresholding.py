@@ -1,0 +1,70 @@
+"""Each parameter's threshold in each step: the policy, its moments, the ramp, the budget."""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gradsieve.control.budget import Budget, BudgetSteering
+from gradsieve.control.thresholds import Threshold
+from gradsieve.errors import SieveError
+from gradsieve.parameters.gradient_sizes import GradientSizes
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.sieve import Moments, measure, sample_magnitudes
+
+LARGEST_FLOAT = torch.finfo(torch.float32).max
+
+
+class Thresholding:
+    def __init__(self, policy: Threshold, start_step: int, ramp_steps: int) -> None:
+        self.policy = policy
+        self.start_step = start_step
+        self.ramp_steps = ramp_steps
+        self.sizes = GradientSizes()
+        self.budget = BudgetSteering(policy) if isinstance(policy, Budget) else None
+
+    @property
+    def scale(self) -> float:
+        """What a budget multiplies every threshold by."""
+        return 1.0 if self.budget is None else self.budget.scale
+
+    def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
+        """Ask the policy, and remember its answer; infinity where float32 cannot hold it.
+
+        Raises:
+            SieveError: the policy gave a negative threshold or NaN.
+        """
+        ramp = min(1.0, (step - self.start_step + 1) / (self.ramp_steps + 1))
+        moments = parameter.moments
+        if self.policy.measured == "gradient":
+            moments = measure(gradient)
+        elif self.policy.measured == "balanced":
+            moments = self.sizes.balanced(parameter, gradient)
+        elif (
+            moments is None
+            or parameter.threshold is None
+            or ramp < 1
+            or self.policy.measured == "accumulated"
+        ):
+            # In a ramp the last moments are those of a lower threshold, which would draw it down.
+            moments = measure(gradient, left)
+        if self.policy.measured == "magnitudes":
+            sample = sample_magnitudes(gradient, left, step)
+            moments = replace(moments, magnitudes=sample)
+        threshold = self.policy.next(moments, parameter.threshold)
+        if not threshold >= 0:
+            raise SieveError(
+                f"{self.policy} gave the threshold {threshold} for {parameter.name}; a policy "
+                "must give 0 or more"
+            )
+        # An all-zero parameter teaches nothing; its first threshold is still to come.
+        parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
+        ramped = ramp * self.scale * threshold
+        return ramped if ramped <= LARGEST_FLOAT else math.inf
+
+    def observe(self, parameter: ParameterState, moments: Moments) -> None:
+        """What the selection of this step has found."""
+        parameter.moments = moments
+        if self.policy.measured == "balanced":
+            self.sizes.add(parameter, moments.numel, moments.gradient_square_sum)

@@ -1,0 +1,1 @@
+"""What everything else runs on: kernels, threads, devices, notices, private names of torch."""

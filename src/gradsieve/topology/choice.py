@@ -1,0 +1,129 @@
+"""exchange="auto": the topology of the next step, by what steps have taken so far."""
+
+import math
+import statistics
+from collections import deque
+
+from gradsieve.exchange.cost import Links
+from gradsieve.telemetry.report import StepReport
+from gradsieve.topology import DENSE, FRAMES, GATHER, HIERARCHICAL
+from gradsieve.topology.topology import AnyTopology, FrameTopology
+
+REMEMBERED = 10
+"""Steps of the sieve that medians are taken of."""
+FIRST_RUN, LONGEST_RUN = 5, 160
+"""Dense steps in a row; as long as they are quicker each run is twice as long as the last."""
+FIRST_REASON = "the first steps: the optimizer gets to know every element"
+LOOK = 4
+"""Steps of the sieve after a run: what ranks tell each other travels with frames, a step late."""
+FIRST_PAUSE, LONGEST_PAUSE = 10, 320
+"""Steps of the sieve until a dense run is tried again; after each that was slower twice as many."""
+FIRST_SECONDS = 60.0
+"""For the dense steps at the start, as the link promises."""
+WORTH = 1.02
+"""Times a step with frames: a dense one that takes no longer is preferred, it loses nothing."""
+LEAST_GAIN = 0.02
+"""Of a step: what saves less is no reason to prune the sum as well."""
+
+
+class Choice:
+    """Chooses the topology of the next step; from the same reports all ranks choose the same.
+
+    The first steps are dense: optimizers that divide by a running mean of squares (Adam) then know
+    every element, and steps are measured. Dense steps are tried again where the cost model says
+    that they may be quicker: no model knows what an all-reduce takes of the processor. The topology
+    of frames is computed.
+
+    Args:
+        links: as measured.
+        gradient_bytes: size of all gradients, as an all-reduce sends them.
+        may_be_dense: everything may travel, where that is quicker.
+    """
+
+    def __init__(self, links: Links, gradient_bytes: int, *, may_be_dense: bool = True) -> None:
+        self.may_be_dense = may_be_dense
+        self.links, self.gradient_bytes = links, gradient_bytes
+        self.frames: FrameTopology = GATHER if links.nodes is None else HIERARCHICAL
+        """The topology of steps that are not dense."""
+        promised = DENSE.seconds(links, gradient_bytes, 0.0)
+        first = min(FIRST_RUN, FIRST_SECONDS / max(1e-9, promised))
+        self.steps: deque[float] = deque(maxlen=REMEMBERED)
+        """Seconds of the sieve's steps."""
+        self.exposed: deque[float] = deque(maxlen=REMEMBERED)
+        self.run = self.dense_left = int(first) if may_be_dense else 0
+        self.reason = FIRST_REASON if self.run else "nothing is measured yet"
+        self.pause = self.countdown = FIRST_PAUSE
+        self.is_looking = False
+
+    @property
+    def topology(self) -> AnyTopology:
+        """The topology of the next step."""
+        return DENSE if self.dense_left else self.frames
+
+    def end_dense_step(self) -> None:
+        self.dense_left -= 1
+        if not self.dense_left and self.run >= FIRST_RUN:
+            self.is_looking, self.countdown = True, LOOK
+            self.reason = "to see what the sieve would take"
+
+    def end_sieve_step(self, report: StepReport, buckets: int) -> None:
+        """After a step with frames, by the slowest rank's report of such a step not long ago."""
+        self.steps.append(report.step)
+        self.exposed.append(report.exposed)
+        self.countdown -= 1
+        if self.countdown > 0:
+            return
+        if self.is_looking:
+            self.is_looking = False
+            self.judge(report, buckets)
+        elif self.may_be_dense and self.expected_dense(report, buckets) < statistics.median(
+            self.exposed
+        ):
+            self.begin_run(FIRST_RUN, "an all-reduce may be hidden better than frames")
+        else:
+            self.choose_frames(report, buckets)
+            self.countdown = FIRST_PAUSE
+
+    def judge(self, report: StepReport, buckets: int) -> None:
+        dense = report.dense_step
+        sieve = statistics.median(self.steps)
+        measured = f"{1000 * dense:.1f} ms a dense step, {1000 * sieve:.1f} ms with frames"
+        if dense <= WORTH * sieve:
+            self.pause = FIRST_PAUSE
+            self.begin_run(min(LONGEST_RUN, 2 * self.run), measured)
+            return
+        self.choose_frames(report, buckets)
+        self.reason = measured
+        self.pause = min(LONGEST_PAUSE, 2 * self.pause)
+        self.countdown, self.run = self.pause, FIRST_RUN
+
+    def begin_run(self, steps: int, reason: str) -> None:
+        self.run = self.dense_left = steps
+        self.steps.clear()
+        self.exposed.clear()
+        self.reason = reason
+
+    def expected_dense(self, report: StepReport, buckets: int) -> float:
+        """Seconds that an all-reduce of everything would add to a step."""
+        seconds = DENSE.seconds(self.links, self.gradient_bytes, 0.0)
+        return max(seconds / buckets, seconds - report.window)
+
+    def choose_frames(self, report: StepReport, buckets: int) -> None:
+        # What a rank sends, to one rank or as sums, over one frame of all buckets.
+        made = self.frames.work(self.links, 1, 1).made
+        frame_bytes = report.frame_bytes / made / buckets
+        bucket_bytes = self.gradient_bytes / buckets
+        seconds = {
+            topology: buckets * topology.seconds(self.links, bucket_bytes, frame_bytes)
+            for topology in FRAMES
+        }
+        best = min(seconds, key=lambda topology: seconds[topology])
+        if seconds[self.frames] - seconds[best] > LEAST_GAIN * report.step:
+            self.frames = best
+            self.steps.clear()
+            self.exposed.clear()
+        self.reason = ", ".join(
+            f"{1000 * taken:.1f} ms of {topology.name}"
+            for topology, taken in seconds.items()
+            if taken < math.inf
+        )
