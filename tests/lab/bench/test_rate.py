@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from gradsieve.lab.bench.rate.play import PlayedRun, Setting, play
-from gradsieve.lab.bench.rate.report import comparisons, draw, rate_tables, summarize
+from gradsieve.lab.bench.rate.report import (
+    UNITS,
+    WHAT,
+    comparisons,
+    draw,
+    drawn_points,
+    method_name,
+    rate_tables,
+    summarize,
+)
 from gradsieve.lab.bench.rate.runs import RunFile
-from gradsieve.lab.workloads.workload import load_workload
+from gradsieve.lab.workloads.workload import WORKLOADS, load_workload
 
 SETTING = Setting(
     workload="gpt-small", method="sieve:density=0.05", learning_rate=1e-3, seed=3, steps=2, ranks=2
@@ -89,8 +98,49 @@ def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
     assert (tmp_path / "rate.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "rate.png").stat().st_size < 200_000
     picture = (tmp_path / "rate.svg").read_text()
-    assert "own learning rate" in picture
-    assert "each method's best" in picture
+    assert "A transformer of 1 M parameters, 2 steps on 2 ranks" in picture
+    assert "held-out loss, nats per byte (lower is better)" in picture
+    assert "dense training, 32 bits" in picture
+    assert "gradsieve, every step" in picture
+    assert "density=0.1" not in picture
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("fp16", "fp16"),
+        ("powersgd:4", "PowerSGD"),
+        ("topk:0.01", "top-k"),
+        ("sieve:balanced-sigma=1,rotation=256", "gradsieve, every step"),
+        ("local:every=20,balanced-sigma=1,start_step=200,start=sieve", "gradsieve, local steps"),
+        ("local:every=10,exchange=dense,lr=0.7,momentum=0.5", "DiLoCo"),
+        ("local:every=10,exchange=dense,lr=1,momentum=0", "local SGD"),
+        ("local:every=10,exchange=dense,lr=1,momentum=0,start_step=200", "post-local SGD"),
+        # Nobody can train with these.
+        ("local:every=20,balanced-sigma=1,residual_decay=0.9", None),
+        ("sieve-model:sigma=1,rotation=256", None),
+    ],
+)
+def test_a_method_is_drawn_by_its_name(method, name):
+    assert method_name(method) == name
+
+
+def test_the_frontier_holds_what_no_setting_with_as_few_bits_beats():
+    runs = [
+        made("powersgd:1", 1e-3, 0, 2.2, 0.6),
+        made("powersgd:2", 1e-3, 0, 2.3, 0.9),
+        made("powersgd:4", 1e-3, 0, 2.0, 1.6),
+        made("topk:0.01", 1e-3, 0, 2.5, 0.9),
+    ]
+    points = drawn_points(summarize(runs), higher_is_better=False)
+    assert {point["method"] for point in points if not point["frontier"]} == {"powersgd:2"}
+    points = drawn_points(summarize(runs), higher_is_better=True)
+    assert {point["method"] for point in points if not point["frontier"]} == {"powersgd:4"}
+
+
+def test_every_workload_has_a_title():
+    assert WHAT.keys() == WORKLOADS.keys()
+    assert {load_workload(name).metric_name for name in WORKLOADS} == UNITS.keys()
 
 
 def test_lower_loss_and_higher_accuracy_are_better():
