@@ -1,8 +1,9 @@
 """The whole algorithm in plain torch, N ranks in one process: python examples/reference.py
 
-Every rank sends only the gradients that stand out, and keeps the rest for later steps. gradsieve
-computes the same, and makes it fast: compiled kernels, small frames, and an exchange that runs
-beside the backward pass. tests/distributed/test_reference.py holds it to this page bit for bit.
+Every rank sends only the gradients that stand out, and keeps the rest for later steps.
+gs.attach(model, threshold=gs.Sigma(k), values="float32", exchange="gather") computes the same bits,
+and tests/distributed/test_reference.py holds it to that. What gradsieve adds is speed: compiled
+kernels, small frames, thresholds that follow the link, and an exchange beside the backward pass.
 """
 
 import torch
@@ -22,12 +23,12 @@ def gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> list[Tensor]:
 def select(gradients: list[Tensor], residuals: list[Tensor], k: float, min_numel: int) -> Survivors:
     """Take out what passes the threshold. The rest becomes the residual (error feedback)."""
     survivors = []
-    for gradient, residual in zip(gradients, residuals, strict=True):
+    for grad, residual in zip(gradients, residuals, strict=True):
         # gs.Sigma(k): k standard deviations of this parameter's gradient in this step.
-        threshold = k * gradient.double().std(correction=0)
-        accumulated = gradient + residual
+        threshold = k * grad.double().std(correction=0)
+        accumulated = grad + residual
         passes = accumulated.abs() > threshold.float()
-        if gradient.numel() < min_numel:  # Biases and norms travel whole.
+        if grad.numel() < min_numel:  # Biases and norms travel whole.
             passes = torch.ones_like(passes)
         residual.copy_(accumulated.masked_fill(passes, 0))
         places = passes.flatten().nonzero().flatten().int()
@@ -37,7 +38,7 @@ def select(gradients: list[Tensor], residuals: list[Tensor], k: float, min_numel
 
 def encode(survivors: Survivors) -> Tensor:
     """Pack one rank's frame: for each parameter a count, places and values, 4 bytes each."""
-    # gradsieve spends a few bits on a place, and quantizes values unless told otherwise.
+    # gradsieve spends a few bits on a place, and by default quantizes the values.
     parts = [(torch.tensor([len(p)]).int(), p, v.view(torch.int32)) for p, v in survivors]
     return torch.cat([words for part in parts for words in part]).view(torch.uint8)
 
@@ -69,14 +70,14 @@ def step(
 
 
 def train(k: float, ranks: int = 4, steps: int = 100, min_numel: int = 256) -> None:
+    """Train a small classifier. Prints how much a rank sends, and what the model has learned."""
     torch.manual_seed(0)
     # All ranks always have the same weights, so one model plays them all.
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
     residuals = [[torch.zeros_like(p) for p in parameters] for _ in range(ranks)]
-    teacher, test = torch.randn(64, 10), torch.randn(2000, 64)
-    sent = 0
+    teacher, test, sent = torch.randn(64, 10), torch.randn(2000, 64), 0
     for number in range(1, steps + 1):
         frames = []
         for residual in residuals:
