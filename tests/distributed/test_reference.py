@@ -43,7 +43,7 @@ def copies(tensors):
 
 
 def by_the_package():
-    """For each step this rank's thresholds, densities, residuals, averages and parameters."""
+    """For each step this rank's record and residuals by name; averages and parameters."""
     rank, model = dist.get_rank(), DDP(build())
     sieve = gs.attach(
         model,
@@ -59,11 +59,11 @@ def by_the_package():
         F.cross_entropy(model(inputs), labels).backward()
         averages = copies(p.grad for p in model.parameters())
         optimizer.step()
-        yield sieve.last, list(sieve.residuals.values()), averages, copies(model.parameters())
+        yield sieve.last, sieve.residuals, averages, copies(model.parameters())
 
 
 def by_the_page():
-    """For each step each rank's residuals; the averages and parameters of all."""
+    """For each step all ranks' survivors and residuals; averages and parameters."""
     model = build()
     parameters, optimizer = list(model.parameters()), optimizer_of(model)
     residuals = [[torch.zeros_like(p) for p in parameters] for _ in range(RANKS)]
@@ -85,16 +85,16 @@ def compare():
     for package, page in zip(by_the_package(), by_the_page(), strict=True):
         record, residuals, averages, parameters = package
         survivors, kept, wanted_averages, wanted_parameters = page
-        counts = {
+        densities = {
             name: len(places) / parameter.numel()
             for name, parameter, (places, _) in zip(names, parameters, survivors[rank], strict=True)
             if parameter.numel() >= MIN_NUMEL
         }
-        assert record.densities == counts
-        assert all(0 < density < 0.5 for density in counts.values())
+        assert record.densities == densities
+        assert all(0 < density < 0.5 for density in densities.values())
         # Bit for bit: the survivors left the residual, and were averaged in the same order.
         for number, name in enumerate(names):
-            assert torch.equal(residuals[number], kept[rank][number]), (record.step, name)
+            assert torch.equal(residuals[name], kept[rank][number]), (record.step, name)
             assert torch.equal(averages[number], wanted_averages[number]), (record.step, name)
             assert torch.equal(parameters[number], wanted_parameters[number]), (record.step, name)
     return record.step
