@@ -21,7 +21,7 @@ class Shown:
 SHOWN = (
     Shown("ddp", "plain DDP", "ddp"),
     Shown("lock-step", "lock-step (the limit)", "lock-step"),
-    Shown("auto", "sieve, by itself", "sieve"),
+    Shown("auto", "sieve, default", "sieve"),
     # After one dense step Adam has a moment for every element.
     Shown("sigma-2", "sieve, 2 σ", "sieve:sigma=2,start_step=1"),
     # Without a ramp the first steps send too little for the network to learn.

@@ -75,7 +75,7 @@ LEVELS = {
     ),
 }
 BY_ITSELF = Variant(
-    name="budget-auto", title="by itself (Budget auto)", method="sieve", counts=True
+    name="budget-auto", title="default (Budget auto)", method="sieve", counts=True
 )
 VARIANTS = (
     PLAIN,
