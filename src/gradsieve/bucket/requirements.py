@@ -1,6 +1,6 @@
 """What the sieve cannot work with, said in words."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,6 @@ OLDEST_TORCH = (2, 6)
 TAKEN = "float32, float16 and bfloat16"
 SHARDED = frozenset({"FullyShardedDataParallel", "FSDPModule", "DTensor"})
 """Names of classes: importing them takes long, and what is not imported is not in use."""
-
-
-def require_word(name: str, word: str, known: Sequence[str]) -> str:
-    if word not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
-    return word
 
 
 def require_ddp(model: object) -> None:
