@@ -157,10 +157,11 @@ def require_policy(threshold: object) -> None:
 
 
 def require_word(name: str, word: Any, known: tuple[str, ...]) -> str:
-    """Return `word`; raise ValueError where it is not one of the known ones."""
-    if not isinstance(word, str) or word not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
-    return word
+    """Return `word`; raise TypeError where it is no text, ValueError where it is not known."""
+    if isinstance(word, str) and word in known:
+        return word
+    error = ValueError if isinstance(word, str) else TypeError
+    raise error(f"{name} must be one of {', '.join(known)}, got {word!r}")
 
 
 def require_count(name: str, count: Any, least: int = 0) -> None:
