@@ -60,7 +60,7 @@ class Accord:
             MismatchError: they differ.
         """
         if min(sizes) < 0:
-            told = [way_of(size) if size < 0 else self._agreed for size in sizes]
+            told = [exchange_of(size) if size < 0 else self._agreed for size in sizes]
             self._require_alike(dict(zip(self._ranks, told, strict=True)))
             self._agreed = self._mine
 
@@ -92,6 +92,6 @@ class Accord:
             )
 
 
-def way_of(code: int) -> str:
+def exchange_of(code: int) -> str:
     number = -1 - code
-    return EXCHANGES[number] if number < len(EXCHANGES) else "a way that this version cannot"
+    return EXCHANGES[number] if number < len(EXCHANGES) else "an exchange that this version does not know"

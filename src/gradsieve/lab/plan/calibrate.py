@@ -37,7 +37,7 @@ def seconds_of(
     clock: Callable[[], float],
     prepare: Callable[[], object] = lambda: None,
 ) -> float:
-    """The median of some runs; `prepare` is called before each and not timed."""
+    """Return the median of some runs; `prepare` is called before each and not timed."""
     taken = []
     for _ in range(REPEATS):
         prepare()
@@ -64,7 +64,7 @@ def select_seconds(gradient: Tensor) -> float:
 
 
 def code_seconds(gradient: Tensor) -> tuple[float, float]:
-    """Of a byte, made and read."""
+    """Return the seconds of a frame's byte, to make it and to read it."""
     largest = gradient.abs().topk(int(DENSITY * NUMEL)).indices.sort().values
     threshold = float(gradient[largest].abs().min())
     indices, values = largest.int().numpy(), gradient[largest].numpy()
@@ -116,7 +116,7 @@ def halve_seconds(gradient: Tensor) -> float:
 
 
 def train_alone(name: str) -> BareStep:
-    """A workload's steps in lock-step, and with DDP around it whose hook exchanges nothing."""
+    """Time a workload's steps in lock-step, and within DDP whose hook exchanges nothing."""
     workload = load_workload(name)
     model = workload.make_model()
     optimizer = workload.make_optimizer(model, workload.learning_rate)
