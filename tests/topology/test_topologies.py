@@ -183,7 +183,7 @@ def test_ranks_in_one_process_have_no_nodes():
 # Who knows the names.
 
 SOURCES = Path(gradsieve.__file__).parent
-OWNERS = "topology", "exchange/names.py"
+OWNERS = "topology/", "exchange/names.py"
 """Folders and files that may know what the names mean."""
 OTHER_WORDS = {("lab/bench/rate/report.py", "dense")}
 """What only looks like a topology: the methods of the lab have one that is called "dense"."""
@@ -257,16 +257,13 @@ def compared(tree: ast.AST, constants: Constants) -> Iterator[str]:
             yield from names_in(part, constants)
 
 
-def module_of(path: Path) -> str:
-    return ".".join(["gradsieve", *path.relative_to(SOURCES).with_suffix("").parts])
-
-
-def who_compares(paths: Iterable[Path]) -> set[tuple[str, str]]:
-    """Files, and what they compare, of all that do not own the names."""
-    trees = {path: ast.parse(path.read_text()) for path in paths}
-    constants = {module_of(path): constants_of(tree) for path, tree in trees.items()}
+def who_compares(root: Path) -> set[tuple[str, str]]:
+    """Files of a package, and what they compare, of all that do not own the names."""
+    files = {path.relative_to(root): ast.parse(path.read_text()) for path in root.rglob("*.py")}
+    assert files
+    constants = {module_of(path): constants_of(tree) for path, tree in files.items()}
     found = set()
-    for path, tree in trees.items():
+    for path, tree in files.items():
         known = dict(constants[module_of(path)])
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
@@ -276,16 +273,29 @@ def who_compares(paths: Iterable[Path]) -> set[tuple[str, str]]:
                     for alias in node.names
                     if alias.name in theirs
                 }
-        file = path.relative_to(SOURCES).as_posix()
-        if not file.startswith(OWNERS):
-            found |= {(file, name) for name in compared(tree, known)}
+        if not path.as_posix().startswith(OWNERS):
+            found |= {(path.as_posix(), name) for name in compared(tree, known)}
     return found
 
 
+def module_of(path: Path) -> str:
+    return ".".join(["gradsieve", *path.with_suffix("").parts])
+
+
 def test_nobody_else_compares_a_topology_s_name():
-    sources = [*SOURCES.rglob("*.py")]
-    assert len(sources) > 100
-    assert who_compares(sources) == OTHER_WORDS
+    assert who_compares(SOURCES) == OTHER_WORDS
+
+
+def test_a_file_that_does_is_found(tmp_path):
+    for folder in ("topology", "exchange"):
+        (tmp_path / folder).mkdir()
+    source = 'LAST = "gather"\n\n\ndef is_last(way):\n    return way == LAST\n'
+    for file in ("topology/own.py", "exchange/names.py", "exchange/other.py"):
+        (tmp_path / file).write_text(source)
+    (tmp_path / "user.py").write_text(
+        "from gradsieve.topology.own import LAST as word\n\nis_last = way == word\n"
+    )
+    assert who_compares(tmp_path) == {("exchange/other.py", "gather"), ("user.py", "gather")}
 
 
 @pytest.mark.parametrize(
