@@ -40,7 +40,7 @@ class RankSieve:
             plan = sieve.plan(GATHER, list(sieve.parameters), 0, 1)
             frames += sieve.encode(plan, sieve.select(plan, bucket))
         for sieve, bucket in zip(sieves, buckets):
-            sieve.average(plan, contributions, bucket)   # of all frames
+            sieve.average(plan, contributions, bucket, len(sieves))  # of all frames
             sieve.commit()
 
     Args:

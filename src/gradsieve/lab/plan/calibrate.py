@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +21,7 @@ from gradsieve.lab.plan.bare_step import BareStep, buckets_of
 from gradsieve.lab.plan.machine import Machine, MachineOrder, Measured
 from gradsieve.lab.runs.order import answer_order
 from gradsieve.lab.workloads.workload import load_workload
+from gradsieve.runtime.torch_private import GradBucket
 from gradsieve.sieve import Workspace, select
 from gradsieve.topology import GATHER
 
