@@ -64,8 +64,8 @@ def attach(
         ...     model(torch.randn(8, 64)).square().mean().backward()
         ...     optimizer.step()
         ...     optimizer.zero_grad()
-        >>> sieve.last.step, sieve.last.elements
-        (2, 4160)
+        >>> sieve.last.step, sieve.totals.steps
+        (2, 3)
     """
     require_ddp(model)
     require_no_hook(model)
