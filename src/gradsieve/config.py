@@ -1,4 +1,8 @@
-"""The options of a sieve, spelled once."""
+"""The options of a sieve.
+
+They are defined and checked here once. `attach`, `SieveState` and `OuterSync` take them from here,
+and so does the check that all ranks agree.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -14,60 +18,81 @@ from gradsieve.exchange.names import Exchange
 
 @dataclass(frozen=True, kw_only=True)
 class SieveConfig:
-    """The options of a sieve. They must be alike on all ranks, but for `node_size`.
+    """The options of a sieve.
 
-    `attach`, `SieveState` and `OuterSync` take them one by one, or a config and what differs from
-    it::
+    All ranks must have the same options; only `node_size` may differ. `attach`, `SieveState` and
+    `OuterSync` take a config, or the options by name, or both: an option given by name replaces
+    that of the config.
 
-        config = gs.SieveConfig(threshold=gs.Sigma(2), exchange="gather")
-        sieve = gs.attach(model, config, values="float32")
+    A gradient element survives if the magnitude of gradient + residual exceeds the threshold. The
+    survivors are sent. The rest stays on the rank in the residual, which is added to the next
+    gradient (error feedback).
 
     Raises:
-        TypeError: an option is of another type than below.
+        TypeError: an option has the wrong type.
         ValueError: an option has a value that is not listed, or a number is out of range.
+
+    Example:
+
+        >>> import gradsieve as gs
+        >>> config = gs.SieveConfig(threshold=gs.Sigma(2), values="bfloat16")
+        >>> config.exchange, config.rotation, config.error_feedback
+        ('gather', 0, True)
+        >>> gs.SieveConfig(values="float64")
+        Traceback (most recent call last):
+            ...
+        ValueError: values must be one of levels, bfloat16, float32, got 'float64'
     """
 
     threshold: Threshold | None = None
-    """The policy that sets each parameter's threshold. None: ``Budget("auto")``, which sends as
-    much as the backward pass hides."""
+    """The policy that sets the threshold of each parameter: `Budget`, `Sigma`, `UnsentMean`,
+    `Density` or `Fixed`. None: ``Budget("auto")``, which sends as much as the backward pass
+    hides."""
 
     values: Values = "levels"
-    """How survivors travel. "levels": quantized to levels, whose lowest is at the threshold.
-    "bfloat16": rounded. "float32": exact. What rounding loses stays in the residual. Parameters
-    that travel whole are sent as float32 with "float32", and as bfloat16 otherwise."""
+    """The coding of the survivors. "levels": quantized to a few magnitudes (levels), the lowest of
+    which is at the threshold. "bfloat16": rounded. "float32": exact. The rounding error stays in
+    the residual. Parameters that travel whole are sent as float32 with "float32", and as bfloat16
+    otherwise."""
 
     exchange: Exchange | None = None
-    """The topology of an exchange, or "auto" for the fastest on this link, looked at again and
-    again. "gather": every rank sends its frame to all others; traffic grows with the world size.
-    "two-shot": each rank adds up a part of the model, prunes the sum and sends it to all others;
-    traffic does not grow, latency doubles. "hierarchical": the ranks of a node add up their
-    gradients first, then each carries a part of the model to the other nodes. "dense": an
-    all-reduce of everything. "dense-fp16": an all-reduce in float16, which loses what it rounds
-    off. None: "auto" with a `Budget`, else "gather"."""
+    """The topology of the exchange. None: "auto" with a `Budget`, else "gather".
+
+    - "auto": the fastest topology on this link, chosen again as training goes on.
+    - "gather": every rank sends its frame to all others. Traffic grows with the world size.
+    - "two-shot": each rank adds up one part of the model, prunes the sum and sends it to all
+      others. Traffic does not grow with the world size; latency doubles.
+    - "hierarchical": the ranks of a node first add up their gradients. Then each rank sends one
+      part of the model to the other nodes.
+    - "dense": a plain all-reduce.
+    - "dense-fp16": an all-reduce in float16. The rounding error is lost.
+    """
 
     node_size: int | None = None
-    """Number of consecutive ranks that share a machine. None: the launcher's
-    ``LOCAL_WORLD_SIZE``."""
+    """Number of consecutive ranks that share a machine. None: the ``LOCAL_WORLD_SIZE`` that the
+    launcher has set."""
 
     rotation: int = 0
-    """Prune the coefficients of matrices in bases that follow the gradients, in blocks of at most
-    this many rows and columns; 0 prunes the elements themselves. A few coefficients carry most of
-    a gradient. A block size of 256 takes some 1,000 operations an element and step, as much as
-    training on 170 rows of input; it pays where less than one bit an element fits."""
+    """Largest block size (rows and columns) of the rotation; 0 for none. With a rotation, the
+    sieve prunes the coefficients of matrices in bases that follow the gradients, because a few
+    coefficients carry most of a gradient. Blocks of 256 cost some 1,000 operations per element
+    and step, as much as training on 170 rows of input. They pay off where the link carries less
+    than one bit per element."""
 
     error_feedback: bool = True
-    """Keep what is pruned in a residual and add it to the next gradient. False drops it."""
+    """Whether the residual keeps what is pruned and adds it to the next gradient. False drops
+    it."""
 
     min_numel: int | None = None
-    """Parameters with fewer elements (biases, norms) travel whole. None: 2,048, or less (down to
-    256) where such parameters hold more than a twentieth of all elements."""
+    """Number of elements below which a parameter (a bias, a norm) travels whole. None: 2,048, or
+    less (down to 256) where such parameters hold more than a twentieth of all elements."""
 
     start_step: int = 0
-    """The first step that prunes; the steps before it are plain all-reduces."""
+    """The first step that prunes. The steps before it are plain all-reduces."""
 
     ramp_steps: int = 0
-    """Number of steps, from `start_step` on, in which the threshold rises from 0 to the
-    policy's."""
+    """Number of steps, from `start_step` on, over which the threshold rises from 0 to the value of
+    the policy."""
 
     def __post_init__(self) -> None:
         if self.threshold is None:
@@ -86,7 +111,7 @@ class SieveConfig:
 
     @property
     def policy(self) -> Threshold:
-        """The threshold policy, where `threshold` was None the default."""
+        """The threshold policy: `threshold`, or the default where that was None."""
         assert self.threshold is not None
         return self.threshold
 
@@ -104,7 +129,7 @@ class SieveConfig:
 
 
 class Options(TypedDict, total=False):
-    """The fields of `SieveConfig`, as keyword arguments of the functions that take them."""
+    """The fields of `SieveConfig`, as keyword arguments for type checkers."""
 
     threshold: Threshold | None
     values: Values
@@ -124,11 +149,15 @@ assert tuple(Options.__annotations__) == OPTIONS
 def config_from(
     caller: Callable[..., object], config: SieveConfig | None, options: Options
 ) -> SieveConfig:
-    """The config that `caller` was given, with its other options replaced.
+    """Return `config`, or the default one, with some options replaced.
+
+    Args:
+        caller: the function that was given them, for the error messages.
 
     Raises:
-        TypeError: an option does not exist or is of another type; `config` is none.
-        ValueError: as `SieveConfig`.
+        TypeError: `config` is no SieveConfig, an option does not exist, or an option has the wrong
+            type.
+        ValueError: an option has a value that is not allowed.
     """
     name = caller.__qualname__.removesuffix(".__init__")
     if config is not None and not isinstance(config, SieveConfig):
@@ -143,12 +172,12 @@ def config_from(
 
 
 def default_exchange(policy: Threshold) -> Exchange:
-    """The exchange of a config that names none."""
+    """Return the topology of a config that names none."""
     return "auto" if isinstance(policy, Budget) else "gather"
 
 
 def require_policy(threshold: object) -> None:
-    """Raise TypeError where `threshold` is no policy."""
+    """Raise TypeError if `threshold` is no policy."""
     if isinstance(threshold, type) or not hasattr(threshold, "measured"):
         raise TypeError(
             "the threshold must be a policy such as gradsieve.Density(0.01) or "
@@ -165,7 +194,7 @@ def require_word(name: str, word: Any, known: tuple[str, ...]) -> str:
 
 
 def require_count(name: str, count: Any, least: int = 0) -> None:
-    """Raise TypeError where `count` is no whole number, ValueError where it is below `least`."""
+    """Raise TypeError if `count` is no whole number, ValueError if it is below `least`."""
     try:
         if isinstance(count, bool):
             raise TypeError

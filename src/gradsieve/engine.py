@@ -1,4 +1,7 @@
-"""The way of a bucket: select, encode, exchange, decode; and the life of a step."""
+"""The engine: one bucket (select, encode, exchange, decode), and a step from begin to end.
+
+It joins the sieve of this rank, which knows nothing of torch.distributed, to the process groups.
+"""
 
 import math
 import time
@@ -38,13 +41,14 @@ from gradsieve.topology.transport import run_exchange
 
 
 class Engine:
-    """Exchanges the buckets of a rank's steps.
+    """Exchanges the buckets of one rank.
 
-    The training thread calls `begin_step`, `exchange` for each bucket, and `end_step`. Frames are
-    made and read in the worker's thread, while the backward pass computes other buckets.
+    In each step the training thread calls `begin_step`, then `exchange` for each bucket, then
+    `end_step`. The worker's thread makes and reads the frames while the backward pass computes
+    the other buckets.
 
     Args:
-        process_group: the ranks that exchange; None: the default group.
+        process_group: the ranks that exchange; None takes the default group.
     """
 
     def __init__(self, sieve: RankSieve, process_group: dist.ProcessGroup | None) -> None:
@@ -56,14 +60,14 @@ class Engine:
         self.worker = ExchangeWorker()
         self.observers: list[Observer] = []
         self.turns = 1
-        """Number of steps that show all parameters, each about as many."""
+        """Number of steps in which every parameter is exchanged once."""
         self.loaded_place: tuple[int, int] | None = None
-        """Rank and world size of a state that was loaded."""
+        """Rank and world size of the state that was loaded; None if none was."""
         self._all_reduces: list[AllReduce] = []
-        """Those of this step."""
+        """The all-reduces of this step."""
         self._layouts = Layouts()
         self._ddp: weakref.ref[DistributedDataParallel] | None = None
-        """The model; it keeps the hook's state, and neither would ever be freed."""
+        """The model, by a weak reference: DDP keeps the state of its hook, which keeps this."""
         self._device = torch.device("cpu")
         self._rotation_cost, self._scarce_bits = RotationCost(), ScarceBits()
 
@@ -76,13 +80,13 @@ class Engine:
         self.groups.use_unless_given(model.process_group)
         self._ddp = weakref.ref(model)
 
-    # The way of a bucket.
+    # One bucket.
 
     def exchange(self, bucket: Bucket) -> torch.futures.Future[Tensor]:
-        """Exchange a bucket between `begin_step` and `end_step`, which waits for it.
+        """Begin to exchange a bucket. `end_step` waits for it.
 
         Returns:
-            The bucket's buffer, when it holds the average of the ranks' survivors.
+            A future of the bucket's buffer, with the average of the ranks' survivors in it.
 
         Raises:
             SieveError: on every rank, where the bucket cannot be handled.
@@ -104,7 +108,7 @@ class Engine:
         return future
 
     def exchange_frames(self, topology: FrameTopology, plan: Plan, buffer: Tensor) -> Tensor:
-        """In the worker's thread: replace the bucket's gradients by the average of all ranks."""
+        """Replace the gradients of a bucket by the average of all ranks, in the worker's thread."""
         sieve, groups = self.sieve, self.groups
         sieve.open(plan, self.world_size, groups.add_up_on_node)
         topology.prepare(sieve.step, plan, buffer, groups)
@@ -117,7 +121,7 @@ class Engine:
     def _all_reduce(
         self, topology: DenseTopology, bucket: Bucket, parameters: list[ParameterState]
     ) -> torch.futures.Future[Tensor]:
-        """Average the whole bucket, where steps are not plain with what residuals hold."""
+        """Begin to average the whole bucket; unless the step is plain, add the residuals first."""
         clock, buffer = self.sieve.step.clock, bucket.buffer()
         clock.plain = True
         clock.elements += buffer.numel()
@@ -133,7 +137,9 @@ class Engine:
         return all_reduce.average
 
     def _meet(self, bucket: Bucket) -> list[ParameterState]:
-        """What is kept for the bucket's parameters, in its order; nothing while names are unknown.
+        """Return the states of the bucket's parameters, in its order.
+
+        The list is empty while the names of the parameters are unknown.
 
         Raises:
             SieveError: on every rank, where the bucket cannot be handled.
@@ -147,26 +153,29 @@ class Engine:
         return parameters
 
     def follow_layout(self, bucket: Bucket) -> None:
-        """Lay residuals out as the gradients lie in a bucket of DDP's; raises as `Layouts.follow`.
+        """Lay out the residuals as the gradients lie in a bucket of DDP.
 
-        Before `exchange`, in the same order on all ranks.
+        It must be called before `exchange`, in the same order on all ranks. Raises what
+        `Layouts.follow` raises.
         """
         require_bucket(bucket)
         if not is_in_backward():
-            # A rank that has joined answers with zeros, which no gradient of its own shows.
+            # A rank that has joined answers with zeros. It has no gradients that show a layout.
             return
         if self._layouts.follow(bucket, self.sieve.parameters.known, self.world_size):
             self.sieve.forget_plans()
 
-    # The life of a step.
+    # A step from begin to end.
 
     def begin_step(self, first: Bucket) -> None:
-        """
+        """Begin a step. The first step also compares the ranks.
+
         Args:
-            first: the step's bucket of index 0.
+            first: the bucket of index 0.
 
         Raises:
             SieveError: on every rank, where the ranks differ.
+            ValueError: the state that was loaded is that of another rank or model.
         """
         self.settle()
         sieve, groups, buffer = self.sieve, self.groups, first.buffer()
@@ -205,7 +214,7 @@ class Engine:
         groups.agree(self.topology.exchange)
 
     def _fault_of_loaded(self, first: Bucket) -> str:
-        """Why a state that was loaded is not that of this rank and model; empty where it is."""
+        """Return why the loaded state does not fit this rank and model; empty if it fits."""
         if self.loaded_place is None:
             return ""
         try:
@@ -216,12 +225,12 @@ class Engine:
         return ""
 
     def settle(self) -> None:
-        """Clear up what a backward pass that was cut short has left."""
+        """Undo what an interrupted backward pass has left."""
         self.finish()
         self.sieve.settle()
 
     def finish(self) -> None:
-        """Wait for the worker and the all-reduces; on an error nothing that was sent is lost."""
+        """Wait for the worker and the all-reduces. On an error, put survivors back first."""
         try:
             with self.sieve.step.clock.waiting():
                 self.worker.finish(self.groups.look)
@@ -231,7 +240,8 @@ class Engine:
             mismatch = self.groups.mismatch_behind(error)
             if mismatch is not None:
                 self.groups.part(self.worker)
-            # Interrupted in the wait, the worker may still be selecting: the next step puts back.
+            # After an interrupted wait the worker may still be selecting. The next step then puts
+            # the survivors back.
             if self.worker.is_idle:
                 self.sieve.put_back()
             if mismatch is not None and mismatch is not error:
@@ -239,7 +249,11 @@ class Engine:
             raise
 
     def _finish_all_reduces(self) -> None:
-        """Raise ExchangeError where one failed; note where an average is not finite."""
+        """Wait for the all-reduces, and note whether an average is not finite.
+
+        Raises:
+            ExchangeError: an all-reduce has failed.
+        """
         unfinished, self._all_reduces = self._all_reduces, []
         try:
             averages = [all_reduce.finish(self.groups.look) for all_reduce in unfinished]
@@ -254,8 +268,8 @@ class Engine:
     def end_step(self) -> StepRecord:
         """Wait for the exchanges of a step and close it, after its last bucket.
 
-        Here and not in DDP, which would wait next: an error raised here reaches the training loop
-        as it is.
+        DDP would wait next. An error reaches the training loop unchanged only if it is raised
+        here, before that.
         """
         sieve, clock, topology = self.sieve, self.sieve.step.clock, self.topology
         window = time.perf_counter() - clock.start
@@ -279,7 +293,7 @@ class Engine:
         )
         if not is_plain:
             topology.end_step(report, self.reports, clock, sieve.thresholds)
-        # Before residuals and bases begin to turn.
+        # Observers read the residuals before the bases begin to turn.
         for observer in list(self.observers):
             observer.end_step(record)
         if sieve.is_turn_due:
@@ -288,10 +302,10 @@ class Engine:
         return record
 
     def _skip_step(self, is_plain: bool) -> dict[int, list[str]]:
-        """Leave nothing of this step behind.
+        """Undo this step, because a gradient is not finite.
 
         Returns:
-            As `StepRecord.nonfinite_parameters`.
+            The parameters with such gradients, by rank, as in `StepRecord.nonfinite_parameters`.
         """
         if not is_plain:
             self.reports.tell_nothing()
@@ -299,7 +313,7 @@ class Engine:
         return sources(self.groups.everyone, self.sieve.step.clock.nonfinite_names)
 
     def _submit_turn(self) -> None:
-        """Turn the bases in the worker, while the optimizer and the next forward pass run."""
+        """Turn the bases in the worker while the optimizer and the next forward pass run."""
         device = next(p.device for p in self.sieve.parameters if p.rotation is not None)
         asked = Handover(device)
 
@@ -310,7 +324,7 @@ class Engine:
         self.worker.submit_local(turn)
 
     def _give_hints(self, record: StepRecord) -> None:
-        """Tell, on the first rank, where rotation is not worth its time, or is missing."""
+        """Tell the user, on rank 0, where rotation is not worth its time or would help."""
         if record.plain or self.groups.group.rank() != 0:
             return
         rotations = [p.rotation for p in self.sieve.parameters if p.rotation is not None]
@@ -321,5 +335,5 @@ class Engine:
 
 
 def described(parameters: Sequence[Tensor]) -> list[tuple[str, int]]:
-    """Stand-ins for names, where there are none yet, and numbers of elements."""
+    """Return descriptions of unnamed parameters, and their numbers of elements."""
     return [(f"a parameter of shape {list(p.shape)}", p.numel()) for p in parameters]

@@ -1,14 +1,14 @@
-"""What goes wrong outside a single function."""
+"""The errors that users catch, and the words that their messages share."""
 
 from collections.abc import Sequence
 
 
 class SieveError(RuntimeError):
-    """gradsieve was set up in a way that cannot work; the message says what to do."""
+    """The setup cannot work. The message says what to do."""
 
 
 class MismatchError(SieveError):
-    """The ranks are not set up alike; the message names the ranks and what differs."""
+    """The ranks are not set up alike. The message names the ranks and what differs."""
 
 
 def has(ranks: Sequence[int]) -> str:
@@ -16,5 +16,5 @@ def has(ranks: Sequence[int]) -> str:
 
 
 def named_ranks(ranks: Sequence[int]) -> str:
-    """Such as ``rank 1`` or ``ranks 1, 2``."""
+    """Return the ranks as text, such as ``rank 1`` or ``ranks 1, 2``."""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

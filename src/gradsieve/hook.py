@@ -1,6 +1,9 @@
-"""Between DDP and the sieve: takes the buckets over, gives futures of averages."""
+"""The front end for DDP: `attach`, and the communication hook that it registers.
 
-# DDP compares the hook's annotations with the types themselves: they must not become strings.
+DDP calls the hook with each bucket of gradients and waits for the future that it returns.
+"""
+
+# DDP compares the annotations of the hook with types, so they must not become strings.
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,27 +29,43 @@ def attach(
     scaler: Scaler | None = None,
     **options: "Unpack[Options]",
 ) -> SieveState:
-    """Put the sieve between the gradients of a DDP model and the network.
+    """Prune the gradients of a DDP model by thresholds before they are exchanged.
 
-    Call it once, after DDP and before the first step, in the same way on every rank::
-
-        model = DDP(net)
-        sieve = gs.attach(model, threshold=gs.Sigma(2))
+    Call it once, after DDP and before the first step, with the same options on every rank. The
+    gradients may be float32, float16 or bfloat16, on any device. After ``loss.backward()`` each
+    ``parameter.grad`` holds the average of what the ranks have sent, in its own shape and dtype.
 
     Args:
-        config: the options, a `SieveConfig`.
-        scaler: what scales the loss, as in `SieveState`.
-        options: the fields of `SieveConfig`, in place of those of `config`.
+        model: the DDP model, without a communication hook.
+        config: the options; None takes the defaults of `SieveConfig`.
+        scaler: the object that scales the loss, as in `SieveState`.
+        options: fields of `SieveConfig` by name. They replace those of `config`.
 
     Returns:
-        The state: records of each step, residuals, what to save in a checkpoint.
+        The state. It holds the record of each step, the residuals, and what to save in a
+        checkpoint.
 
     Raises:
-        TypeError: `model` is not a DistributedDataParallel, or an option does not exist or is of
-            another type.
-        ValueError: an option has a value that it cannot have.
-        SieveError: the model has a communication hook already, a parameter that is trained has
-            sparse gradients or a dtype that the sieve does not take, or torch is too old.
+        TypeError: `model` is not a DistributedDataParallel, an option does not exist, or an option
+            has the wrong type.
+        ValueError: an option has a value that is not allowed.
+        SieveError: the model already has a communication hook, a trained parameter has sparse
+            gradients or an unsupported dtype, or torch is older than 2.6.
+
+    Example, in a process whose default process group is initialized:
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> from torch.nn.parallel import DistributedDataParallel as DDP
+        >>> model = DDP(torch.nn.Linear(64, 64))
+        >>> sieve = gs.attach(model, threshold=gs.Density(0.01), min_numel=64)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> for step in range(3):
+        ...     model(torch.randn(8, 64)).square().mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> sieve.last.step, sieve.totals.steps
+        (2, 3)
     """
     require_ddp(model)
     require_no_hook(model)
@@ -72,9 +91,21 @@ def require_no_hook(model: nn.Module) -> None:
 
 
 def sieve_hook(state: SieveState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP communication hook: replace a bucket of gradients by the average of the ranks' survivors.
+    """Replace a bucket of gradients by the average of the ranks' survivors.
 
-    For tools that register a state and a hook themselves; others call `attach`.
+    This is the DDP communication hook that `attach` registers. Use it directly only with a tool
+    that takes a state and a hook, as `SieveState` shows.
+
+    Args:
+        state: the state of the model's sieve.
+        bucket: the bucket, as DDP gives it to hooks.
+
+    Returns:
+        A future of the bucket's flat buffer, in its own dtype, with the average in it.
+
+    Raises:
+        SieveError: on every rank, where the ranks differ or the bucket cannot be handled.
+        ExchangeError: on the last bucket of a step, where a rank has died or stalled.
     """
     if bucket.index() == 0:
         state.begin_step(bucket)

@@ -1,4 +1,4 @@
-"""The state behind the hook: what a user holds of a sieve."""
+"""The state behind the hook: the object through which users see and save a sieve."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -39,24 +39,41 @@ if TYPE_CHECKING:
 class SieveState:
     """The sieve of one model on one rank: its records, residuals and checkpoints.
 
-    `attach` makes one. Tools that register hooks themselves make it and register `sieve_hook`::
-
-        sieve = gs.SieveState(threshold=gs.Sigma(2))
-        sieve.bind(model)
-        model.register_comm_hook(sieve, gs.sieve_hook)
+    `attach` makes and registers one. Make it yourself only for a tool that takes a state and a
+    hook, as in the example.
 
     Args:
-        config: the options, a `SieveConfig`.
-        scaler: what scales the loss, a ``torch.amp.GradScaler``. Residuals and thresholds are then
-            in units of the gradients without its scale, and stay right when it changes.
-        process_group: the ranks that exchange; None: the default group.
-        options: the fields of `SieveConfig`, in place of those of `config`.
+        config: the options; None takes the defaults of `SieveConfig`.
+        scaler: the object that scales the loss, such as a ``torch.amp.GradScaler``. Residuals and
+            thresholds are then in units of the unscaled gradients, and stay correct when the scale
+            changes.
+        process_group: the ranks that exchange; None takes the default group.
+        options: fields of `SieveConfig` by name. They replace those of `config`.
 
     Raises:
-        TypeError: an option does not exist or is of another type, or `scaler` has no
+        TypeError: an option does not exist or has the wrong type, or `scaler` has no
             ``get_scale()``.
-        ValueError: an option has a value that it cannot have.
-        SieveError: torch is older than 2.6, or numba is told to compile nothing.
+        ValueError: an option has a value that is not allowed.
+        SieveError: torch is older than 2.6, or ``NUMBA_DISABLE_JIT`` is set.
+
+    Example, in a process whose default process group is initialized:
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> from torch.nn.parallel import DistributedDataParallel as DDP
+        >>> model = DDP(torch.nn.Linear(64, 64))
+        >>> sieve = gs.SieveState(threshold=gs.Fixed(0.5), exchange="gather", min_numel=64)
+        >>> sieve.bind(model)
+        >>> model.register_comm_hook(sieve, gs.sieve_hook)
+        >>> for step in range(2):
+        ...     model(torch.randn(8, 64)).square().mean().backward()
+        >>> sorted(sieve.residuals)
+        ['bias', 'weight']
+        >>> sieve.residuals["weight"].shape, sieve.residuals["weight"].dtype
+        (torch.Size([64, 64]), torch.float32)
+        >>> checkpoint = sieve.state_dict()  # every rank saves its own
+        >>> checkpoint["rank"], checkpoint["step"]
+        (0, 2)
     """
 
     def __init__(
@@ -71,25 +88,25 @@ class SieveState:
         config = config_from(type(self), config, options)
         # For the user to read and set.
         self.last: StepRecord | None = None
-        """The record of the last step."""
+        """The record of the last step; None before the first."""
         self.totals = Totals()
-        """Sums over all steps since this was made."""
+        """Sums over all steps since the state was made."""
         self.on_step: Callable[[StepRecord], None] | None = None
-        """Called with each record."""
+        """A function that is called with each record."""
         # Internal.
         self.sieve = RankSieve(config, scaler)
         self.engine = Engine(self.sieve, process_group)
         self.copied: Copied | None = None
-        """What a copy remembers until it is bound."""
+        """The content of a copied state, until that is bound."""
 
     @property
     def config(self) -> SieveConfig:
-        """The options, with the topology that is set now."""
+        """The options, with the current value of `exchange`."""
         return replace(self.sieve.config, exchange=self.exchange)
 
     @property
     def exchange(self) -> Exchange:
-        """The topology, or "auto"; may be set between steps, on all ranks alike."""
+        """The topology, or "auto". It may be set between steps, to the same on all ranks."""
         return self.engine.topology.exchange
 
     @exchange.setter
@@ -99,7 +116,7 @@ class SieveState:
 
     @property
     def step(self) -> int:
-        """The number of the next step; may be set between steps, on all ranks alike."""
+        """The number of the next step. It may be set between steps, to the same on all ranks."""
         return self.sieve.number
 
     @step.setter
@@ -115,15 +132,15 @@ class SieveState:
 
     @ordinary_tensors()
     def bind(self, model: nn.Module, *, scaler: Scaler | None = None) -> None:
-        """Name the parameters as the model does. `attach` calls it.
+        """Take the names of the parameters from the model. `attach` calls it.
 
         Args:
-            scaler: for a copy of a state that was told one, which a copy does not keep.
+            scaler: for a copy, which does not keep the scaler of its original.
 
         Raises:
-            SieveError: the state belongs to another model, or has numbered its parameters already;
-                a parameter that is trained has sparse gradients or a dtype that is not taken.
-            ValueError: a state of another model was loaded before, or copied.
+            SieveError: the state belongs to another model or has already numbered its parameters,
+                or a trained parameter has sparse gradients or an unsupported dtype.
+            ValueError: the state was loaded or copied from that of another model.
         """
         if (copied := self.copied) is not None:
             require_scaler(copied, scaler)
@@ -133,13 +150,14 @@ class SieveState:
             self._bind(model)
 
     def _bind(self, model: nn.Module, *, named: bool = True) -> None:
-        # A compiled module hides the DDP model in it.
+        # A compiled module hides the DDP model inside it.
         model = uncompiled(model)
         ignored: Collection[str] = ()
         inner = model
         if isinstance(model, DistributedDataParallel):
             require_all_buckets(model)
-            # Not DDP's own module: it keeps the hook's state, and neither would ever be freed.
+            # Keep the inner module only. DDP keeps the state of its hook: a reference back to DDP
+            # would be a cycle, and neither would be freed.
             inner, ignored = model.module, getattr(model, "parameters_to_ignore", ())
         require_prunable(inner, ignored)
         if named:
@@ -152,12 +170,14 @@ class SieveState:
     def bind_weights(
         self, model: nn.Module, named: Sequence[tuple[str, Tensor]], turns: int = 1
     ) -> None:
-        """As `bind`, of weights that stand for those of the model; `OuterSync` calls it.
+        """Exchange weights that stand for those of the model. `OuterSync` calls it.
 
-        The state is then a part of theirs, and is saved with them.
+        The state then belongs to those weights and is saved with them.
 
         Args:
-            turns: number of steps that show all of them, each about as many.
+            named: the weights, with the names of the parameters that they stand for.
+            turns: the number of steps in which every weight is exchanged once; each step takes
+                about as many of them.
         """
         self.sieve.bind_weights(model, named)
         self.engine.turns = turns
@@ -165,14 +185,15 @@ class SieveState:
 
     @property
     def residuals(self) -> Mapping[str, Tensor]:
-        """Parameter name → a copy of its residual (float32, the parameter's shape)."""
+        """A copy of the residual (float32, the shape of the parameter) for each parameter name."""
         return Residuals(self.sieve.parameters.states, self.engine.finish)
 
     @property
     def owned_residuals(self) -> Mapping[str, Tensor]:
-        """Parameter name → what this rank has pruned of the ranks' average in two-shot exchanges.
+        """What this rank has pruned from sums in two-shot exchanges, for each parameter name.
 
-        A copy, float32, of the parameter's shape; 0 outside the piece that this rank adds up.
+        Each is a copy in float32, with the shape of the parameter and in units of the average. It
+        is 0 outside the piece that this rank adds up.
         """
         self.engine.finish()
         return {p.name: p.unrotated_owned() for p in self.sieve.parameters}
@@ -180,12 +201,12 @@ class SieveState:
     # A step.
 
     def begin_step(self, first: Bucket) -> None:
-        """Begin a step with its first bucket; raises as `Engine.begin_step`."""
+        """Begin a step with its first bucket. Raises what `Engine.begin_step` raises."""
         require_taken_up(self)
         self.engine.begin_step(first)
 
     def end_step(self) -> None:
-        """Wait for the exchanges of a step, and record it; raises as `Engine.end_step`."""
+        """Wait for the exchanges of a step and record it. Raises what `Engine.end_step` raises."""
         self.last = self.engine.end_step()
         self.totals.add(self.last)
         if self.on_step is not None:
@@ -194,10 +215,10 @@ class SieveState:
     # Copies.
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has the options and what is kept of the parameters, and must be bound anew.
+        """Return the content of a copy: the options and the residuals. A copy must be bound anew.
 
         Raises:
-            TypeError: the state is that of an `OuterSync`.
+            TypeError: the state belongs to an `OuterSync`.
         """
         if self.sieve.stands_for_weights:
             refuse_copy("the state of an OuterSync", "save outer.state_dict() instead")
@@ -209,26 +230,28 @@ class SieveState:
     # Checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
-        """What this rank must save to go on exactly; loads under ``weights_only=True``.
+        """Return what this rank must save to resume exactly, as plain data and tensors.
 
-        Every rank saves its own: residuals differ from rank to rank.
+        Every rank must save its own, because residuals differ from rank to rank. ``torch.load``
+        reads it with ``weights_only=True``.
 
         Raises:
-            SieveError: the state is that of an `OuterSync`.
+            SieveError: the state belongs to an `OuterSync`.
         """
         self._require_own_checkpoint()
         return self.save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` saved on the same rank, after the model's own weights.
+        """Restore what `state_dict` has saved on the same rank.
 
-        What is refused changes nothing. A state that is not bound to its model yet compares names
-        and weights when it is, or at the first step, on all ranks.
+        Load the weights of the model first. A saved state that is refused changes nothing. If this
+        state is not bound to its model yet, names and weights are compared when it is bound, or
+        at the first step, on all ranks.
 
         Raises:
-            ValueError: it is no such state, or damaged, naming the field; or it is of another
-                model, rank, world size, step or other options.
-            SieveError: the state is that of an `OuterSync`.
+            ValueError: `state` is no such state or is damaged (the message names the field), or it
+                was saved with another model, rank, world size, step or options.
+            SieveError: the state belongs to an `OuterSync`.
         """
         self._require_own_checkpoint()
         self.load(state)
@@ -261,14 +284,14 @@ class SieveState:
 
     @ordinary_tensors()
     def load(self, state: Mapping[str, Any], weights: Mapping[str, int] | None = None) -> None:
-        """As `load_state_dict`.
+        """Do what `load_state_dict` does, also for the state of an `OuterSync`.
 
         Args:
-            weights: checksums of the parameters as they will be; None: those that they have.
+            weights: the checksums that the parameters will have; None takes those that they have.
         """
         if self.copied is not None:
             raise SieveError("this SieveState is a copy: bind it before a state is loaded")
-        # What is refused leaves an unfinished step as it is.
+        # Check before `settle`: a state that is refused leaves an unfinished step as it is.
         found = require_sound(state)
         require_own_place(found["rank"], found["world_size"], *self.engine.groups.own_place)
         self.sieve.require_fit(found, weights)

@@ -1,4 +1,4 @@
-"""From the frames that arrived to the average, in the bucket."""
+"""Decode the frames of all ranks and write their average into the bucket."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -17,7 +17,7 @@ from gradsieve.runtime.threads import shared
 
 
 class Contribution(NamedTuple):
-    """A frame, the pieces that it carries, and what their values are multiplied by."""
+    """A frame, the pieces that it carries, and the factor of their values in the average."""
 
     frame: Frame
     part: Part
@@ -33,19 +33,20 @@ def average_into(
     places: Sequence[Place] | None = None,
     scale: float = 1.0,
 ) -> None:
-    """Add the contributions in their order.
+    """Replace the content of `buffer` by the weighted sum of the contributions, in their order.
 
-    Where a unit has a rotation, it learns from the average and restores the gradient. A unit is one
-    thread's: the result does not depend on how many there are.
+    A unit with a rotation learns from the average and restores the gradient. One thread adds up
+    the whole of a unit, so the result does not depend on the number of threads.
 
     Args:
-        rotations: one for each unit of the bucket, or None.
-        cleared: of which units a float32 `buffer` holds zeros already.
-        places: where each unit lies in the buffer; None: one behind the other.
-        scale: what the sum is multiplied by at the end.
+        buffer: the flat buffer of the bucket, on any device.
+        rotations: the rotation of each unit of the bucket; None for a unit without one.
+        cleared: whether a float32 `buffer` already holds zeros in the place of each unit.
+        places: where each unit lies in the buffer; None if they follow one another.
+        scale: a factor for the sum, applied at the end.
 
     Raises:
-        FrameError: a payload makes no sense; the buffer holds nothing of use.
+        FrameError: a payload is damaged. The content of the buffer is then undefined.
     """
     total = (
         buffer if buffer.dtype is torch.float32 else torch.empty_like(buffer, dtype=torch.float32)
@@ -71,7 +72,7 @@ def average_into(
         if scale != 1:
             unit.mul_(scale)
         if isinstance(places[number], Tensor):
-            # A copy.
+            # Indexing with a tensor has made a copy.
             total[places[number]] = unit
 
     shared(average, len(numels), threads if total.is_cpu else 1)
@@ -89,7 +90,7 @@ def add_section(total: Tensor, section: Section, factor: float, name: str) -> No
 def add_on_device(
     total: Tensor, indices: NDArray[np.int32], values: NDArray[np.float32], factor: float
 ) -> None:
-    """What `Section.add_to` does, bit for bit, on any device."""
+    """Do what `Section.add_to` does, with the same bits, on any device."""
     added = torch.from_numpy(values).to(total.device)
-    # Multiplied apart: `alpha` might round once where the CPU rounds twice.
+    # Multiply first: the `alpha` of `index_add_` may round once where the CPU rounds twice.
     total.index_add_(0, torch.from_numpy(indices).to(total.device), added * factor)

@@ -1,4 +1,4 @@
-"""What the sieve takes over at once: some parameters and what is to be exchanged of them."""
+"""The bucket: some parameters and the flat buffer of their gradients, exchanged together."""
 
 from typing import Protocol
 
@@ -6,18 +6,18 @@ from torch import Tensor
 
 
 class Bucket(Protocol):
-    """As DDP gives to a hook (``torch.distributed.GradBucket``)."""
+    """The methods of ``torch.distributed.GradBucket``, which DDP gives to a hook."""
 
     def index(self) -> int:
-        """0 for the first of a step."""
+        """Return the number of the bucket in its step, from 0."""
 
     def is_last(self) -> bool:
-        """Of a step."""
+        """Return whether it is the last bucket of the step."""
 
     def parameters(self) -> list[Tensor]: ...
 
     def buffer(self) -> Tensor:
-        """Flat: the gradients of the parameters, one behind the other."""
+        """Return the gradients of all parameters, one behind the other, as a flat tensor."""
 
     def gradients(self) -> list[Tensor]:
-        """Flat views of the buffer, a parameter's in its order in memory."""
+        """Return a flat view of the buffer for each parameter, in the order of its memory."""

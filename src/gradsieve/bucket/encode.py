@@ -1,4 +1,4 @@
-"""From a bucket's gradients to this rank's frames: rotate, select, encode."""
+"""Turn the gradients of a bucket into the frames of this rank: rotate, select, encode."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ Sections = dict[Piece, Section]
 
 
 def sieve_gradients(step: Step, plan: Plan, buffer: Tensor) -> Sections:
-    """A section for each piece of the bucket, whose gradients `buffer` holds."""
+    """Return a section for each piece that this rank sends of the gradients in `buffer`."""
     sections: Sections = {}
     for number, unit in enumerate(plan.units):
         flat, pieces = plan.layout.take(buffer, number), plan.pieces[number]
         if not pieces:
-            # Another rank of the node keeps this unit's residual.
+            # Another rank of the node keeps the residual of this unit.
             if isinstance(unit, ParameterState):
                 unit.moments, unit.squared_remainder = None, 0.0
             continue
@@ -49,7 +49,7 @@ def sieve_gradients(step: Step, plan: Plan, buffer: Tensor) -> Sections:
 
 
 def encode_frames(step: Step, plan: Plan, sections: Sections) -> list[Tensor]:
-    """Of the plan's own parts."""
+    """Return a frame for each of the plan's own parts."""
     clock = step.clock
     with clock.timed("encode"):
         plan.digest = step.plans.digest(plan)
@@ -68,7 +68,10 @@ def encode_frames(step: Step, plan: Plan, sections: Sections) -> list[Tensor]:
 
 
 def give_whole(step: Step, plan: Plan, buffer: Tensor) -> None:
-    """Before ranks of a node average the bucket: add what was kept of whole parameters."""
+    """Add the remainders of whole parameters to their gradients.
+
+    It must be called before the ranks of a node average the bucket.
+    """
     for number, unit in enumerate(plan.units):
         if isinstance(unit, WholeGroup) and step.config.error_feedback:
             flat = plan.layout.take(buffer, number)
@@ -83,7 +86,7 @@ def send_whole(
     with step.clock.timed("encode"):
         gradients, share = step.unscaled(flat).float(), 1
         if plan.of_node:
-            # The ranks of a node have given what they kept already, and share what is left.
+            # The ranks of a node have already given their remainders. They share the new one.
             share = len(plan.parts)
         elif step.config.error_feedback:
             gradients = group.give(gradients, may_be_unused=step.may_be_unused)
@@ -99,7 +102,10 @@ def send_whole(
 
 
 def note_whole(step: Step, plan: Plan, group: WholeGroup, values: Tensor) -> None:
-    """The gradients of a node's ranks are looked at before they are averaged."""
+    """Note whether gradients are finite.
+
+    A node's ranks have noted their own gradients before they averaged them.
+    """
     if not plan.of_node:
         note_nonfinite(step.clock, group.named, values)
     elif not is_finite(values):
@@ -115,9 +121,13 @@ def send_survivors(
     clear: bool,
     is_mean: bool,
 ) -> list[Section]:
-    """
+    """Select the survivors of one parameter and encode them, one section for each piece.
+
     Args:
-        is_mean: the gradient is that of a node: whose it was that is not finite is told already.
+        flat: the gradient of the parameter, without the scale of the loss.
+        clear: whether to leave zeros in the place of the gradient.
+        is_mean: whether the gradient is the mean of a node. The ranks of the node have then noted
+            which of their own gradients are not finite.
     """
     clock = step.clock
     if step.holds(flat):
@@ -170,11 +180,12 @@ def send_survivors(
 def divided(
     pieces: Sequence[Piece], indices: Tensor, values: Tensor
 ) -> Iterator[tuple[Piece, Tensor, Tensor]]:
-    """The survivors in each piece, counted from its start.
+    """Yield each piece with its survivors, whose indices count from the start of the piece.
 
     Args:
-        pieces: one behind the other.
-        indices: ascending, counted from the start of the first piece.
+        pieces: pieces that follow one another.
+        indices: int32 [survivors], ascending, counted from the start of the first piece.
+        values: float32 [survivors].
     """
     if len(pieces) == 1:
         yield pieces[0], indices, values
@@ -189,12 +200,13 @@ def divided(
 
 
 def rotate(rotation: Rotation, flat: Tensor) -> tuple[Tensor, int]:
-    """The coefficients of a gradient; one is NaN where the gradient is not finite.
+    """Return the coefficients of a gradient.
 
-    Every coefficient of a block would be, and the record would count them all.
+    If the gradient is not finite, exactly one coefficient is NaN. Otherwise all coefficients of a
+    block would be, and the record would count them all.
 
     Returns:
-        Beside them, how many elements more than this one are not finite.
+        The coefficients, and the number of non-finite elements of the gradient beyond the first.
     """
     if math.isfinite(float(flat.sum())):
         return rotation.coefficients(flat), 0
@@ -207,17 +219,20 @@ def rotate(rotation: Rotation, flat: Tensor) -> tuple[Tensor, int]:
 
 
 def kept_for(step: Step, left: Tensor) -> NDArray[np.float32] | None:
-    """Where the encoder may leave what a section does not carry; a device's it cannot reach."""
+    """Return the part of the residual that the encoder may write to.
+
+    It is None without error feedback, and on a device, which the encoder cannot reach.
+    """
     return left.numpy() if step.config.error_feedback and left.is_cpu else None
 
 
 def leave_remainder(
     left: Tensor, indices: Tensor, values: Tensor, sections: Sequence[Section]
 ) -> float:
-    """On a device: what the sections do not carry of finite values stays in the residual.
+    """Leave the rounding errors of the survivors in a residual on a device.
 
     Returns:
-        The sum of squares of what stays.
+        The sum of the squares of these errors.
     """
     if all(section.is_exact for section in sections):
         return 0.0

@@ -1,4 +1,7 @@
-"""What a frame has sections for: each pruned parameter of a bucket, and whole ones together."""
+"""The units of a bucket, each of which travels in sections of its own.
+
+A unit is one pruned parameter, or a group of parameters that travel whole.
+"""
 
 import zlib
 from collections.abc import Sequence
@@ -11,24 +14,24 @@ from gradsieve.parameters.parameter import ParameterState
 from gradsieve.parameters.whole import Unit, WholeGroup
 
 Place = slice | Tensor
-"""Where a unit lies in a bucket's buffer: a stretch, or the places of its elements (int64)."""
+"""Where a unit lies in the buffer of a bucket: a slice, or the index of each element (int64)."""
 
 
 class BucketLayout:
-    """The units of a bucket, and where in its buffer they lie.
+    """The units of a bucket, and where they lie in its buffer.
 
     Args:
-        parameters: in the bucket's order.
-        owners: ranks that whole parameters are dealt to. Who owns one follows from its label: it
-            stays where it is when DDP puts its buckets together anew.
+        parameters: the parameters, in the order of the bucket.
+        owners: the number of ranks among which the whole parameters are divided. The label of a
+            parameter decides who owns it, so it keeps its owner when DDP rebuilds its buckets.
     """
 
     def __init__(self, parameters: Sequence[ParameterState], owners: int = 1) -> None:
         self.named = [(parameter.name, parameter.numel) for parameter in parameters]
-        """Names and numbers of elements, in the bucket's order."""
+        """The name and the number of elements of each parameter, in the order of the bucket."""
         self.units: list[Unit] = []
         self.places: list[Place] = []
-        """For each unit, in its own order."""
+        """The place of each unit."""
         starts = list(accumulate((p.numel for p in parameters), initial=0))
         whole: list[list[tuple[ParameterState, int]]] = [[] for _ in range(owners)]
         for parameter, start in zip(parameters, starts, strict=False):
@@ -44,18 +47,19 @@ class BucketLayout:
                 self.places.append(place_of(runs, parameters[0].device))
 
     def take(self, buffer: Tensor, number: int) -> Tensor:
-        """A unit's elements, flat: a view of the buffer where they lie in one stretch."""
+        """Return the elements of a unit, flat: a view where its place is a slice, else a copy."""
         return buffer[self.places[number]]
 
     def put(self, buffer: Tensor, number: int, flat: Tensor) -> None:
-        """The way back of `take`, for a copy."""
+        """Write the elements of a unit into the buffer."""
         buffer[self.places[number]] = flat.to(buffer.dtype)
 
 
 def place_of(runs: Sequence[tuple[int, int]], device: torch.device) -> Place:
-    """
+    """Return the place of a unit that consists of some runs of elements.
+
     Args:
-        runs: starts and lengths.
+        runs: the start and the length of each.
     """
     stops = [start + numel for start, numel in runs]
     if all(stop == start for stop, (start, _) in zip(stops, runs[1:], strict=False)):

@@ -1,4 +1,7 @@
-"""What encoding and decoding take however little is sent."""
+"""Measure the time that encoding and decoding take however little is sent.
+
+A budget needs it, because a higher threshold does not reduce this time.
+"""
 
 import time
 
@@ -18,11 +21,11 @@ from gradsieve.codec import (
 )
 
 TRIES = 2
-"""The quickest counts."""
+"""Number of measurements. The quickest of them counts."""
 
 
 def coding_overhead(plan: Plan, values: Values, ranks: int) -> float:
-    """Seconds of one step, in which one element of each pruned piece is sent."""
+    """Return the seconds of coding in a step that sends one element of each pruned piece."""
     return min(one_try(plan, values, ranks) for _ in range(TRIES))
 
 

@@ -1,4 +1,4 @@
-"""Who adds what: each unit of a bucket is cut into pieces, which are dealt to the ranks."""
+"""The plan of a bucket: its units are cut into pieces, which are divided among the frames."""
 
 import zlib
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from gradsieve.parameters.parameter import AddUp, Dealt, ParameterState
 from gradsieve.parameters.whole import Unit, WholeGroup
 
 SMALLEST_PIECE = 2**14
-"""Elements; each piece has a section of its own in a frame, of some 36 bytes."""
+"""Number of elements. Each piece costs a section of its own in a frame, some 36 bytes."""
 
 
 class Piece(NamedTuple):
-    """The elements from `start` to `stop` of the bucket's unit `number`."""
+    """The elements from `start` to `stop` of the unit `number` of a bucket."""
 
     number: int
     start: int
@@ -27,18 +27,18 @@ class Piece(NamedTuple):
 
 
 Part = Sequence[Piece]
-"""The pieces that one frame carries, in the bucket's order."""
+"""The pieces that one frame carries, in the order of the bucket."""
 
 
 class Plan:
-    """A bucket's units, and the parts that frames carry of it.
+    """The units of a bucket, and the parts of it that frames carry.
 
     Args:
-        parts: the pieces of the bucket, one part for each frame.
+        parts: all pieces of the bucket, as one part for each frame.
         place: the number of this rank's own part.
-        of_node: the bucket holds the mean of a node's ranks. Each rank makes a frame of its own
-            part alone, and keeps the residual of that part for the node.
-        prunes_sums: each rank adds up its own part of all frames, and prunes the sum.
+        of_node: whether the bucket holds the mean of a node's ranks. Each rank then makes a frame
+            of its own part alone, and keeps the residual of that part for the whole node.
+        prunes_sums: whether each rank adds up its own part of all frames and prunes the sum.
     """
 
     def __init__(
@@ -53,38 +53,39 @@ class Plan:
         self.layout = layout
         self.units = layout.units
         self.pruned = [unit for unit in layout.units if isinstance(unit, ParameterState)]
-        """The first units."""
+        """The units that are pruned. They come before the whole ones in `units`."""
         self.parts = parts
         self.place = place
         self.of_node = of_node
         self.prunes_sums = prunes_sums
         self.digest = 0
-        """What both sides of this step's frames must share, as `Plans.digest` gives it."""
+        """A digest of what both sides of this step's frames must share; see `Plans.digest`."""
         self.own_parts = [parts[place]] if of_node else parts
         """The parts that this rank makes frames of."""
         self.pieces: list[list[Piece]] = [[] for _ in self.units]
-        """The pieces of each unit in this rank's frames, in order; they follow each other."""
+        """The pieces of each unit in this rank's frames, in ascending order and without gaps."""
         for piece in sorted(piece for part in self.own_parts for piece in part):
             self.pieces[piece.number].append(piece)
         self._mine = {piece.number: piece for piece in parts[place]}
 
     def cleared(self, dtype: torch.dtype) -> list[bool]:
-        """Whether selecting leaves zeros in the place of each unit, in a buffer of `dtype`."""
+        """Return for each unit whether selection leaves zeros in its place in the buffer."""
         pruned = [not self.of_node and parameter.clears(dtype) for parameter in self.pruned]
         return [*pruned, *(False for _ in self.units[len(pruned) :])]
 
     def numels(self, place: int) -> list[int]:
-        """Elements of each piece of a part."""
+        """Return the number of elements of each piece of a part."""
         return [piece.numel for piece in self.parts[place]]
 
     def settle(self, world_size: int, add_up: AddUp) -> None:
-        """Before a selection, let residuals be where this plan wants them.
+        """Move residuals to where this plan needs them, before a selection.
 
-        What was pruned of sums returns from pieces that another rank adds up now. The ranks of a
-        node divide their residuals among themselves, or no longer do.
+        If another rank now adds up a piece, the residual of its sums returns to this rank's own
+        residual. The ranks of a node divide their residuals among themselves if the plan is of a
+        node, and stop doing so if it is not.
 
         Args:
-            add_up: as for `ParameterState.deal`.
+            add_up: see `ParameterState.deal`.
         """
         for number, parameter in enumerate(self.pruned):
             mine = self._mine.get(number, NOTHING)
@@ -98,15 +99,15 @@ NOTHING = Piece(0, 0, 0)
 
 
 def undivided(units: Sequence[Unit]) -> list[Part]:
-    """One part with all of it."""
+    """Return a single part that has all units as they are."""
     return [[Piece(number, 0, unit.numel) for number, unit in enumerate(units)]]
 
 
 def dealt_to(units: Sequence[Unit], ranks: int) -> list[list[Piece]]:
-    """A part for each rank, with one piece of a unit at most.
+    """Return a part for each rank, with at most one piece of each unit.
 
-    A parameter's pieces are of one size, to a row; who has them depends on its label alone, so that
-    they stay where they are when DDP puts its buckets together anew.
+    The pieces of a parameter have the same size, up to one row. Its label alone decides which rank
+    has which piece, so they stay there when DDP rebuilds its buckets.
     """
     parts: list[list[Piece]] = [[] for _ in range(ranks)]
     for number, unit in enumerate(units):
@@ -120,7 +121,7 @@ def dealt_to(units: Sequence[Unit], ranks: int) -> list[list[Piece]]:
 
 
 def cut(parameter: ParameterState, ranks: int) -> list[tuple[int, int]]:
-    """At most `ranks` ranges; of whole rows, where a row is no larger than a piece."""
+    """Return at most `ranks` ranges. They hold whole rows unless a row is larger than a piece."""
     numel = parameter.numel
     count = max(1, min(ranks, numel // SMALLEST_PIECE))
     row = parameter.row if 0 < parameter.row <= numel // count else 1

@@ -1,4 +1,4 @@
-"""The plan of each bucket, kept over steps with what else is known of it."""
+"""The plans of all buckets, kept from step to step because they take long to make."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 class Plans:
+    """The layout, plan, digest and coding overhead of each bucket, made when first asked for."""
+
     def __init__(self, values: Values) -> None:
         self._values = values
         self._layouts: dict[tuple[int, ...], BucketLayout] = {}
@@ -24,7 +26,7 @@ class Plans:
         self._overheads: dict[int, float] = {}
 
     def layout(self, parameters: Sequence[ParameterState], owners: int = 1) -> BucketLayout:
-        """The units of a bucket with these parameters, in its order; `owners` as there."""
+        """Return the layout of a bucket. The arguments are those of `BucketLayout`."""
         key = owners, *map(id, parameters)
         if key not in self._layouts:
             self._layouts[key] = BucketLayout(parameters, owners)
@@ -32,7 +34,7 @@ class Plans:
 
     @property
     def groups(self) -> list[WholeGroup]:
-        """The groups that parameters which travel whole are in now."""
+        """The groups to which the whole parameters belong at present."""
         units = [unit for layout in self._layouts.values() for unit in layout.units]
         return [unit for unit in units if isinstance(unit, WholeGroup) and unit.is_current]
 
@@ -43,10 +45,12 @@ class Plans:
         place: int,
         places: int,
     ) -> Plan:
-        """Which parts of a bucket frames carry, and which part is this rank's.
+        """Return which parts of a bucket frames carry, and which part is this rank's own.
 
         Args:
-            place, places: as `FrameTopology.place` returns them.
+            parameters: the parameters, in the order of the bucket.
+            place, places: the number of this rank's part and of all parts, as
+                `FrameTopology.place` returns them.
         """
         layout = self.layout(parameters, places)
         key = topology.name, id(layout)
@@ -55,12 +59,12 @@ class Plans:
         return self._plans[key]
 
     def forget(self) -> None:
-        """Make all plans anew: a parameter lies otherwise in its bucket from now on."""
+        """Drop all plans, because the layout of a parameter in its bucket has changed."""
         for kept in (self._plans, self._digests, self._overheads):
             kept.clear()
 
     def digest(self, plan: Plan) -> int:
-        """A digest of what both sides of a frame must share: shapes, options and bases."""
+        """Return a digest of what both sides of a frame must share: shapes, options and bases."""
         key = id(plan)
         if key not in self._digests:
             lines = [line for unit in plan.units for line in unit.described]
@@ -72,7 +76,7 @@ class Plans:
         return digest_of([str(self._digests[key]), *map(str, bases)])
 
     def overhead(self, plan: Plan, ranks: int) -> float:
-        """Seconds that coding takes however little is sent; measured at the first call."""
+        """Return the seconds that coding takes however little is sent, measured once."""
         key = id(plan)
         if key not in self._overheads:
             self._overheads[key] = coding_overhead(plan, self._values, ranks)
@@ -80,6 +84,6 @@ class Plans:
 
 
 def digest_of(lines: Iterable[str]) -> int:
-    """64 bits of a hash over lines."""
+    """Return a 64-bit hash of the lines."""
     text = "\n".join(lines).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

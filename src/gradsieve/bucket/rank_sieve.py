@@ -1,4 +1,7 @@
-"""The sieve of one rank, without torch.distributed."""
+"""The sieve of one rank, without torch.distributed.
+
+The engine runs one of them in each process. Benches and tests run many in one process.
+"""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -30,22 +33,22 @@ if TYPE_CHECKING:
 
 
 class RankSieve:
-    """Selects from one rank's gradients, and keeps what is not sent.
+    """Selects from the gradients of one rank, and keeps what is not sent.
 
-    The engine runs one between processes. A bench plays many in one process, as in this step of
-    some ranks with one bucket::
+    A step of several ranks in one process, with one bucket each, is two loops::
 
         for sieve, bucket in zip(sieves, buckets):
             sieve.begin_step()
             plan = sieve.plan(GATHER, list(sieve.parameters), 0, 1)
             frames += sieve.encode(plan, sieve.select(plan, bucket))
+        # Each of all frames is a contribution, with the factor 1 / len(frames).
         for sieve, bucket in zip(sieves, buckets):
-            sieve.average(plan, contributions, bucket, len(sieves))  # of all frames
+            sieve.average(plan, contributions, bucket, len(sieves))
             sieve.commit()
 
     Args:
         config: the options.
-        scaler: what scales the loss.
+        scaler: the object that scales the loss; see `SieveState`.
     """
 
     def __init__(self, config: SieveConfig, scaler: Scaler | None = None) -> None:
@@ -55,9 +58,9 @@ class RankSieve:
         self.thresholds = Thresholding(config.policy, config.start_step, config.ramp_steps)
         self.loss_scale = LossScale(scaler)
         self.number = 0
-        """The number of the running step, or of the next."""
+        """The number of the running step; between steps, that of the next."""
         self.may_be_unused = True
-        """A parameter may be one that no rank used; DDP drops the result of those."""
+        """Whether there may be parameters that no rank used. DDP drops their average."""
         self._stands_for_weights = False
         self._plans = Plans(config.values)
         self._changes = Changes()
@@ -67,14 +70,14 @@ class RankSieve:
     # Names.
 
     def bind(self, model: nn.Module, ignored: Collection[str] = ()) -> None:
-        """Name the parameters as `model` does; raises as `Registry.bind`."""
+        """Take the names of the parameters from `model`. Raises what `Registry.bind` raises."""
         self.parameters.bind(model, ignored)
 
     def bind_weights(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
-        """Take parameters that stand for those of `model`, all of which are used.
+        """Take weights that stand for the parameters of `model`, all of which are used.
 
-        Weights carry no scale of the loss. Where they are not finite training ends, so that no
-        step is taken back.
+        Weights have no loss scale. A step is never undone, because training ends where weights
+        are not finite.
         """
         self._stands_for_weights = True
         self.parameters.can_undo, self.may_be_unused = False, False
@@ -84,21 +87,21 @@ class RankSieve:
 
     @property
     def stands_for_weights(self) -> bool:
-        """What is exchanged are weights, whose owner saves this state with them."""
+        """Whether weights are exchanged. Their owner then saves this state with them."""
         return self._stands_for_weights
 
     @property
     def plain(self) -> bool:
-        """Nothing is pruned in this step: it is before `start_step`, or names are unknown."""
+        """Whether this step prunes nothing: it is before `start_step`, or names are unknown."""
         return self.number < self.config.start_step or self.parameters.nameless
 
     # A step.
 
     def begin_step(self, computing_threads: int = 1) -> None:
-        """Begin a step; what one before it has left unfinished is put back.
+        """Begin a step. An unfinished step before it is undone.
 
         Args:
-            computing_threads: as for `StepClock`.
+            computing_threads: see `StepClock`.
 
         Raises:
             SieveError: the scaler's scale is not positive and finite.
@@ -128,43 +131,50 @@ class RankSieve:
         place: int,
         places: int,
     ) -> Plan:
-        """Who carries what of a bucket with these parameters; arguments as `Plans.plan`."""
+        """Return who carries what of a bucket. The arguments are those of `Plans.plan`."""
         return self._plans.plan(topology, parameters, place, places)
 
     def forget_plans(self) -> None:
         self._plans.forget()
 
     def open(self, plan: Plan, world_size: int, add_up: AddUp) -> None:
-        """Let residuals be where the plan wants them, before anything else is done with a bucket.
+        """Move residuals to where the plan needs them, before anything else in an exchange.
 
         Args:
-            add_up: replaces a tensor by the sum over the node's ranks, where `plan.of_node`.
+            add_up: a function that replaces a tensor by its sum over the ranks of the node. It is
+                called only if `plan.of_node`.
         """
         self._changes.touch(plan.units)
         plan.settle(world_size, add_up)
 
     def select(self, plan: Plan, buffer: Tensor) -> Sections:
-        """Take what passes the threshold out of a bucket's gradients and their residuals.
+        """Take the survivors out of the gradients of a bucket and their residuals.
 
         Args:
-            buffer: the gradients, flat, as `plan.layout` says; overwritten.
+            buffer: the flat gradients, laid out as in `plan.layout`. They are overwritten.
 
         Returns:
-            A section for each of the pieces that this rank sends.
+            A section for each piece that this rank sends.
         """
         return sieve_gradients(self.step, plan, buffer)
 
     def encode(self, plan: Plan, sections: Sections) -> list[Tensor]:
-        """Frames (uint8, on the CPU), one for each of the plan's own parts."""
+        """Return a frame (uint8 [bytes], on the CPU) for each of the plan's own parts."""
         return encode_frames(self.step, plan, sections)
 
     def average(
         self, plan: Plan, contributions: Sequence[Contribution], buffer: Tensor, world_size: int
     ) -> Tensor:
-        """Replace the bucket's gradients by what all ranks have sent, on all of torch's threads.
+        """Replace the gradients of a bucket by the average of what all ranks have sent.
+
+        It runs on as many threads as torch uses.
+
+        Args:
+            contributions: the frames of all ranks.
+            buffer: the flat buffer of the bucket. Its own content is ignored.
 
         Raises:
-            FrameError: a payload makes no sense; the buffer holds nothing of use.
+            FrameError: a payload is damaged. The content of the buffer is then undefined.
         """
         clock, scale = self.step.clock, self.step.loss_scale
         with clock.timed("decode"):
@@ -179,7 +189,8 @@ class RankSieve:
             )
         if self.thresholds.budget is not None:
             clock.overhead += self._plans.overhead(plan, world_size)
-        # The average, times the loss scale, may leave the range of the buffer, on all ranks alike.
+        # The average times the loss scale may overflow the dtype of the buffer. It then does so on
+        # all ranks.
         is_safe = buffer.dtype is torch.float32 and scale <= 1
         overflowed = not (is_safe or is_finite(buffer))
         clock.nonfinite_anywhere |= overflowed or any(c.frame.nonfinite for c in contributions)
@@ -188,7 +199,7 @@ class RankSieve:
     def give_residuals(
         self, parameters: Sequence[ParameterState], buffer: Tensor, world_size: int
     ) -> None:
-        """Add to the gradients of a bucket all that was kept of those before."""
+        """Add the whole residuals to the gradients of a bucket, for a dense exchange."""
         layout, step = self._plans.layout(parameters), self.step
         self._changes.touch(layout.units)
         for number, unit in enumerate(layout.units):
@@ -206,20 +217,20 @@ class RankSieve:
                 unit.give_residuals(flat, world_size, step.loss_scale)
 
     def settle(self) -> None:
-        """Put back what a step that was cut short has left: survivors, sizes, names."""
+        """Undo an interrupted step: its survivors, gradient sizes and unknown names."""
         self.put_back()
         self.thresholds.sizes.drop_step()
         self.parameters.end_step()
 
     def put_back(self) -> None:
-        """The exchange failed: what this step has sent so far returns to the residuals."""
+        """Return the survivors of this step to the residuals, because the exchange failed."""
         self._changes.put_back(error_feedback=self.config.error_feedback)
 
     def skip(self) -> None:
-        """A gradient was not finite: leave nothing of this step behind.
+        """Undo this step, because a gradient is not finite.
 
-        Whoever scales the loss skips the step on every rank. Weights have nothing to go back to,
-        and keep what was sent.
+        A loss scaler then skips the optimizer step on every rank. Weights have no second residual
+        to go back to; their survivors are put back instead.
         """
         if self._stands_for_weights:
             self.put_back()
@@ -228,7 +239,7 @@ class RankSieve:
         self.thresholds.sizes.drop_step()
 
     def commit(self, *, skipped: bool = False) -> None:
-        """The step is done."""
+        """End the step and keep its changes."""
         clock = self.step.clock
         self._changes.keep()
         self.parameters.end_step()
@@ -239,35 +250,35 @@ class RankSieve:
 
     @property
     def is_turn_due(self) -> bool:
-        """Bases are to follow the gradients now."""
+        """Whether it is time for the bases to follow the gradients."""
         return any(p.rotation is not None and p.rotation.is_due for p in self.parameters)
 
     def turn(self, world_size: int, add_up: AddUp) -> None:
-        """Let the bases follow the gradients; between steps."""
+        """Turn the bases towards the gradients, between steps. For `add_up` see `open`."""
         for parameter in self.parameters:
             parameter.turn(world_size, add_up)
 
     def share_bases(self, other: "RankSieve") -> None:
-        """Use the bases of another rank in this process: they are alike on all ranks, and large.
+        """Use the bases of another rank in this process, to save memory.
 
-        `turn_shared` turns them then.
+        Bases are the same on all ranks. `turn_shared` must turn them then.
         """
         for mine, theirs in zip(self.parameters, other.parameters, strict=True):
             mine.rotation = theirs.rotation
 
     def decay(self, plan: Plan, factor: float) -> None:
-        """Multiply what is kept of a bucket's parameters, between steps."""
+        """Multiply the residuals of a bucket by `factor`, between steps."""
         if factor != 1:
             for unit in plan.units:
                 unit.decay(factor)
 
     def residual_norm(self) -> float:
-        """Euclidean norm of all residuals, after a step."""
+        """Return the Euclidean norm of all residuals after a step."""
         if not self.config.error_feedback:
             return 0.0
         pruned = [p for p in self.parameters if not (p.whole or p.is_empty)]
         if self.step.clock.nonfinite_anywhere:
-            # The moments are those of a step that was taken back.
+            # The moments belong to a step that was undone.
             norms = [float(torch.linalg.vector_norm(p.flat_residual())) for p in pruned]
         else:
             squares = [
@@ -281,11 +292,11 @@ class RankSieve:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Lines of what must be alike on all ranks, and when a saved state is loaded."""
+        """Lines that must be the same on all ranks, and in a saved state that is loaded."""
         return (*self.config.lines, f"scaler={'given' if self.loss_scale.is_told else 'none'}")
 
     def save(self) -> dict[str, Any]:
-        """What is kept, between steps; whose it is must be added."""
+        """Return what the sieve keeps between steps. The caller adds rank and world size."""
         return {
             "settings": lines_of(self.settings),
             "step": self.number,
@@ -299,10 +310,10 @@ class RankSieve:
     def require_fit(
         self, saved: Mapping[str, Any], weights: Mapping[str, int] | None = None
     ) -> None:
-        """Raise ValueError where `load` cannot take a state that is sound by itself.
+        """Raise ValueError if a sound saved state does not fit this sieve.
 
         Args:
-            weights: checksums of the parameters as they will be; None: those that they have.
+            weights: the checksums that the parameters will have; None takes those that they have.
         """
         require_settings(saved["settings"], lines_of(self.settings))
         budget = self.thresholds.budget
@@ -313,7 +324,7 @@ class RankSieve:
             raise ValueError(f"the saved state is of step {saved['step']} and has no parameters")
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Take over what `require_fit` lets pass, between steps."""
+        """Restore a state that has passed `require_fit`, between steps."""
         if self.parameters.min_numel is None:
             self.parameters.min_numel = saved["min_numel"]
         self.parameters.load(saved["parameters"], saved["weights"])
@@ -324,7 +335,7 @@ class RankSieve:
 
 
 def turn_shared(sieves: Sequence[RankSieve]) -> None:
-    """Let bases that ranks in one process share follow the gradients, where it is time."""
+    """Turn the bases that ranks in one process share, where it is time."""
     for of_ranks in zip(*(sieve.parameters for sieve in sieves), strict=True):
         rotation = of_ranks[0].rotation
         if rotation is not None and rotation.is_due:

@@ -1,4 +1,4 @@
-"""What the sieve cannot work with, said in words."""
+"""Checks that refuse early what the sieve cannot work with, in words that say what to do."""
 
 from collections.abc import Collection
 
@@ -14,11 +14,11 @@ from gradsieve.sieve import DTYPES
 OLDEST_TORCH = (2, 6)
 TAKEN = "float32, float16 and bfloat16"
 SHARDED = frozenset({"FullyShardedDataParallel", "FSDPModule", "DTensor"})
-"""Names of classes: importing them takes long, and what is not imported is not in use."""
+"""Names of the classes of FSDP. They are compared by name because importing them takes long."""
 
 
 def require_ddp(model: object) -> None:
-    """Raise TypeError unless `attach` takes the model; the message says what to attach to."""
+    """Raise TypeError unless `attach` takes the model. The message says what to attach to."""
     if isinstance(model, DistributedDataParallel):
         return
     found = f"attach takes a torch.nn.parallel.DistributedDataParallel, got {type(model).__name__}"
@@ -43,7 +43,7 @@ def require_ddp(model: object) -> None:
 
 
 def require_unsharded(model: object, found: str) -> None:
-    """Raise TypeError where FSDP has cut the parameters; `found` begins the message."""
+    """Raise TypeError if FSDP has sharded the parameters. The message begins with `found`."""
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     if any(is_sharded(part) for part in (model, *parameters)):
         raise TypeError(
@@ -77,10 +77,10 @@ def require_bucket(bucket: Bucket) -> None:
 
 
 def require_prunable(model: nn.Module, ignored: Collection[str] = ()) -> None:
-    """Raise SieveError where a parameter that is trained has gradients that cannot be pruned.
+    """Raise SieveError if the gradients of a trained parameter cannot be pruned.
 
     Args:
-        ignored: names of parameters that are not exchanged.
+        ignored: the names of parameters that are not exchanged.
     """
     trained = {
         id(parameter): name
@@ -102,7 +102,7 @@ def require_prunable(model: nn.Module, ignored: Collection[str] = ()) -> None:
 
 
 def require_dtype(what: str, parameter: Tensor) -> None:
-    """Raise SieveError unless the sieve takes gradients of the parameter's dtype."""
+    """Raise SieveError unless the sieve takes gradients of the dtype of the parameter."""
     dtype = parameter.dtype
     if dtype in DTYPES:
         return

@@ -1,4 +1,4 @@
-"""A running step on one rank."""
+"""The running step of one rank, which its stages share."""
 
 from dataclasses import dataclass
 
@@ -14,29 +14,29 @@ from gradsieve.telemetry.clock import StepClock
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """What the stages of a step share: select, encode, exchange, decode."""
+    """What select, encode, exchange and decode share in one step."""
 
     number: int
     config: SieveConfig
     thresholds: Thresholding
     plans: Plans
     changes: Changes
-    """What the step has changed so far."""
+    """The changes that the step has made so far."""
     workspace: Workspace
     clock: StepClock
     loss_scale: float
-    """What gradients are multiplied by."""
+    """The scale of the loss, which is a factor of all gradients."""
     may_be_unused: bool
-    """A parameter may be one that no rank used; DDP drops the result of those."""
+    """Whether there may be parameters that no rank used. DDP drops their average."""
 
     def unscaled(self, flat: Tensor) -> Tensor:
-        """A gradient without the scale of the loss; float32 is changed in place."""
+        """Return a gradient without the scale of the loss. A float32 one is changed in place."""
         return flat if self.loss_scale == 1 else flat.float().mul_(1 / self.loss_scale)
 
     def holds(self, gradient: Tensor) -> bool:
-        """Whether nothing may be sent of a gradient, since DDP may drop the result.
+        """Return whether a gradient must be held back, since DDP may drop the average.
 
-        A gradient that is zero throughout may be one of a parameter that no rank used.
+        A gradient of zeros may belong to a parameter that no rank used.
         """
         if not self.may_be_unused or bool(gradient[:64].any()):
             return False

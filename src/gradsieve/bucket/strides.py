@@ -1,4 +1,4 @@
-"""How a parameter's gradient lies in DDP's bucket, whatever became of the parameter's strides."""
+"""Find out how a gradient lies in a bucket of DDP after its parameter has changed its strides."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
@@ -14,57 +14,57 @@ from gradsieve.parameters.parameter import ParameterState
 
 Stride = tuple[int, ...]
 MOST_DIMENSIONS = 5
-"""Up to so many, all orders are tried; beyond, the usual one."""
+"""Number of dimensions up to which all orders of them are tried; beyond, only the usual one."""
 
 
 class Move(NamedTuple):
-    """A gradient that lies otherwise in its bucket than DDP will read it there."""
+    """A gradient whose layout in the bucket is not the one by which DDP will read it."""
 
     number: int
-    """Which of the bucket's parameters it is of."""
+    """The number of the parameter in the bucket."""
     stride: Stride | None
-    """By which it lies; None: it is not there at all."""
+    """The strides of the gradient in the bucket; None if it is not in the bucket at all."""
 
 
 class Checked(NamedTuple):
-    """A bucket whose gradients' layout is known."""
+    """A bucket in which the layout of all gradients is known."""
 
     memory: StorageWeakRef
-    """As long as this reference is kept no other memory has its address."""
+    """A weak reference to the buffer. While it is kept, no other memory can have its address."""
     strides: list[Stride]
-    """Those of the parameters then."""
+    """The strides of the parameters when the bucket was checked."""
     moves: list[Move]
 
 
 class Layouts:
     """Lets gradients and residuals follow the strides of the parameters.
 
-    DDP lays a gradient out by its parameter's strides when it makes a bucket: when the model is
-    wrapped, and once more after the first step or two. When the parameter's strides change later
-    (``model.to(memory_format=...)``) it goes on to write gradients so, but reads what comes back
-    by the new ones. With `gradient_as_bucket_view` it does both by the view's own strides, which
-    the same call may point to other memory. It tells neither: the gradient itself shows it.
+    DDP makes its buckets when the model is wrapped, and again after the first step or two. It then
+    lays out each gradient by the strides of its parameter. If these strides change later
+    (``model.to(memory_format=...)``), DDP still writes gradients by the old strides but reads
+    averages by the new ones. With `gradient_as_bucket_view` it writes and reads by the strides of
+    the view, and the same call may point the view to other memory. DDP reports none of this, so
+    the layout is inferred from the gradient itself.
     """
 
     def __init__(self) -> None:
         self._checked: dict[int, Checked] = {}
         self._seen: dict[int, Stride] = {}
-        """The strides that a parameter had at first, by its id."""
+        """The first strides of each parameter, by its id."""
         self._are_views = False
-        """Gradients are views of the buckets."""
+        """Whether gradients are views of the buckets."""
 
     def follow(
         self, bucket: Bucket, find: Callable[[Tensor], ParameterState | None], ranks: int
     ) -> bool:
-        """Before a bucket is pruned: lay its gradients out as DDP will read them, and the residuals
-        with them.
+        """Lay out gradients and residuals as DDP will read the average, before a bucket is pruned.
 
         Args:
-            find: what is kept for a parameter, None where it is not known yet.
-            ranks: of the group; as for `ParameterState.lay_out`.
+            find: a function that returns the state of a parameter; None while it is not known.
+            ranks: the world size; see `ParameterState.lay_out`.
 
         Returns:
-            Whether a residual lies otherwise than before.
+            Whether the layout of a residual has changed.
 
         Raises:
             SieveError: a parameter has changed its strides, and its gradient shows no layout.
@@ -100,20 +100,20 @@ class Layouts:
         return changed
 
     def _read(self, parameter: Tensor, flat: Tensor, state: ParameterState | None) -> Stride:
-        """The strides by which DDP will read the average."""
+        """Return the strides by which DDP will read the average."""
         gradient = parameter.grad
         if gradient is not None and is_view(gradient, flat):
             return gradient.stride()
-        # An unused parameter's view cannot be seen.
+        # The view of an unused parameter cannot be seen.
         hidden = self._are_views and gradient is None and state is not None
         return state.stride if hidden and state is not None else dense_stride(parameter)
 
     def _lying(
         self, parameter: Tensor, flat: Tensor, state: ParameterState | None
     ) -> tuple[Stride | None, bool]:
-        """By which strides a gradient lies in its bucket, and whether it shows that.
+        """Return the strides of a gradient in its bucket, and whether the gradient proves them.
 
-        None where it lies elsewhere: it was a view once, which now points to other memory.
+        The strides are None if the gradient was a view that now points to other memory.
         """
         gradient, read = parameter.grad, self._read(parameter, flat, state)
         if gradient is None or gradient.dtype is not flat.dtype:
@@ -136,12 +136,12 @@ class Layouts:
                 "which a hook has changed, does not show how it lies in DDP's bucket: change the "
                 "memory format before DDP(model)"
             )
-        # Where elements are alike several fit.
+        # Several layouts fit where elements are equal.
         return (fitting or likely)[0], len(fitting) < 2
 
 
 def move(bucket: Bucket, moves: Sequence[Move]) -> None:
-    """Lay gradients out in their places as DDP will read them: by their parameters' strides."""
+    """Lay out gradients in the bucket by the strides of their parameters, as DDP will read them."""
     if not moves:
         return
     parameters, gradients = bucket.parameters(), bucket.gradients()
@@ -159,13 +159,16 @@ def is_view(gradient: Tensor | None, flat: Tensor) -> bool:
 
 
 def holds(flat: Tensor, gradient: Tensor, stride: Stride) -> bool:
-    """Whether `flat`, read by `stride`, is the gradient, bit for bit: a NaN is like itself."""
+    """Return whether `flat`, read by `stride`, has the same bits as the gradient.
+
+    Bits are compared because a NaN does not equal itself.
+    """
     bits = torch.int16 if flat.element_size() == 2 else torch.int32
     return torch.equal(flat.as_strided(gradient.shape, stride).view(bits), gradient.view(bits))
 
 
 def distinct(shape: Sequence[int], strides: Sequence[Stride]) -> list[Stride]:
-    """One of those that mean the same layout, in their order."""
+    """Return the strides without those that mean the same layout as one before them."""
     found: dict[Stride, Stride] = {}
     for stride in strides:
         found.setdefault(lies(shape, stride), stride)
@@ -173,26 +176,26 @@ def distinct(shape: Sequence[int], strides: Sequence[Stride]) -> list[Stride]:
 
 
 def lies(shape: Sequence[int], stride: Stride) -> Stride:
-    """What tells two layouts apart: the stride of a dimension of one element says nothing."""
+    """Return the strides that tell layouts apart: those of dimensions larger than 1."""
     return tuple(step for size, step in zip(shape, stride, strict=True) if size > 1)
 
 
 def usual_strides(shape: Sequence[int]) -> list[Stride]:
-    """By rows, and by columns or with channels last."""
+    """Return the strides of rows first, and those of columns first or channels last."""
     rows = list(range(len(shape)))
     other = [1, 0] if len(shape) == 2 else [0, *rows[2:], 1]
     return [stride_of(shape, rows), stride_of(shape, other)]
 
 
 def dense_strides(shape: Sequence[int]) -> Iterator[Stride]:
-    """Strides of memory without gaps, with the dimensions in any order."""
+    """Yield the strides of memory without gaps for each order of the dimensions."""
     dimensions = range(len(shape))
     orders = permutations(dimensions) if len(shape) <= MOST_DIMENSIONS else [tuple(dimensions)]
     return (stride_of(shape, order) for order in orders)
 
 
 def stride_of(shape: Sequence[int], order: Sequence[int]) -> Stride:
-    """The strides of memory without gaps.
+    """Return the strides of memory without gaps.
 
     Args:
         order: the dimensions, from the outermost to the innermost.
@@ -205,7 +208,10 @@ def stride_of(shape: Sequence[int], order: Sequence[int]) -> Stride:
 
 
 def dense_stride(parameter: Tensor) -> Stride:
-    """As DDP lays its gradient out: by its own strides, unless they leave gaps or overlap."""
+    """Return the strides by which DDP lays out the gradient of a parameter.
+
+    They are those of the parameter, unless they leave gaps or overlap.
+    """
     stride = parameter.stride()
     if torch.empty_like(parameter, device="meta").stride() == stride:
         return stride

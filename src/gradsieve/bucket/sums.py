@@ -1,7 +1,7 @@
-"""The second shot of a two-shot exchange: a rank adds its part of all frames and prunes the sum.
+"""The second shot of a two-shot exchange: each rank adds up its part and prunes the sum.
 
-What it prunes stays in a residual of its own, in units of the average; what it rounds off
-parameters that travel whole stays in its remainder of them. All of it is on the host, where the
+The pruned rest of a sum stays in a second residual, in units of the average. The rounding error of
+parameters that travel whole stays in their remainder. All of this runs on the CPU, where the
 frames are.
 """
 
@@ -20,13 +20,13 @@ from gradsieve.sieve import Workspace, sample_magnitudes, select
 
 
 def frame_of_sums(step: Step, plan: Plan, frames: Sequence[Frame]) -> Tensor:
-    """The frame of what all ranks are to get of this rank's own part.
+    """Return the frame with the pruned sum of this rank's own part, for all ranks.
 
     Args:
-        frames: of this part, from each rank, in rank order.
+        frames: the frames of this part from all ranks, in rank order.
 
     Raises:
-        FrameError: a payload makes no sense.
+        FrameError: a payload is damaged.
     """
     config = step.config
     sections = add_and_prune(plan, frames, config.values, error_feedback=config.error_feedback)
@@ -43,7 +43,7 @@ def frame_of_sums(step: Step, plan: Plan, frames: Sequence[Frame]) -> Tensor:
 def add_and_prune(
     plan: Plan, frames: Sequence[Frame], values: Values, *, error_feedback: bool
 ) -> list[Section]:
-    """A section for each piece of the rank's own part; arguments as `frame_of_sums`."""
+    """Return a section for each piece of the rank's own part. See `frame_of_sums`."""
     sections = []
     for place, piece in enumerate(plan.parts[plan.place]):
         unit, name = plan.units[piece.number], f"section {place}"
@@ -55,7 +55,7 @@ def add_and_prune(
             section, rest = round_whole(average, values)
             sections.append(section)
             if error_feedback and rest is not None:
-                # The average counts each rank's gradient by its share.
+                # The remainder is in units of a rank's own gradient, not of the average.
                 unit.keep(piece.start, len(frames) * rest)
             continue
         left = unit.owned_residual(piece.start, piece.stop)
@@ -89,10 +89,10 @@ def prune(
 
 
 def threshold_like(arrived: Sequence[Section], average: Tensor, left: Tensor, step: int) -> float:
-    """Lets as many elements pass as a rank has sent on average, so that both shots weigh alike.
+    """Return a threshold for the sum that passes as many elements as a rank has sent on average.
 
-    Where no rank sent any, nor does the owner: DDP may throw away what it sent. Where all ranks
-    sent whatever was not zero, so does the owner.
+    Both shots then have about the same size. If no rank has sent an element, none may pass, since
+    DDP may drop the average. If all ranks have sent everything but zeros, so does the owner.
     """
     sent = sum(section.count for section in arrived)
     if not sent:

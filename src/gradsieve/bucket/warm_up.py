@@ -1,4 +1,4 @@
-"""Compiling ahead of the first step."""
+"""Compile the kernels before the first step, so that no rank waits for it there."""
 
 import time
 from functools import cache
@@ -13,15 +13,16 @@ from gradsieve.runtime.notices import tell
 from gradsieve.sieve import measure, sample_magnitudes, select
 
 NOTICE_AFTER = 2.0
-"""Seconds of compiling."""
+"""Seconds of compiling after which the user is told."""
 
 
 @cache
 def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) -> None:
-    """Run every compiled function that training with these settings calls, on a few numbers.
+    """Run every kernel that training with these options calls, on a few numbers.
 
-    The first time on a machine they are compiled, about half a minute on one core, and kept
-    on disk. In the first step all ranks would wait for it, and its time be counted as theirs.
+    The first run on a machine compiles them, in about half a minute on one core, and keeps them on
+    disk. In the first step all ranks would wait for that, and its time would enter the measured
+    step time.
     """
     with install_listener("numba:compile", Told()):
         ones = torch.ones(8, dtype=torch.float32, device="cpu")
@@ -30,7 +31,7 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
         measure(ones, zeros)
         sample_magnitudes(ones, zeros, 0)
         indices, numbers, _ = select(ones, zeros, 0.5)
-        # Sums of a shot, and the measure of what coding takes, leave nothing in a residual.
+        # The encoder gets no residual for parameters on a device, nor in `coding_overhead`.
         residuals = [zeros.numpy(), None] if error_feedback else [None]
         pruned = [
             pruned_section(indices.numpy(), numbers.numpy(), 8, 0.5, values, residual=residual)
@@ -47,7 +48,7 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
 
 
 class Told(Listener):
-    """Tells that something is compiled, once that has taken `NOTICE_AFTER` in all."""
+    """Tells the user about compiling once it has taken `NOTICE_AFTER` seconds in all."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -56,7 +57,7 @@ class Told(Listener):
         self._timer = Timer(0, tell)
 
     def on_start(self, event: Event) -> None:
-        # One function's compiling holds that of those that it calls; only one thread compiles.
+        # Compiling a function includes compiling those that it calls. Only one thread compiles.
         self._depth += 1
         if self._depth == 1:
             self._start = time.perf_counter()

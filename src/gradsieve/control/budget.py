@@ -1,4 +1,4 @@
-"""Budget: thresholds scaled until a step sends, or takes, what it may."""
+"""Budget: one scale for all thresholds, steered until a step sends or takes what it may."""
 
 import math
 import statistics
@@ -13,47 +13,61 @@ from gradsieve.sieve import Moments
 from gradsieve.telemetry.report import StepReport
 
 WANTED_SHARE = 0.05
-"""Of the computation: what the exchange may add to it."""
+"""Share of the computation time that the exchange may add to a step."""
 LEAST_SHARE = 0.03
-"""Of the computation: what bytes may add to it, even where the exchange takes more than its share
-however little is sent."""
+"""Share of the computation time that bytes may add to a step in any case, even where the exchange
+takes more than `WANTED_SHARE` however little is sent."""
 IDLE_SHARE = 0.1
-"""Of the window: a communication thread with less to spare has work in hand all the time."""
+"""Share of the window. A communication thread that is idle for less is taken as always busy."""
 APPROACH = 0.4
-"""Of the way to the scale that is expected to fit, in a step."""
+"""Exponent by which the scale moves in a step towards the one that is expected to fit."""
 LARGEST_FACTOR = 2.0
-"""Of the scale, from a step to the next."""
+"""Largest factor by which the scale grows from one step to the next."""
 LEAST_FACTOR, LEAST_FACTOR_BELOW_ONE = 0.88, 0.7
-"""A threshold of several deviations that falls quickly lets a burst pass of what was kept just
-below it."""
+"""Smallest factor from one step to the next, for scales above 1 and up to 1. If a threshold of
+several deviations falls faster, a burst passes of residuals that were just below it."""
 SMALLEST_SCALE = 1e-4
 LARGEST_SCALE = 8.0
-"""Where time is what counts: beyond, hardly anything is learned."""
+"""Largest scale of a budget of time. Beyond it, hardly anything is learned."""
 ALIKE = 3
-"""Steps of which the quickest transfer a byte is taken: another process may hold one up."""
+"""Number of steps whose fastest transfer per byte counts. Another process may delay one of them."""
 BURST = 4
-"""Steps of which bytes are averaged: what the residual holds back in one passes in the next."""
+"""Number of steps over which bytes are averaged. What a residual holds back in one step passes in
+one of the next."""
 REMEMBERED = 20
-"""Steps of which the usual one, and the quickest meeting, are taken."""
+"""Number of steps from which the usual step and the fastest meeting are taken."""
 OUTLIER = 4.0
-"""Times the usual step: a rank was late, unless it happens twice."""
+"""Multiple of the usual step time. A longer step means that a rank was late, unless it happens
+twice in a row."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Thresholds as `Sigma(k, of="balanced")`, with one k for all ranks that follows the link.
+    """Thresholds as of ``Sigma(k, of="balanced")``, where k follows the link.
+
+    k is the same for all parameters and all ranks. It is steered until each rank sends, or each
+    step takes, what the budget allows. Give exactly one argument.
 
     Args:
-        limit: "auto": as many bytes as the backward pass hides, and as cost 5 % of the computation
-            beyond that.
-        bytes_per_step: instead: of frames, a rank and step.
-        bits_per_second: instead: of frames, a rank; on average over steps, whatever they take. A
-            number, or text as "20mbit" or "1gbit".
-        seconds_per_step: instead: that the exchange may add to a step.
+        limit: "auto" sends as many bytes as the backward pass hides, and as many more as add 5 %
+            of the computation time to a step.
+        bytes_per_step: bytes of frames that each rank may send in a step.
+        bits_per_second: bits per second that each rank may send, on average over steps, however
+            long they take: a number, or a text such as "20mbit" or "1gbit".
+        seconds_per_step: seconds that the exchange may add to a step.
 
     Raises:
-        TypeError: one that must be a number is none.
-        ValueError: not exactly one of them, or it is not positive and finite, or no rate.
+        TypeError: a value that must be a number is none.
+        ValueError: there is not exactly one argument, a number is not positive and finite, or a
+            text is no rate.
+
+    Example:
+
+        >>> import gradsieve as gs
+        >>> gs.Budget("auto")
+        Budget(limit='auto', bytes_per_step=None, bits_per_second=None, seconds_per_step=None)
+        >>> gs.Budget(bits_per_second="20mbit").bits_per_second
+        20000000.0
     """
 
     limit: Literal["auto"] | None = None
@@ -64,7 +78,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if isinstance(rate := self.bits_per_second, str):
-            # Ranks that write it otherwise mean the same.
+            # Ranks compare their options as text: "20mbit" and 2e7 must be the same.
             object.__setattr__(self, "bits_per_second", float(parse_rate(rate)))
         numbers = {
             "bytes_per_step": self.bytes_per_step,
@@ -92,37 +106,44 @@ class Budget:
 
 
 def limits_bytes(policy: Threshold) -> bool:
-    """Whether steps in which everything travels would break it."""
+    """Return whether the policy limits bytes, which rules out dense steps."""
     return isinstance(policy, Budget) and bool(policy.bytes_per_step or policy.bits_per_second)
 
 
 class BudgetSteering:
-    """Follows a budget by the reports of all ranks; on the same reports it takes the same way."""
+    """Steers the scale of the thresholds by the reports of all ranks.
+
+    All ranks get the same reports and therefore the same scale.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.scale = 1.0
-        """What the thresholds are multiplied by."""
+        """The factor of all thresholds."""
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         self.meets: deque[float] = deque(maxlen=REMEMBERED)
         self.computations: deque[float] = deque(maxlen=REMEMBERED)
         self.per_byte: deque[float] = deque(maxlen=ALIKE)
         self.affordable: deque[float] = deque(maxlen=ALIKE)
-        """Bytes a step."""
+        """Bytes that a step could afford."""
         self.unscaled: deque[float] = deque(maxlen=BURST)
-        """Bytes a step, as they would be without a scale: they fall with about its first power,
-        once the residual has answered."""
+        """Bytes that a step would have sent at scale 1. Bytes fall with about the first power of
+        the scale, once the residual has adapted."""
         self.is_belated = False
-        """The next report is of a step with another topology."""
+        """Whether the next report is of a step with the topology before."""
 
     def forget_topology(self) -> None:
-        """The topology is another from the next step on, with other bytes and other meetings."""
+        """Forget the bytes and meetings, because the next step has another topology."""
         for kept in (self.meets, self.per_byte, self.affordable, self.unscaled):
             kept.clear()
         self.is_belated = True
 
     def follow(self, report: StepReport, buckets: int) -> None:
-        """Set the scale for the next step by the slowest rank's report of one not long ago."""
+        """Set the scale of the next step by the slowest rank's report of a recent step.
+
+        Args:
+            buckets: the number of buckets in a step.
+        """
         if self.is_belated:
             self.is_belated = False
             return
@@ -148,18 +169,18 @@ class BudgetSteering:
         return 1 / SMALLEST_SCALE if limits_bytes(self.budget) else LARGEST_SCALE
 
     def wanted_share(self, report: StepReport, buckets: int) -> float:
-        """Bytes wanted over bytes sent.
+        """Return the ratio of the bytes wanted to the bytes sent.
 
-        The quickest meetings are nothing but latency, of which frames have as much on their way.
-        As long as the communication thread is idle in between, what is waited for is the last
-        bucket; else it is whatever the gradients' computation does not hide.
+        The fastest meeting is pure latency, and the frames of a step have the same latency. If the
+        communication thread has idle time, training waits for the last bucket alone. If it has
+        none, training waits for whatever the backward pass does not hide.
         """
         if self.budget.bytes_per_step is not None:
             return self.budget.bytes_per_step / report.frame_bytes
         if self.budget.bits_per_second is not None:
             seconds = statistics.fmean(self.steps)
             return float(self.budget.bits_per_second) * seconds / (8 * report.frame_bytes)
-        # Between two steps there may have been an evaluation.
+        # The median, because there may have been an evaluation between two steps.
         computation = statistics.median(self.computations)
         latency = min(self.meets)
         fixed_processor = report.select + report.overhead

@@ -1,4 +1,7 @@
-"""The scale of the loss, by which mixed-precision training multiplies all gradients."""
+"""The scale of the loss, by which mixed-precision training multiplies all gradients.
+
+Residuals outlive a change of the scale, so they are kept without it.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,16 +13,16 @@ from gradsieve.sieve import Moments
 
 
 class Scaler(Protocol):
-    """As ``torch.amp.GradScaler``."""
+    """The method of ``torch.amp.GradScaler`` that the sieve calls."""
 
     def get_scale(self) -> float: ...
 
 
 class LossScale:
-    """What gradients are multiplied by in this step.
+    """The scale of the loss in the current step; 1 without a scaler.
 
-    Everything that outlives a step (residuals, thresholds, moments, bases) is in the units of the
-    gradients without it.
+    Everything that outlives a step (residuals, thresholds, moments, bases) is in units of the
+    unscaled gradients.
 
     Raises:
         TypeError: `scaler` has no ``get_scale()``.
@@ -37,7 +40,7 @@ class LossScale:
         self.watch = None if scaler is not None else ScaleWatch()
 
     def read(self) -> None:
-        """Ask the scaler, at the beginning of a step.
+        """Read the scale from the scaler at the beginning of a step.
 
         Raises:
             SieveError: the scale is not positive and finite.
@@ -50,30 +53,30 @@ class LossScale:
 
 
 JUMP, STAYED = 0.6, 0.5
-"""Octaves that gradients move by, on average over the parameters: in one step, and still in the
-next. Batches move them less, or back again."""
+"""Mean number of octaves (log₂) over the parameters that gradients must move in one step, and that
+must remain in the next, to count as a jump. Batches move them less, or move them back."""
 LARGE_NORM = 50.0
-"""The norm of all gradients, below which hardly any scale of a loss has multiplied them."""
+"""Norm of all gradients below which they are taken as unscaled."""
 LEAST_OF_EACH = 0.25
-"""Octaves that each of the parameters moves by, in the same direction."""
+"""Number of octaves that the gradient of each parameter must move in the same direction."""
 
 
 class ScaleWatch:
-    """Tells once that all gradients have jumped together, as they do where a scaler is not told."""
+    """Warns once if all gradients jump together, as they do where `attach` lacks the scaler."""
 
     def __init__(self) -> None:
         self._before: dict[str, float] = {}
-        """log₂ of each parameter's root mean square in the last step."""
+        """log₂ of the root mean square of each gradient in the last step."""
         self._jump: tuple[float, dict[str, float]] | None = None
-        """A jump in the last step, and the sizes before it."""
+        """The octaves of a jump in the last step, and the sizes before it."""
         self._has_told = False
 
     def see(self, moments: Mapping[str, Moments], *, skipped: bool) -> None:
-        """Take the moments of a step.
+        """Look at the moments of a step.
 
         Args:
-            skipped: a gradient was not finite. After such a step one jump is enough; else the next
-                step must confirm it.
+            skipped: whether a gradient was not finite. After such a step one jump is enough for
+                the warning; otherwise the next step must confirm it.
         """
         if self._has_told:
             return
@@ -115,7 +118,7 @@ def sizes_of(moments: Mapping[str, Moments]) -> dict[str, float]:
 
 
 def shared_jump(before: Mapping[str, float], now: Mapping[str, float], least: float) -> float:
-    """Octaves by which all parameters' gradients have moved; 0 where that is less than `least`."""
+    """Return the octaves by which all gradients have moved together; 0 if less than `least`."""
     moved = [now[name] - before[name] for name in now.keys() & before.keys()]
     if not moved or len(moved) < len(now) / 2:
         return 0.0

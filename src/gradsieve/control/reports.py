@@ -1,4 +1,4 @@
-"""Reports of steps, told to all ranks with the next step's frames."""
+"""Reports of steps, which ranks send to each other with the frames of the next step."""
 
 import math
 import statistics
@@ -10,11 +10,11 @@ from gradsieve.exchange.notes import Notes
 from gradsieve.telemetry.report import NO_REPORT, StepReport, numbers_of, report_of, slowest_of
 
 DENSE_STEPS = 5
-"""Number of dense steps that the median is taken of."""
+"""Number of dense steps over which the median time is taken."""
 
 
 class Reports:
-    """Tells this rank's report, and hears the others'."""
+    """Sends the report of this rank to the others, and receives theirs."""
 
     def __init__(self) -> None:
         self.notes = Notes(NO_REPORT)
@@ -25,24 +25,24 @@ class Reports:
         self.notes.seconds = 0.0
 
     def end_step(self) -> float:
-        """Seconds since the step before ended; infinity at first."""
+        """Return the seconds since the step before ended; infinity in the first step."""
         before, self._ended = self._ended, time.perf_counter()
         return self._ended - before
 
     def tell_nothing(self) -> None:
-        """For a dense step, or one whose gradients are not finite, which measures no other."""
+        """Send no report of a step that says nothing about others: a dense or a skipped one."""
         self.notes.mine = NO_REPORT
 
     def add_dense_step(self, seconds: float) -> None:
         self._dense.append(seconds)
 
     def tell(self, report: StepReport) -> None:
-        # How long the first step took is not known.
+        # The time of the first step is unknown.
         if report.step < math.inf:
             dense_step = statistics.median(self._dense) if self._dense else 0.0
             self.notes.mine = list(numbers_of(replace(report, dense_step=dense_step)))
 
     def heard(self) -> StepReport | None:
-        """The slowest rank's report of the step before; None where a rank told none."""
+        """Return the slowest rank's report of the step before; None if a rank sent none."""
         told = slowest_of(self.notes.heard)
         return report_of(told) if any(told) else None

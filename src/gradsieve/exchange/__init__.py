@@ -1,4 +1,4 @@
-"""Frames from rank to rank, in a thread and a process group of their own."""
+"""Exchange frames between ranks, in a thread and process groups of their own."""
 
 from gradsieve.exchange.accord import Accord
 from gradsieve.exchange.attendance import outer_attendance, require_attendance

@@ -1,4 +1,4 @@
-"""Check in every step that all ranks use the same exchange."""
+"""Check in every step that all ranks use the same topology, at no cost while they do."""
 
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -11,16 +11,18 @@ from gradsieve.exchange.names import EXCHANGES, Exchange
 from gradsieve.exchange.store import within
 
 SECONDS = 5.0
-"""How long a rank that has found a difference waits for the others to say what they do."""
+"""Seconds that a rank which has found a difference waits for the others to name their topology."""
 _made: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
+"""The number of the last accord of each group."""
 
 
 class Accord:
-    """The exchange that the ranks of a group have agreed on.
+    """The topology (or "auto") that the ranks of a group have agreed on.
 
-    A rank whose exchange was set tells all others, in the sizes of frames: as a negative number.
-    Ranks whose exchange was set as well tell the same; one that was not tells the size of a frame,
-    or waits in another collective. Whoever waits for long says in the job's store what it does.
+    When the user sets another topology on a rank, the rank tells all others in place of the size
+    of a frame, as a negative number. A rank on which it was set, too, tells the same. A rank on
+    which it was not set tells the size of a frame, or waits in another collective. A rank that
+    waits for long writes its topology to the store of the job, where the others compare it.
 
     All ranks of `group` must make one together.
     """
@@ -33,11 +35,11 @@ class Accord:
         self._step = self._begun = 0
         self._meeting: Meeting | None = None
         self._hears_nothing = False
-        """The store does not answer."""
+        """Whether the store has stopped answering."""
 
     def begin(self, step: int, mine: Exchange) -> None:
         if self._meeting is not None:
-            # All ranks have come through the step before.
+            # All ranks have finished the step before, so nobody needs its meeting any more.
             within(SECONDS, self._meeting.forget)
         self._step, self._mine = step, mine
         self._begun += 1
@@ -45,19 +47,19 @@ class Accord:
 
     @property
     def is_changed(self) -> bool:
-        """This rank's exchange was set since the ranks agreed."""
+        """Whether another topology was set on this rank since the ranks agreed."""
         return self._mine != self._agreed
 
     @property
     def code(self) -> int:
-        """The number that tells all ranks which exchange was set."""
+        """The negative number that stands for the topology of this rank."""
         return -1 - EXCHANGES.index(self._mine)
 
     def hear(self, sizes: Sequence[int]) -> None:
-        """Take what ranks have told: sizes of frames, or a code.
+        """Look at the numbers that all ranks have told, which are sizes of frames or codes.
 
         Raises:
-            MismatchError: they differ.
+            MismatchError: the topologies of the ranks differ.
         """
         if min(sizes) < 0:
             told = [exchange_of(size) if size < 0 else self._agreed for size in sizes]
@@ -65,10 +67,10 @@ class Accord:
             self._agreed = self._mine
 
     def look(self) -> None:
-        """Ask after a long wait, or a failure, whether the ranks differ.
+        """Find out, after a long wait or a failure, whether the topologies of the ranks differ.
 
         Raises:
-            MismatchError: a rank has said that it exchanges in another way.
+            MismatchError: they do.
         """
         if self._hears_nothing:
             return
@@ -77,7 +79,7 @@ class Accord:
         self._require_alike(said or {})
 
     def _words(self) -> dict[int, str]:
-        """Return what ranks have said if they differ, else nothing."""
+        """Return the topology of each rank if they differ, else nothing."""
         if self._meeting is None:
             name = f"accord/{self._number}/{self._begun}"
             self._meeting = Meeting(self._group, name)

@@ -1,4 +1,4 @@
-"""Whether all ranks mean the same, compared in words at the first step."""
+"""Compare, at the first step, what must be the same on all ranks, and name what differs."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ ADVICE = {
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What must be alike on every rank."""
+    """What must be the same on every rank."""
 
     settings: tuple[str, ...]
     """Lines such as ``min_numel=2048``."""
     parameters: tuple[str, ...]
-    """Lines such as ``conv1.weight [32, 1, 5, 5] torch.float32``, in the model's order."""
+    """Lines such as ``conv1.weight [32, 1, 5, 5] torch.float32``, in the order of the model."""
     versions: tuple[str, ...] = (f"gradsieve={__version__}", f"frames={VERSION}")
 
     def text(self) -> str:
@@ -35,11 +35,12 @@ class Description:
 
 
 def require_agreement(mine: Description, group: dist.ProcessGroup) -> None:
-    """Compare with every rank through the group.
+    """Compare the descriptions of all ranks. All ranks of `group` must call it together.
 
     Raises:
         ExchangeError: a rank has died or stalled.
-        MismatchError: on every rank, naming the ranks and the first line that differs.
+        MismatchError: on every rank, if they differ. The message names the ranks and the first
+            line that differs.
     """
     try:
         texts = texts_of_all(group, mine.text())
@@ -57,7 +58,10 @@ def require_agreement(mine: Description, group: dist.ProcessGroup) -> None:
 
 
 def lines_of(text: str, rank: int) -> dict[str, list[str]]:
-    """What `Description.text` has written; of another version at least what version it is."""
+    """Return the lines that `Description.text` has written.
+
+    Those of another version of gradsieve may lack everything but the version.
+    """
     try:
         parts = json.loads(text)
         lines = {what: [str(line) for line in parts[what]] for what in ADVICE if what in parts}

@@ -1,4 +1,4 @@
-"""The average of a buffer over all ranks, without the sieve."""
+"""The average of a buffer over all ranks, which dense topologies use."""
 
 import torch
 import torch.distributed as dist
@@ -9,14 +9,15 @@ from gradsieve.runtime.devices import future_on
 
 
 class AllReduce:
-    """An all-reduce of `buffer`, under way since it was made.
+    """An all-reduce of `buffer`, which begins when the object is made.
 
-    torch's own hooks give DDP a future with a callback in Python. Gloo's thread frees the callback
-    after everyone has seen the result, and aborts a process that is ending by then. Here nothing in
-    Python hangs on the collective: the training thread waits, and sets the result itself.
+    torch's own hooks give DDP a future with a callback in Python. The thread of Gloo frees that
+    callback after everyone has seen the result; if the process is ending by then, it is aborted.
+    Here the collective holds no Python object: the training thread waits for it and sets the
+    result.
 
     Args:
-        half: sum in float16; half the bytes, and what it rounds off is lost.
+        half: whether to add up in float16. This halves the bytes; the rounding error is lost.
     """
 
     def __init__(self, buffer: Tensor, group: dist.ProcessGroup, *, half: bool) -> None:
@@ -24,13 +25,17 @@ class AllReduce:
         self._sum = (buffer.to(torch.float16) if half else buffer).div_(group.size())
         self._work = dist.all_reduce(self._sum, group=group, async_op=True)
         self.average = future_on(buffer.device)
-        """Done after `finish`, with `buffer`."""
+        """A future of `buffer`, done after `finish`."""
 
     def finish(self, look: Look) -> Tensor:
-        """Wait for the average; raises RuntimeError where the all-reduce has failed.
+        """Wait for the average and return the buffer.
 
         Args:
-            look: called now and then while the wait lasts; may raise what ends it.
+            look: a function that is called now and then during the wait. It may raise an error,
+                which ends the wait.
+
+        Raises:
+            RuntimeError: the all-reduce has failed.
         """
         if self._work is not None and self._buffer.is_cpu:
             wait_for_work(self._work, look)
@@ -43,6 +48,6 @@ class AllReduce:
         return self._buffer
 
     def leave(self) -> None:
-        """Wait no more; the process does at its end."""
+        """Wait no longer. The process waits for the collective when it ends."""
         if self._work is not None:
             leave(self._work)

@@ -1,4 +1,4 @@
-"""Make sure that all ranks take part: they meet in the job's store before any exchange."""
+"""Make sure that all ranks take part: they meet in the store of the job before any exchange."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,29 +14,30 @@ from gradsieve.exchange.meeting import DIFFER, Meeting, in_words
 from gradsieve.exchange.store import JobStore, StoreError
 
 PATIENCE = 3.0
-"""Seconds until one asks whether a rank that has not come is late or is none of ours."""
+"""Seconds after which ranks find out whether a missing one is late or trains without gradsieve."""
 PROBE = "probe"
 PROBED_RANKS = 50
-"""The most ranks that add to a probe: their sum is exact in bfloat16."""
+"""Largest number of ranks that add to a probe. Their sum is exact in bfloat16."""
 OUTER = "an OuterSync"
 _held: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
 """The number of meetings of each group to which all ranks have come."""
 
 
 def require_attendance(group: dist.ProcessGroup, bucket: Tensor) -> None:
-    """Meet the ranks that take DDP's first bucket to gradsieve, before its first step.
+    """Meet the other ranks that train with gradsieve, before the first step.
 
-    A rank that has not come in time is late, or trains with plain DDP, which all-reduces the
-    bucket. The others all-reduce a tensor of its size then: the sum is theirs alone only where all
-    ranks have added to it, the late ones too when they come.
+    A rank that does not come in time is either late or trains with plain DDP, which all-reduces
+    its first bucket. The ranks that have come then all-reduce a tensor of that size (the probe),
+    which also answers a rank with plain DDP. Late ranks add to the probe when they come. The sum
+    has the expected value only if every rank has added to it.
 
     Args:
-        bucket: this rank's buffer.
+        bucket: the buffer of this rank's first bucket.
 
     Raises:
         ExchangeError: a rank has died or stalled.
-        MismatchError: on every rank that has come, naming those that train without gradsieve or
-            have another bucket.
+        MismatchError: on every rank that has come. The message names the ranks that train without
+            gradsieve or have another bucket.
     """
     if group.size() == 1:
         return
@@ -61,11 +62,13 @@ def require_attendance(group: dist.ProcessGroup, bucket: Tensor) -> None:
 
 @contextmanager
 def outer_attendance(group: dist.ProcessGroup) -> Iterator[None]:
-    """Meet the ranks that make an OuterSync; what fails inside names those that make none.
+    """Meet the other ranks that make an OuterSync.
+
+    An error inside the context names the ranks that make none.
 
     Raises:
-        ExchangeError: a rank has died or stalled, or makes none.
-        MismatchError: a rank trains with gradsieve otherwise.
+        ExchangeError: a rank has died or stalled, or makes no OuterSync.
+        MismatchError: a rank uses `attach` instead.
     """
     if group.size() == 1:
         yield
@@ -101,7 +104,7 @@ def counted(group: dist.ProcessGroup, failed: JobStore) -> Iterator[None]:
 
 
 def next_meeting(group: dist.ProcessGroup) -> tuple[Meeting, JobStore]:
-    """Return the next meeting, and where its failure is noted for ranks that have not come."""
+    """Return the next meeting, and the store in which its failure is noted for late ranks."""
     failures = 0
     while True:
         name = f"{_held.get(group, 0)}.{failures}"
@@ -116,7 +119,7 @@ def word_for(bucket: Tensor) -> str:
 
 
 def all_have_added(group: dist.ProcessGroup, meeting: Meeting, bucket: Tensor) -> bool:
-    """All-reduce a tensor like the first rank's bucket, the size that others wait with."""
+    """All-reduce a probe of the size of the first rank's bucket, and return whether all added."""
     agrees = meeting.first == word_for(bucket)
     share = pattern(*read(meeting.first), bucket.device)
     probe = share * float(agrees and dist.get_rank(group) < PROBED_RANKS)
@@ -138,7 +141,7 @@ def read(word: str) -> tuple[int, torch.dtype]:
 
 
 def pattern(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return numbers that no gradients are: -3, 5, -3, 5, …"""
+    """Return numbers that are unlikely as gradients: -3, 5, -3, 5, …"""
     tensor = torch.full((numel,), -3.0, dtype=dtype, device=device)
     tensor[1::2] = 5.0
     return tensor
@@ -147,7 +150,7 @@ def pattern(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def why(
     meeting: Meeting, seconds: float = 0.0, error: ExchangeError | None = None
 ) -> MismatchError | ExchangeError:
-    """Return the error that the words of the ranks show; else `error`."""
+    """Return the error that the words of the ranks explain, or `error` if they explain none."""
     try:
         said, missing = meeting.words(seconds), meeting.missing()
     except StoreError:
@@ -167,7 +170,7 @@ def why(
 
 
 def why_none(meeting: Meeting, error: ExchangeError) -> MismatchError | ExchangeError:
-    """Return the error of ranks that make an OuterSync, by what the ranks have said."""
+    """Return the error of a failed `outer_attendance`, by the words of the ranks."""
     with suppress(StoreError):
         if missing := meeting.missing():
             return ExchangeError(

@@ -1,27 +1,28 @@
-"""How long an exchange takes, by latency and rate (the α–β model)."""
+"""Predict the time of an exchange from latency and rate (the α–β model)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class LinkCost:
-    """The cost of each rank's link, the same in both directions.
+    """The cost of the link of each rank, the same in both directions.
 
-    R. Thakur, R. Rabenseifner, W. Gropp: Optimization of Collective Communication Operations in
-    MPICH, IJHPCA 19(1), 2005, section 3.
+    The model is that of R. Thakur, R. Rabenseifner, W. Gropp: Optimization of Collective
+    Communication Operations in MPICH, IJHPCA 19(1), 2005, section 3.
     """
 
     latency: float
-    """Seconds from one rank to another, with the overhead of the collective."""
+    """Seconds of an empty message from one rank to another, including the overhead of the
+    collective."""
     rate: float
-    """Bytes per second."""
+    """Bytes per second that a rank sends or receives."""
 
     def gather(self, ranks: int, frame_bytes: float) -> float:
-        """Return the seconds until every rank has every other's frame, sizes first."""
+        """Return the seconds until every rank has the sizes and then the frames of all others."""
         return 2 * self.latency + (ranks - 1) * frame_bytes / self.rate
 
     def two_shot(self, ranks: int, frame_bytes: float) -> float:
-        """Return the seconds until every part has been to its owner, and from there to all."""
+        """Return the seconds until every part has reached its owner, and every sum all ranks."""
         return 4 * self.latency + 2 * (ranks - 1) / ranks * frame_bytes / self.rate
 
     def all_reduce(self, ranks: int, size: float) -> float:
@@ -32,19 +33,21 @@ class LinkCost:
 
 @dataclass(frozen=True, slots=True)
 class NodeCost:
-    """The costs of links within a node and between nodes."""
+    """The costs of the links within a node and between nodes."""
 
     size: int
-    """The number of ranks of a node."""
+    """Number of ranks of a node."""
     within: LinkCost
+    """The cost of a link within a node."""
     across: LinkCost
-    """The cost of a rank's link while all ranks of its node use the node's link."""
+    """The cost of a rank's share of the link between nodes, while all ranks of its node use it."""
 
     def hierarchical(self, ranks: int, bucket_bytes: float, frame_bytes: float) -> float:
-        """Return the seconds until a node has added up and every rank has all parts of all nodes.
+        """Return the seconds until nodes have added up and every rank has the parts of all nodes.
 
         Args:
-            frame_bytes: the size of a frame of the whole bucket.
+            bucket_bytes: the bytes of the gradients of the bucket.
+            frame_bytes: the bytes of a frame of the whole bucket.
         """
         nodes, part = ranks // self.size, frame_bytes / self.size
         return (
@@ -59,7 +62,8 @@ class Links:
     """The links of a group of ranks."""
 
     ranks: int
+    """Number of ranks."""
     everyone: LinkCost
-    """Between any two ranks, when all of them exchange."""
+    """The cost of a link between any two ranks, while all of them exchange."""
     nodes: NodeCost | None = None
-    """Within and across nodes; None where ranks are not told apart by node."""
+    """The costs within and between nodes; None if the ranks do not form nodes."""

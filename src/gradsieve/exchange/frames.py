@@ -1,4 +1,4 @@
-"""Frames between the ranks of a group."""
+"""Exchange frames between the ranks of one process group."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,22 +15,22 @@ from gradsieve.exchange.roll_call import absent_ranks
 
 
 class ExchangeError(RuntimeError):
-    """The frames did not arrive: a rank died, stalled past the timeout or sent garbage."""
+    """Frames did not arrive. A rank has died, stalled past the timeout or sent garbage."""
 
 
 class OwnGroup:
-    """A process group that no other part of the program uses; what fails in it says so."""
+    """A process group that no other part of the program uses. Its failures are ExchangeErrors."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group: dist.ProcessGroup | None = group
         self.is_busy = False
-        """A thread waits in a collective."""
+        """Whether a thread waits in a collective."""
         self.is_given_up = False
-        """The ranks have parted: what fails from now on fails for that."""
+        """Whether the ranks have parted, which then explains every failure."""
 
     @property
     def group(self) -> dist.ProcessGroup:
-        """The process group; it raises ExchangeError after `close`."""
+        """The process group. Raises ExchangeError after `close`."""
         if self._group is None:
             raise ExchangeError("the ranks have parted, and this group is closed")
         return self._group
@@ -49,20 +49,20 @@ class OwnGroup:
             self.is_busy = False
 
     def close(self) -> None:
-        """Destroy the group, unless a thread is in it: ranks that wait in it fail at once."""
+        """Destroy the group, unless a thread is in it. Other ranks that wait in it fail at once."""
         group = self._group
         if group is not None and not self.is_busy:
-            # Its connections end when nothing refers to it.
+            # The connections end only when nothing refers to the group.
             self._group = None
             dist.destroy_process_group(group)
 
 
 class FrameExchange(OwnGroup):
-    """Exchange the sizes of frames, with notes, and then the frames in one uneven transfer.
+    """Exchanges the sizes of frames, with notes, and then the frames in one uneven all-to-all.
 
     Args:
-        notes: what ranks tell each other with the sizes.
-        hear: gets the sizes that all ranks have told, and may raise a SieveError.
+        notes: the numbers that ranks tell each other with the sizes.
+        hear: a function that gets the sizes that all ranks have told. It may raise a SieveError.
     """
 
     def __init__(
@@ -81,15 +81,18 @@ class FrameExchange(OwnGroup):
         """Send one frame (uint8, on the CPU) to every rank.
 
         Returns:
-            All ranks' frames, in rank order; this rank's own is `frame` itself.
+            The frames of all ranks, in rank order. This rank's own is `frame` itself.
 
         Raises:
-            ExchangeError: on the ranks that notice; the process group is then unusable.
+            ExchangeError: on the ranks that notice a failure. The process group is then unusable.
         """
         return self.to_each([frame] * self.world_size)
 
     def to_each(self, frames: Sequence[Tensor]) -> list[Tensor]:
-        """Send every rank a frame of its own, in rank order; returns and raises as `to_all`."""
+        """Send every rank a frame of its own, in rank order.
+
+        Returns and raises what `to_all` does.
+        """
         own = frames[self.rank]
         if self.world_size == 1:
             self.notes.heard = [self.notes.mine]
@@ -105,13 +108,13 @@ class FrameExchange(OwnGroup):
         return arrived
 
     def exchange_sizes(self, leaving: Sequence[int]) -> list[int]:
-        """Tell each rank a number, and all of them the notes; raises as `to_all`.
+        """Tell each rank a number, and all ranks the notes. Raises what `to_all` raises.
 
         Returns:
-            What the ranks have told this one.
+            The numbers that all ranks have told this one, in rank order.
         """
         start = time.perf_counter()
-        # Bytes of a frame and the numbers of a note are exact in float64.
+        # Sizes and notes are exact in float64.
         told = torch.tensor(
             [[size, *self.notes.mine] for size in leaving], dtype=torch.float64, device="cpu"
         )
@@ -127,19 +130,20 @@ class FrameExchange(OwnGroup):
 
 
 def numbers_of_all(exchange: FrameExchange, mine: Tensor) -> list[list[float]]:
-    """Return the float64 numbers of every rank; all ranks send equally many."""
+    """Return the float64 numbers of every rank. All ranks must send equally many."""
     arrived = exchange.to_all(mine.view(torch.uint8))
-    # Copied, since what has arrived may start at any byte.
+    # A view needs aligned memory, and a frame may start at any byte: copy it.
     return [cast(list[float], other.clone().view(torch.float64).tolist()) for other in arrived]
 
 
 def unreachable(
     group: dist.ProcessGroup, error: BaseException, stop: Callable[[], bool] = lambda: False
 ) -> ExchangeError:
-    """Wait a few seconds for the other ranks' answers, and name in an error those that give none.
+    """Return an ExchangeError that names the ranks which do not answer within a few seconds.
 
     Args:
-        stop: whether nobody wants to know any more.
+        error: the failure of the collective.
+        stop: returns whether nobody needs the answer any more.
     """
     absent = absent_ranks(group, error, stop)
     who = "a rank has"

@@ -1,4 +1,7 @@
-"""The process groups that gradients travel in, made when all ranks begin a step together."""
+"""The process groups in which gradients travel.
+
+They are made by explicit calls at the beginning of a step, because making one is a collective.
+"""
 
 import socket
 import zlib
@@ -21,22 +24,22 @@ from gradsieve.exchange.worker import ExchangeWorker
 from gradsieve.telemetry.report import slowest_of
 
 SECONDS_TO_PART = 10.0
-"""How long a rank waits for the others to part as well, after which nothing waits for them."""
+"""Seconds that a rank waits for its worker to stop, which it does once the others have parted."""
 
 
 class Groups:
-    """The groups of a process group whose ranks train together.
+    """The process groups of the ranks that train together.
 
-    The verbs are collectives: all ranks call them together, at the beginning of a step. The
-    attributes are what those have made.
+    The methods that meet, agree, settle, connect, open or measure are collectives: all ranks must
+    call them together, at the beginning of a step. The properties only return what they have made.
 
     Args:
-        group: the ranks that exchange; None: the default group.
-        node_size: as in `SieveConfig`.
-        notes: what ranks tell each other with their frames.
+        group: the ranks that exchange; None takes the default group.
+        node_size: see `SieveConfig`.
+        notes: the numbers that ranks tell each other with their frames.
 
     Raises:
-        ValueError: `group` is one that this rank is no member of.
+        ValueError: this rank is not in `group`.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Groups:
             )
         self._group, self._node_size, self._notes = group, node_size, notes
         self.on_host = False
-        """What is added up densely lies in host memory, whatever the group was made for."""
+        """Whether dense sums are in CPU memory, even if the group works on another device."""
         self._dense: dist.ProcessGroup | None = None
         self._everyone: FrameExchange | None = None
         self._nodes: Nodes | None = None
@@ -65,7 +68,7 @@ class Groups:
 
     @property
     def own_place(self) -> tuple[int, int]:
-        """This rank in the group, and the group's size; 0 of 1 without torch.distributed."""
+        """The rank and the world size in the group; 0 and 1 without torch.distributed."""
         if not (dist.is_available() and dist.is_initialized()):
             return 0, 1
         return self.group.rank(), self.group.size()
@@ -74,46 +77,46 @@ class Groups:
         if self._group is None:
             self._group = group
 
-    # Whether they are at one.
+    # Agreement between the ranks.
 
     @property
     def have_met(self) -> bool:
         return self._everyone is not None
 
     def meet(self, bucket: Tensor) -> None:
-        """Before anything else; raises as `require_attendance`."""
+        """Meet the other ranks, before anything else. Raises what `require_attendance` raises."""
         require_attendance(self.group, bucket)
 
     def agree(self, exchange: Exchange) -> None:
-        """All ranks begin with this exchange, as they have told each other; then `have_met`."""
+        """Begin with this topology, which all ranks have. From then on they `have_met`."""
         self._accord = Accord(self.group, exchange)
         self._everyone = FrameExchange(group_of_its_own(self.group), self._notes, self._accord.hear)
 
     def begin_step(self, step: int, exchange: Exchange) -> bool:
-        """Whether this rank's exchange was set, so that it must `settle` with the others."""
+        """Begin a step, and return whether the ranks must `settle` on another topology first."""
         if self._accord is None:
             return False
         self._accord.begin(step, exchange)
         return self._accord.is_changed
 
     def settle(self) -> None:
-        """Tell all ranks that this one's exchange was set, and hear that theirs was as well.
+        """Tell all ranks that another topology was set here, and check that theirs is the same.
 
         Raises:
             ExchangeError: a rank has died or stalled.
-            MismatchError: on every rank, where it was not.
+            MismatchError: on every rank, if the topology was not set on all of them.
         """
         if self._accord is not None:
             everyone = self.everyone
             everyone.exchange_sizes([self._accord.code] * everyone.world_size)
 
     def look(self) -> None:
-        """While this rank waits for long; raises MismatchError where ranks wait in other ways."""
+        """Raise MismatchError if the topologies of the ranks differ. Call it during long waits."""
         if self._accord is not None:
             self._accord.look()
 
     def mismatch_behind(self, error: BaseException) -> MismatchError | None:
-        """What an exchange has failed for, where the ranks do not exchange in the same way."""
+        """Return the difference between the ranks that explains an error; None if there is none."""
         if isinstance(error, MismatchError):
             return error
         if isinstance(error, ExchangeError):
@@ -124,7 +127,7 @@ class Groups:
         return None
 
     def part(self, worker: ExchangeWorker) -> None:
-        """End what waits for other ranks, here and there; they must meet again to go on."""
+        """Close all groups, which ends every wait in them. The ranks must meet again to go on."""
         nodes = [] if self._nodes is None else self._nodes.groups
         everyone = [] if self._everyone is None else [self._everyone]
         groups = [*everyone, *nodes, *self._others]
@@ -138,38 +141,38 @@ class Groups:
         self._everyone = self._nodes = self._accord = None
         self._others = []
 
-    # Their groups.
+    # The groups.
 
     @property
     def everyone(self) -> FrameExchange:
-        """All ranks, after `agree`."""
+        """The exchange between all ranks, after `agree`."""
         if self._everyone is None:
             raise SieveError("the ranks have not met yet")
         return self._everyone
 
     @property
     def nodes(self) -> Nodes:
-        """The ranks by node, after `connect_nodes`."""
+        """The exchange by nodes, after `connect_nodes`."""
         if self._nodes is None:
             raise SieveError("the ranks have not met by nodes yet")
         return self._nodes
 
     @property
     def dense(self) -> dist.ProcessGroup:
-        """The group for all-reduces of everything, after `connect_dense`."""
+        """The group for dense all-reduces, after `connect_dense`."""
         return self.group if self._dense is None else self._dense
 
     def connect_dense(self) -> None:
-        """Make a group for all-reduces, where the ranks' own does not work on their device."""
+        """Make a group for dense all-reduces, if that of the user does not work on the CPU."""
         if self._dense is None and self.on_host and "gloo" not in dist.get_backend(self.group):
             self._dense = group_of_its_own(self.group)
 
     def connect_nodes(self) -> None:
-        """Make the groups within and across nodes.
+        """Make the groups within nodes and between nodes.
 
         Raises:
-            SieveError: on every rank, where they do not fall into nodes of one size, or torch
-                cannot make their groups.
+            SieveError: on every rank, if the ranks do not form nodes of one size, or torch cannot
+                make the groups.
         """
         if self._nodes is None:
             self._require_alike_names()
@@ -184,17 +187,17 @@ class Groups:
         return self._nodes
 
     def add_up_on_node(self, tensor: Tensor) -> None:
-        """Replace it by the sum of the node's ranks, after `connect_nodes`."""
+        """Replace a tensor by its sum over the ranks of the node, after `connect_nodes`."""
         self.nodes.add_up(tensor)
 
     def open_another(self, notes: Notes) -> FrameExchange:
-        """Make one more group of all ranks."""
+        """Make one more group of all ranks, and return its exchange."""
         exchange = FrameExchange(group_of_its_own(self.group), notes)
         self._others.append(exchange)
         return exchange
 
     def measure(self) -> Links:
-        """Measure the link of all ranks, and those within and across nodes."""
+        """Measure the links between all ranks, within nodes and between nodes."""
         everyone, nodes, ranks = self.everyone, self._find_nodes(), self.group.size()
         link = measure_link(everyone)
         if nodes is None:
@@ -204,10 +207,11 @@ class Groups:
         return Links(ranks, link, NodeCost(nodes.size, within, across))
 
     def _find_nodes(self) -> Nodes | None:
-        """None where they are not of one size, or there is one of them, or a rank is one.
+        """Return the exchange by nodes, or None if the ranks form no useful nodes.
 
-        Nor where the launcher's nodes are not those of this group, which may have one rank of each
-        machine.
+        They do not if nodes differ in size, if there is only one node, or if each rank is a node.
+        They also do not if the nodes of the launcher are not those of this group, which may have
+        one rank of each machine.
         """
         stated, ranks = self._tell_nodes(), self.group.size()
         size = stated[0][0]
@@ -222,7 +226,7 @@ class Groups:
         return self._make_nodes(size)
 
     def _tell_nodes(self) -> list[tuple[int, int]]:
-        """Each rank's node size, and a number for its machine."""
+        """Return for each rank its node size and a number for its machine."""
         host = zlib.crc32(socket.gethostname().encode())
         mine = torch.tensor(
             [stated_node_size(self._node_size), host], dtype=torch.float64, device="cpu"

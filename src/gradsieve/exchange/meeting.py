@@ -1,4 +1,7 @@
-"""Where ranks meet without a collective: each says a word in the job's store."""
+"""Let ranks meet without a collective: each writes a word to the store of the job.
+
+A collective would hang if a rank did not take part.
+"""
 
 import torch.distributed as dist
 
@@ -8,14 +11,15 @@ from gradsieve.runtime.notices import tell
 
 ALIKE, DIFFER = "alike", "differ"
 SECONDS_TO_READ = 2.0
-"""How long a rank that has read the words waits for others to read them: it may host the store."""
+"""Seconds that a rank which has read the words waits for the others to read them. It may be the
+host of the store, which ends with it."""
 
 
 class Meeting:
-    """A meeting of a group's ranks; those that come under the same name meet.
+    """A meeting of the ranks of a group. Ranks that come under the same name meet.
 
     Raises:
-        StoreError: from each method as well, where the store does not answer.
+        StoreError: the store does not answer. Each method raises it, too.
     """
 
     def __init__(self, group: dist.ProcessGroup, name: str) -> None:
@@ -26,7 +30,11 @@ class Meeting:
         """The word of the rank that came first."""
 
     def come(self, word: str) -> None:
-        """Say a word, once. The last one to come decides ALIKE, whoever says another DIFFER."""
+        """Write a word, once.
+
+        A rank whose word is not that of the first decides DIFFER. The last rank to come decides
+        ALIKE. The first decision holds.
+        """
         if self._has_come:
             return
         self._has_come = True
@@ -59,12 +67,12 @@ class Meeting:
         return said
 
     def forget(self) -> None:
-        """Leave nothing in the store of a meeting whose outcome nobody needs any more."""
+        """Delete the meeting from the store, once nobody needs its outcome any more."""
         for key in (str(dist.get_rank()), "first", "came", "verdict"):
             self._store.delete(key)
 
     def warn_of_missing(self, what: str) -> None:
-        """Name in a warning who has not come; the first of the others does it."""
+        """Warn of the ranks that have not come. The first of the others does it."""
         missing = self.missing()
         present = [rank for rank in self.ranks if rank not in {*missing}]
         if missing and present and dist.get_rank() == present[0]:

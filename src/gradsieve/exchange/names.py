@@ -1,4 +1,4 @@
-"""The words for the exchange of a step: a topology's name, or "auto" for a choice of them."""
+"""The values of the option `exchange`: the names of the topologies, and "auto"."""
 
 from typing import Literal, get_args
 

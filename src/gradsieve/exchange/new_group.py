@@ -1,4 +1,4 @@
-"""Process groups of the communication thread."""
+"""Make process groups for the communication thread."""
 
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -11,25 +11,25 @@ from gradsieve.exchange.words import counts_of_all
 from gradsieve.runtime.torch_private import process_groups_joined, timeout_of
 
 _named: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
-"""The largest number of groups by which one was named, for each default group."""
+"""The largest number of groups by which torch has named one, for each default group."""
 
 
 def group_of_its_own(
     group: dist.ProcessGroup, places: Sequence[int] | None = None, *, on_host: bool = True
 ) -> dist.ProcessGroup:
-    """Make a group of ranks of `group`, with its timeout; all of them must call it together.
+    """Make a group of ranks of `group`, with its timeout. All of them must call it together.
 
     DDP and the training loop issue collectives on `group` while the communication thread issues
-    its own: in one group their order would differ from rank to rank.
+    its own. In one group, their order would differ from rank to rank.
 
     Args:
-        places: ranks in `group`, which have passed `require_alike_names`; all of them if None.
-        on_host: on Gloo, since frames are made and checked on the host; else on the backend of
-            `group`.
+        places: the ranks in `group`, which must have passed `require_alike_names`; None for all.
+        on_host: whether to use Gloo, since frames are made and checked on the CPU. Otherwise the
+            group has the backend of `group`.
 
     Raises:
         ExchangeError: a rank has died or stalled.
-        SieveError: on every rank, where torch would name the group differently on some.
+        SieveError: on every rank, if torch would give the group different names on them.
     """
     try:
         return new_group(group, places, on_host=on_host)
@@ -66,10 +66,10 @@ def world() -> dist.ProcessGroup:
 
 
 def groups_joined() -> int:
-    """Return the number of groups that this rank is in, after joining more where that is needed.
+    """Return the number of groups that this rank is in, after joining more if needed.
 
-    It is larger than any by which a group was named before: a name that comes again, after groups
-    were destroyed, would find old addresses in the store.
+    torch names groups by this number, so it must be larger than for any group before. A name that
+    is used again, after groups were destroyed, would find old addresses in the store.
     """
     while (joined := process_groups_joined()) <= _named.get(world(), 0):
         dist.new_group([dist.get_rank()], backend="gloo", use_local_synchronization=True)
@@ -79,11 +79,14 @@ def groups_joined() -> int:
 def require_alike_names(joined: Sequence[int]) -> None:
     """Require that all ranks are in equally many groups.
 
-    torch names a group that not all ranks of the world make by that number. Ranks that differ in it
-    would wait for different names until the timeout.
+    If only some ranks of the world make a group, torch names it by that number. Ranks with
+    different numbers would wait for different names until the timeout.
+
+    Args:
+        joined: the number of groups that each rank is in.
 
     Raises:
-        SieveError: they differ.
+        SieveError: the numbers differ.
     """
     if len({*joined}) > 1:
         raise SieveError(

@@ -1,6 +1,7 @@
-"""Ranks that share a machine: they add up among themselves, and each carries a part to the others.
+"""Exchange by nodes, the ranks that share a machine.
 
-The slow link between machines then sees each part once a machine.
+The ranks of a node add up among themselves. Then each sends one part to the other nodes, so that
+the slow link between them carries each part once per node.
 """
 
 import os
@@ -22,14 +23,15 @@ Heard = list[list[float]]
 
 
 def stated_node_size(given: int | None) -> int:
-    """Return the number of ranks of a node, as given or as the launcher says."""
+    """Return the number of ranks of a node, as given or as the launcher has set it."""
     return given if given is not None else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def computing_threads(device: torch.device) -> int:
-    """Threads that a backward pass keeps busy on the cores that this process may use.
+    """Return the number of threads that backward passes keep busy on the cores of this process.
 
-    Where it may use all cores of the machine, those of the node's other ranks count as well.
+    If the process may use all cores of the machine, the threads of the node's other ranks count,
+    too.
     """
     if device.type != "cpu":
         return 1
@@ -38,10 +40,13 @@ def computing_threads(device: torch.device) -> int:
 
 
 def require_nodes(stated: Sequence[int]) -> int:
-    """Return the size of nodes that all ranks state.
+    """Return the node size on which all ranks agree.
+
+    Args:
+        stated: the node size that each rank states.
 
     Raises:
-        SieveError: they state different ones, or do not fall into nodes of that size.
+        SieveError: the sizes differ, or the ranks do not fall into nodes of that size.
     """
     size, ranks = stated[0], len(stated)
     if any(other != size for other in stated) or ranks % size:
@@ -55,12 +60,13 @@ def require_nodes(stated: Sequence[int]) -> int:
 
 
 class Nodes:
-    """Exchange twice: with the ranks in the same place of every node, then within the node.
+    """Exchanges twice: with the ranks at the same place in every node, then within the node.
 
     Args:
-        group: every `size` consecutive ranks of it share a machine.
-        notes: the notes of this rank, and those heard of all others.
-        join: makes one note of those of several ranks.
+        group: the ranks. Every `size` consecutive ones share a machine.
+        notes: the notes of this rank and of all others.
+        join: a function that makes one note of those of several ranks.
+        on_host: whether the tensors that are added up are in CPU memory.
 
     All ranks of `group` must make it together.
     """
@@ -88,7 +94,7 @@ class Nodes:
         return [self._dense, self.within, self.across]
 
     def average(self, buffer: Tensor) -> None:
-        """Replace it by the mean of the node's ranks, the same bits on all of them.
+        """Replace a buffer by its mean over the ranks of the node, with the same bits on each.
 
         Raises:
             ExchangeError: a rank of the node has died or stalled.
@@ -96,7 +102,7 @@ class Nodes:
         self.add_up(buffer.div_(self.size))
 
     def add_up(self, buffer: Tensor) -> None:
-        """Replace it by the sum of the node's ranks; raises as `average`."""
+        """Replace a buffer by its sum over the ranks of the node. Raises what `average` raises."""
         if self.size == 1:
             return
         with self._dense.failing():
@@ -106,12 +112,12 @@ class Nodes:
         """Send one frame (uint8, on the CPU) to every rank.
 
         Returns:
-            For each place in a node the frames of all nodes, in their order; this rank's own is
+            For each place in a node, the frames of all nodes, in their order. This rank's own is
             `frame` itself.
 
         Raises:
-            ExchangeError: on the ranks that notice.
-            MismatchError: what a mate has passed on makes no sense.
+            ExchangeError: on the ranks that notice a failure.
+            MismatchError: a rank of the node has passed on a bundle that cannot be read.
         """
         arrived = self.across.to_all(frame)
         passed_on = Notes(self._join(self._notes.heard))
@@ -132,7 +138,7 @@ def bundled(frames: Sequence[Tensor]) -> Tensor:
 
 def unbundled(bundle: Tensor, count: int) -> list[Tensor]:
     head = count * SIZE_BYTES
-    # Copied, since it may start at any byte.
+    # A view needs aligned memory, and a bundle may start at any byte: copy it.
     bytes_of_sizes = bundle[:head].clone()
     whole = bytes_of_sizes.numel() == head
     sizes = cast(list[int], bytes_of_sizes.view(torch.int64).tolist()) if whole else [-1]

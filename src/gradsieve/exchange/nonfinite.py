@@ -1,4 +1,4 @@
-"""Whose gradients are NaN or infinite, told to every rank."""
+"""Tell every rank which parameters have gradients that are NaN or infinite, and on which rank."""
 
 import json
 from collections.abc import Sequence
@@ -11,23 +11,25 @@ from gradsieve.exchange.frames import FrameExchange
 from gradsieve.exchange.words import another_version
 
 NAMES = 20
-"""The largest number of parameters that a rank tells of."""
+"""Largest number of parameters that a rank names."""
 
 
 def sources(exchange: FrameExchange, mine: Sequence[str]) -> dict[int, list[str]]:
-    """Rank → its parameters whose gradients are not finite; all ranks ask together.
+    """Return the names of the parameters with non-finite gradients, for each rank that has any.
+
+    All ranks must call it together.
 
     Args:
-        mine: those of this rank.
+        mine: the names on this rank.
 
     Raises:
         ExchangeError: a rank has died or stalled.
-        MismatchError: a rank has sent something else.
+        MismatchError: a rank has sent something else than names.
     """
     text = json.dumps(sorted({*mine})[:NAMES]).encode()
     seconds = exchange.notes.seconds
     arrived = exchange.to_all(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    # Ranks have not waited for this in the step.
+    # This exchange is not part of the step, so its time does not count.
     exchange.notes.seconds = seconds
     ranks = dist.get_process_group_ranks(exchange.group)
     named = [names_in(other, rank) for other, rank in zip(arrived, ranks, strict=True)]
@@ -35,7 +37,7 @@ def sources(exchange: FrameExchange, mine: Sequence[str]) -> dict[int, list[str]
 
 
 def names_in(arrived: Tensor, rank: int) -> list[str]:
-    """Raises MismatchError where a rank has sent something else."""
+    """Return the names that a rank has sent. Raise MismatchError if they are no names."""
     try:
         names = json.loads(arrived.numpy().tobytes())
     except (ValueError, RecursionError) as error:

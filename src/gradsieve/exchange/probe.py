@@ -1,4 +1,4 @@
-"""Measure the link of a group with a few frames."""
+"""Measure the link of a group with a few frames, so that the fastest topology can be chosen."""
 
 import time
 
@@ -9,10 +9,11 @@ from gradsieve.exchange.frames import FrameExchange, numbers_of_all
 
 SMALL, REPEATS = 8, 5
 LARGE = 2**16
-"""The bytes that each rank sends to all others together, four times as many in each next try."""
+"""Bytes that each rank sends to all others together in the first try. Each next try sends four
+times as many, up to `LARGEST`."""
 LARGEST = 2**22
 LONG_ENOUGH = 0.02
-"""The seconds that a transfer must take for its rate to be trusted."""
+"""Seconds that a transfer must take for its rate to be trusted."""
 
 
 def measure_link(exchange: FrameExchange) -> LinkCost:
@@ -40,9 +41,9 @@ def agreed(everyone: FrameExchange, cost: LinkCost) -> LinkCost:
 
 
 def quickest(exchange: FrameExchange, size: int) -> float:
-    """Return the seconds that the slowest rank takes for the quickest of several transfers.
+    """Return the seconds that the slowest rank takes for the fastest of several transfers.
 
-    Another process may hold one of them up.
+    The fastest counts, because another process may delay one of them.
     """
     return largest(exchange, min(timed(exchange, size) for _ in range(REPEATS)))
 
@@ -55,6 +56,6 @@ def timed(exchange: FrameExchange, size: int) -> float:
 
 
 def largest(exchange: FrameExchange, number: float) -> float:
-    """Return the largest of all ranks' numbers."""
+    """Return the largest of the numbers of all ranks."""
     mine = torch.tensor([number], dtype=torch.float64, device="cpu")
     return max(numbers_of_all(exchange, mine))[0]

@@ -10,25 +10,25 @@ from gradsieve.exchange.store import JobStore, wait_until, within
 Stop = Callable[[], bool]
 
 PATIENCE = 5.0
-"""Seconds until a rank that has not noticed the failure as well counts as absent."""
+"""Seconds after which a rank that has not noticed the failure, too, counts as absent."""
 SHORT_PATIENCE = 1.0
-"""The same for the only rank left, if a connection has broken: the others noticed it at once."""
+"""The same for the last missing rank after a broken connection, which all others notice at once."""
 FOUND = "absent"
 
 
 def absent_ranks(
     group: dist.ProcessGroup, error: BaseException, stop: Stop = lambda: False
 ) -> list[int]:
-    """Return the numbers of the ranks that do not answer, among all ranks of the job.
+    """Return the ranks of the job that do not answer; none if nobody knows.
 
-    Every rank calls it when an exchange of its own fails, and leaves its answer in the store that
-    the job was started with. Where all ranks of `group` answer, one of them has failed for
-    another's sake, and has left word of it. Empty where nobody knows.
+    Every rank calls it when an exchange of its own fails, and writes its answer to the store of
+    the job. If all ranks of `group` answer, one of them has failed because of a rank in another
+    group, and has written which.
 
     Args:
-        error: how the exchange failed. Ranks notice a timeout apart, since each began to wait at
-            its own time.
-        stop: whether the answer is of no use any more.
+        error: the failure of the exchange. Ranks notice a timeout at different times, because each
+            began to wait at its own time.
+        stop: returns whether the answer is no longer needed.
     """
     broken = "timed out" not in str(error).lower()
     patience_with_one = SHORT_PATIENCE if broken else PATIENCE

@@ -1,4 +1,4 @@
-"""Wait for other ranks, and look now and then whether they can still come."""
+"""Wait for other ranks, and check now and then whether they can still come."""
 
 import atexit
 import time
@@ -10,9 +10,11 @@ from datetime import timedelta
 import torch.distributed as dist
 
 STALL = 3.0
-"""The seconds of a wait after which it looks around, and again after as many."""
+"""Seconds of waiting from one call of `look` to the next."""
 SECONDS_AT_EXIT = 10.0
+"""Seconds that a process waits at its end for collectives that nobody waits for."""
 Look = Callable[[], None]
+"""Is called now and then during a wait. It may raise an error, which ends the wait."""
 _left: list[dist.Work] = []
 
 
@@ -36,19 +38,19 @@ def wait_for_work(work: dist.Work, look: Look) -> None:
 
 
 def leave(work: dist.Work) -> None:
-    """Nobody waits for this collective any more, and it goes on."""
+    """Remember a collective that goes on although nobody waits for it any more."""
     if not work.is_completed():
         _left.append(work)
 
 
 @atexit.register
 def wait_for_what_was_left() -> None:
-    """Wait until collectives fail because the other ranks end.
+    """Wait until the remembered collectives fail because the other ranks end.
 
-    A process that ends before them is aborted when they fail.
+    A process that ends before its collectives fail is aborted.
     """
     end = time.monotonic() + SECONDS_AT_EXIT
     for work in _left:
-        # Its failure was told, or is that of ranks that have ended.
+        # The failure was reported before, or only means that other ranks have ended.
         with suppress(RuntimeError):
             work.wait(timedelta(seconds=max(0.001, end - time.monotonic())))

@@ -1,4 +1,7 @@
-"""Messages between ranks through the store that the job was started with, without collectives."""
+"""Messages between ranks through the store of the job, without collectives.
+
+The store is the one that torch.distributed was initialized with.
+"""
 
 import os
 import threading
@@ -12,7 +15,7 @@ from torch.distributed import distributed_c10d
 from gradsieve.runtime.torch_private import default_store
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
-"""The shortest and the longest pause in seconds between two looks into the store."""
+"""Shortest and longest seconds between two looks into the store."""
 T = TypeVar("T")
 
 
@@ -21,17 +24,17 @@ class StoreError(Exception):
 
 
 class JobStore:
-    """A part of the store under a name.
+    """The part of the store whose keys begin with a name.
 
-    To wait it asks again and again: while one thread waits in torch, no other can ask, and torch
-    logs each wait that ends in vain.
+    To wait for a key, it asks again and again. If a thread waited in torch, no other thread could
+    ask meanwhile, and torch would log each wait that times out.
 
     Raises:
-        StoreError: from each method as well.
+        StoreError: there is no store, or it does not answer. Each method raises it, too.
     """
 
     def __init__(self, name: str) -> None:
-        # A job that is started again may have the same store.
+        # A job that is started again may use the same store, so its keys need another prefix.
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         with answered():
             prefix = f"gradsieve/{restart}/{name}"
@@ -47,7 +50,7 @@ class JobStore:
             return self._store.get(key).decode() if self._store.check([key]) else None
 
     def set_unless_set(self, key: str, value: str) -> str:
-        """Set a key unless it is set, and return its value: the first rank's value holds."""
+        """Set a key unless it is set, and return its value, which is that of the first rank."""
         with answered():
             return str(self._store.compare_set(key, "", value).decode())
 

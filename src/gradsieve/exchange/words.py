@@ -1,4 +1,5 @@
-"""Texts that ranks tell each other in a collective: checked, since they come from outside."""
+"""Texts that ranks tell each other in a collective. They are checked, since a rank may run another
+version of gradsieve."""
 
 import torch
 import torch.distributed as dist
@@ -8,17 +9,17 @@ from gradsieve.errors import MismatchError
 from gradsieve.runtime.torch_private import device_types
 
 LONGEST = 2**26
-"""The most bytes that a text may have."""
+"""Largest number of bytes of a text."""
 
 
 def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
-    """Return every rank's text, in rank order; all ranks of `group` call it together.
+    """Return the text of every rank, in rank order. All ranks of `group` must call it together.
 
-    The collectives are those of torch's `all_gather_object`: a rank that still calls it (an earlier
-    gradsieve's `OuterSync`) stays in step, and is named.
+    The collectives are those of ``torch.distributed.all_gather_object``. A rank that still calls
+    that (the `OuterSync` of an earlier gradsieve) therefore stays in step, and is named.
 
     Raises:
-        MismatchError: on every rank, where one has sent what is no text, or one of over 64 MiB.
+        MismatchError: on every rank, if one has sent something else than text, or more than 64 MiB.
         RuntimeError: a rank has died or stalled.
     """
     ranks, device = dist.get_process_group_ranks(group), device_of(group)
@@ -42,7 +43,7 @@ def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
 
 
 def counts_of_all(group: dist.ProcessGroup, mine: int) -> list[int]:
-    """Return every rank's number, 0 or more; it is called and raises as `texts_of_all`."""
+    """Return the number of every rank, 0 or more. See `texts_of_all`."""
     texts = texts_of_all(group, str(mine))
     for rank, text in zip(dist.get_process_group_ranks(group), texts, strict=True):
         if not (text.isascii() and text.isdigit()):
@@ -64,7 +65,7 @@ def gathered(group: dist.ProcessGroup, mine: Tensor) -> list[Tensor]:
 
 
 def device_of(group: dist.ProcessGroup) -> torch.device:
-    """Return the device on which the group takes tensors: the host, if its backends take that."""
+    """Return a device on which the group takes tensors: the CPU if its backends support it."""
     kinds = device_types(group)
     if "cpu" in kinds or not kinds:
         return torch.device("cpu")

@@ -1,6 +1,6 @@
-"""The one communication thread of a rank.
+"""The communication thread of a rank.
 
-Every rank must issue its collectives in the same order, so that all of them go through one queue.
+Every rank must issue its collectives in the same order. All of them therefore go through one queue.
 """
 
 import atexit
@@ -20,17 +20,17 @@ from gradsieve.exchange.stall import Look, wait_for_job
 class Job:
     run: Callable[[], None]
     errors: list[BaseException]
-    """The list is shared by the jobs of a step: after the first error the others are not run."""
+    """The errors of all jobs of a step. After the first error, the others are not run."""
     done: "Future[None]"
 
 
 LOCAL_SECONDS, OTHER_SECONDS = 60.0, 3.0
-"""Seconds that a process waits at its end for a job that computes, and for any other job."""
+"""Seconds that a process waits at its end, for a local job and for any other job."""
 Jobs = queue.SimpleQueue[Job | None]
 
 
 class ExchangeWorker:
-    """Runs jobs in the order in which they came, while the backward pass goes on."""
+    """Runs jobs in the order in which they came, in a thread beside the backward pass."""
 
     def __init__(self) -> None:
         _workers.add(self)
@@ -41,17 +41,17 @@ class ExchangeWorker:
         self._thread: threading.Thread | None = None
 
     def submit_local(self, run: Callable[[], None]) -> None:
-        """Submit a job that waits for no rank of another node, when no exchange is under way.
+        """Submit a job that waits for no rank of another node, while no exchange is under way.
 
-        The process waits for it before it ends: Python does not survive a thread that computes.
+        The process waits for it before it ends. Python would crash if the thread still computed.
         """
         self.submit(run)
         self._last_local = self._pending[-1]
 
     def finish_at_exit(self) -> None:
-        """Wait for what computes, but not for ranks that may be gone; then end the thread.
+        """Wait for local jobs, hardly for ranks that may be gone, and end the thread.
 
-        Python does not survive a thread that wakes up while it ends.
+        Python would crash if the thread woke up while the process ends.
         """
         if self._last_local is not None:
             wait([self._last_local], LOCAL_SECONDS)
@@ -71,10 +71,11 @@ class ExchangeWorker:
         self._jobs.put(Job(run, self._errors, done))
 
     def finish(self, look: Look = lambda: None) -> None:
-        """Wait for the jobs so far; raise the first error of theirs, as it was raised.
+        """Wait for the jobs so far, and raise their first error unchanged.
 
         Args:
-            look: is called now and then where it takes long, and may raise what ends the wait.
+            look: a function that is called now and then during a long wait. It may raise an error,
+                which ends the wait.
         """
         for done in self._pending:
             wait_for_job(done, look)
@@ -83,7 +84,7 @@ class ExchangeWorker:
             raise errors[0]
 
     def give_up(self, seconds: float) -> None:
-        """Drop the jobs so far and their errors, if they end in time."""
+        """Drop the jobs so far and their errors, if the jobs end in time."""
         wait(self._pending, seconds)
         if self.is_idle:
             self._errors, self._pending = [], []
@@ -91,7 +92,8 @@ class ExchangeWorker:
     def _start(self) -> None:
         if self._thread is not None:
             return
-        # A daemon: a collective that waits for a dead peer must not keep the process alive.
+        # The thread is a daemon, because a collective that waits for a dead rank must not keep the
+        # process alive.
         self._thread = threading.Thread(
             target=work, args=(self._jobs,), name="gradsieve-exchange", daemon=True
         )
@@ -109,9 +111,9 @@ def finish_jobs() -> None:
 
 
 def work(jobs: Jobs) -> None:
-    """Run the thread until the worker is gone; it must not keep alive what it serves."""
-    # Asked for, torch's number of threads holds for BLAS in this thread as well; until then its
-    # products run on as many as there are cores, and add up in another order.
+    """Run the thread until the worker is gone. It must hold no reference to the worker."""
+    # Asking for torch's number of threads applies it to BLAS in this thread. Otherwise products
+    # would run on as many threads as there are cores, and would be added up in another order.
     torch.get_num_threads()
     while True:
         job = jobs.get()

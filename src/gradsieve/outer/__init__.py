@@ -1,4 +1,4 @@
-"""Local steps: ranks train apart, and exchange what they have learned from time to time."""
+"""Local steps: each rank trains for some steps alone, then the ranks average what they learned."""
 
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.sync import OuterSync

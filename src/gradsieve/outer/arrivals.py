@@ -1,4 +1,4 @@
-"""Who came last to an exchange, without a clock that all ranks share."""
+"""Find the rank that came last to an exchange, although ranks share no clock."""
 
 import time
 from collections.abc import Callable
@@ -8,21 +8,22 @@ from gradsieve.exchange.notes import Notes
 
 
 class Arrivals:
-    """Ranks tell each other how long they took since they last met: that moment they share.
+    """Compares the times that the ranks took since they last met, a moment that they share.
 
-    All ranks must make one together; it has a group of its own, since it meets while
-    others plan the way of a bucket.
+    All ranks must make one together. It has a process group of its own, apart from the one in
+    which frames travel.
     """
 
     def __init__(self, groups: Groups) -> None:
         self._exchange = groups.open_another(Notes([0.0]))
         self._met = time.perf_counter()
         self.slowest_rank = 0
+        """The rank whose time since the meeting before was longest, in the last meeting."""
         self.waited_seconds = 0.0
-        """This rank, in the last meeting."""
+        """Seconds that this rank waited in the last meeting."""
 
     def come(self) -> Callable[[], None]:
-        """This rank is here; returns the meeting, for the communication thread."""
+        """Stop the time of this rank, and return the meeting for the communication thread."""
         took = time.perf_counter() - self._met
         return lambda: self._meet(took)
 

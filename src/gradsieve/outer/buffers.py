@@ -1,4 +1,4 @@
-"""Statistics that a model keeps beside its parameters: averaged, where they are numbers."""
+"""Average the statistics that a model keeps beside its parameters, such as running means."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,10 @@ from gradsieve.exchange.frames import unreachable
 
 
 def averaged_buffers(model: nn.Module) -> list[Tensor]:
-    """Of floating dtype, and a part of the model's state: a cache is the same on all ranks."""
+    """Return the buffers of floating dtype in the state of the model.
+
+    Other buffers (caches) are not averaged, because they are the same on all ranks.
+    """
     kept = model.state_dict(keep_vars=True).keys()
     return [
         buffer
@@ -21,7 +24,7 @@ def averaged_buffers(model: nn.Module) -> list[Tensor]:
 
 
 class BufferAverage:
-    """An all-reduce of buffers, under way since it was made.
+    """An all-reduce of buffers, which begins when the object is made.
 
     Raises:
         ExchangeError: a rank has died or stalled.
@@ -31,11 +34,12 @@ class BufferAverage:
         self._group = group
         self._works: list[dist.Work] = []
         self.sums: list[Tensor] = []
-        """Flat, one a device, float64; a rank's own are divided before: a mask's are large."""
+        """One flat float64 tensor for each device. Each rank divides its own before the sum, which
+        could overflow otherwise: masks hold very large numbers."""
         try:
             for device in {buffer.device: None for buffer in buffers}:
                 own = [buffer for buffer in buffers if buffer.device == device]
-                # What is the same on all ranks stays the same float32, whatever their number.
+                # In float64, a number that is the same on all ranks stays the same float32.
                 flat = torch.cat([b.detach().reshape(-1).to(torch.float64) for b in own])
                 self.sums.append(flat / group.size())
                 work = dist.all_reduce(self.sums[-1], group=group, async_op=True)
@@ -45,11 +49,11 @@ class BufferAverage:
             raise unreachable(group, error) from error
 
     def wait(self) -> list[Tensor]:
-        """The averages, flat, one a device.
+        """Wait for the averages, and return one flat float64 tensor for each device.
 
         Raises:
             ExchangeError: a rank has died or stalled.
-            SieveError: on every rank, where one is NaN.
+            SieveError: on every rank, where an average is NaN.
         """
         try:
             for work in self._works:
@@ -65,7 +69,7 @@ class BufferAverage:
 
 
 def empty_averages(buffers: Sequence[Tensor]) -> list[Tensor]:
-    """Laid out as what `BufferAverage.wait` returns."""
+    """Return uninitialized tensors of the layout that `BufferAverage.wait` returns."""
     sizes: dict[torch.device, int] = {}
     for buffer in buffers:
         sizes[buffer.device] = sizes.get(buffer.device, 0) + buffer.numel()
@@ -74,7 +78,7 @@ def empty_averages(buffers: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def assign(buffers: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
-    """Replace the buffers; what was added to them since the averages began is dropped."""
+    """Replace the buffers by the averages. What inner steps have added meanwhile is dropped."""
     for average in averages:
         own = [buffer for buffer in buffers if buffer.device == average.device]
         parts = torch.split(average, [buffer.numel() for buffer in own])

@@ -1,4 +1,4 @@
-"""The exchanges of local steps, one at a time: begun, arrived, merged."""
+"""The exchange of local steps. At most one is under way: it begins, arrives and is merged."""
 
 import time
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ from gradsieve.state import SieveState
 
 
 class OuterExchange:
-    """
+    """Runs the exchanges that a schedule begins and ends.
+
     Args:
-        buffers: the model's statistics, which travel with the last fragment.
+        buffers: the statistics of the model, which travel with the last fragment.
     """
 
     def __init__(
@@ -35,17 +36,17 @@ class OuterExchange:
         self._arrivals = Arrivals(state.engine.groups)
         self.under_way: UnderWay | None = None
         self.records: list[OuterRecord] = []
-        """Records of what was merged, until they are taken."""
+        """The records of merged exchanges that `OuterSync` has not yet taken."""
 
     def begin(self, fragment: int, delay: int) -> None:
-        """Begin to exchange what the ranks' weights have moved.
+        """Begin to exchange the pseudo-gradients of a fragment.
 
         Args:
-            delay: inner steps that go on meanwhile.
+            delay: the number of inner steps until `end`.
 
         Raises:
             ExchangeError: a rank has died or stalled.
-            SieveError: on every rank, where they differ.
+            SieveError: on every rank, where the ranks differ.
         """
         start, meeting = time.perf_counter(), self._arrivals.come()
         state, schedule, engine = self._state, self._schedule, self._state.engine
@@ -61,11 +62,11 @@ class OuterExchange:
         self.under_way = under_way
 
     def arrive(self) -> None:
-        """Wait for the averages of an exchange that is under way.
+        """Wait for the averages of the exchange that is under way, if any.
 
         Raises:
             ExchangeError: a rank has died or stalled.
-            SieveError: on every rank, where the weights of one are not finite.
+            SieveError: on every rank, where the weights of a rank are not finite.
         """
         under_way = self.under_way
         if under_way is None or under_way.has_arrived:
@@ -78,7 +79,7 @@ class OuterExchange:
         under_way.seconds += time.perf_counter() - start
 
     def end(self) -> None:
-        """Wait for the averages, and go on from them; raises as `arrive`."""
+        """Wait for the averages and merge them into the weights. Raises what `arrive` raises."""
         under_way = self.under_way
         if under_way is None:
             return

@@ -1,4 +1,4 @@
-"""The parts of a model that take turns, and the buckets in which each is exchanged."""
+"""Fragments: the parts of a model that take turns, and the buckets in which each is exchanged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 
 BUCKET_ELEMENTS = 25 * 2**20 // 4
-"""As DDP's default: while one is under way the next is coded."""
+"""Number of elements of a bucket (25 MiB, the default of DDP). While one bucket travels, the next
+is encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class PseudoGradients:
-    """What some parameters have moved, flat, one behind the other: a `Bucket` of the sieve."""
+    """A bucket of pseudo-gradients: how far the weights have moved since the last exchange."""
 
     number: int
     last: bool
     outer: list[Tensor]
-    """The parameters, as they were."""
+    """The outer weights, from which the movement is measured."""
     flat: Tensor
-    """float32, on their device."""
+    """The pseudo-gradients, one behind the other (float32, on the device of the outer weights)."""
 
     def index(self) -> int:
         return self.number
@@ -37,7 +38,7 @@ class PseudoGradients:
         return list(torch.split(self.flat, [parameter.numel() for parameter in self.outer]))
 
     def shaped(self) -> list[Tensor]:
-        """Views of the buffer, as the parameters lie in memory."""
+        """Return a view of the buffer for each parameter, with its shape and strides."""
         return [
             gradient.as_strided(parameter.shape, parameter.stride())
             for gradient, parameter in zip(self.gradients(), self.outer, strict=True)
@@ -45,10 +46,16 @@ class PseudoGradients:
 
 
 def split_alike(numels: Sequence[int], fragments: int) -> list[list[int]]:
-    """The places of the parameters in each fragment, ascending; fragments are alike in size.
+    """Divide parameters into fragments of about the same size.
 
-    The largest parameter first, each to the fragment that has least so far: neighbours in the model
-    come into different fragments.
+    The largest parameters are assigned first, each to the smallest fragment so far. Neighbours in
+    the model usually fall into different fragments.
+
+    Args:
+        numels: the number of elements of each parameter.
+
+    Returns:
+        For each fragment, the indices of its parameters, ascending.
 
     Raises:
         ValueError: there are more fragments than parameters.
@@ -60,13 +67,13 @@ def split_alike(numels: Sequence[int], fragments: int) -> list[list[int]]:
     for place in sorted(range(len(numels)), key=lambda place: -numels[place]):
         least = sizes.index(min(sizes))
         parts[least].append(place)
-        # An empty parameter too is one: no fragment stays without.
+        # An empty parameter counts as 1, so that no fragment stays without parameters.
         sizes[least] += max(1, numels[place])
     return [sorted(part) for part in parts]
 
 
 def buckets_of(parameters: Sequence[Tensor]) -> list[PseudoGradients]:
-    """Their buffers hold nothing yet."""
+    """Return buckets for the parameters. Their buffers are uninitialized."""
     groups: list[list[Tensor]] = []
     numel = 0
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""What happened in each outer step."""
+"""The record of an outer step, which users and the recorder read."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,24 @@ from gradsieve.telemetry.record import StepRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OuterRecord:
-    """One rank's account of one exchange; times in seconds."""
+    """What happened on one rank in one exchange of local steps. All times are in seconds."""
 
     step: int
-    """Inner steps done when the exchange began."""
+    """Number of inner steps done when the exchange began."""
     every: int
-    """Inner steps from one exchange of a parameter to the next."""
+    """Number of inner steps from one exchange of a parameter to the next."""
     fragment: int
-    """Of the model: which one was exchanged."""
+    """Number of the fragment of the model that was exchanged, from 0."""
     exchange: StepRecord
-    """Of the pseudo-gradient."""
+    """The record of the exchange of the pseudo-gradient."""
     bits_per_parameter: float
-    """8 · bytes of frames / elements of the whole model / inner steps since the exchange before."""
+    """Bits sent per parameter of the whole model and inner step: 8 · bytes of frames / elements /
+    inner steps since the exchange before."""
     slowest_rank: int
-    """The one whose inner steps took longest since the exchange before."""
+    """Rank whose inner steps took longest since the exchange before."""
     waited_seconds: float
-    """Until all ranks had come so far; of the communication thread, and of training where it had
-    nothing else to do (see `exposed_seconds`)."""
+    """Seconds that the communication thread waited until all ranks had begun the exchange. The part
+    of it that delayed training is in `exposed_seconds`."""
     exposed_seconds: float
-    """What the exchange added to training: preparing and merging it, the wait for it, and the
-    processor time that it took from the inner steps where no core was free."""
+    """Seconds that the exchange added to training: preparing and merging it, the wait for it, and
+    the processor time that it took from the inner steps where no core was free."""

@@ -1,4 +1,4 @@
-"""The ranks' copies of a model: made alike."""
+"""Make the copies of a model on all ranks equal before local steps begin."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) ->
 
 
 def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
-    """Replace them by the first rank's.
+    """Replace the tensors by those of the first rank of the group.
 
     Raises:
         ExchangeError: a rank has died or stalled.
@@ -29,7 +29,7 @@ def share(tensors: Iterable[Tensor], group: dist.ProcessGroup) -> None:
     first = dist.get_process_group_ranks(group)[0]
     with torch.no_grad():
         sent = [(tensor, tensor.detach().contiguous()) for tensor in tensors]
-        # As bytes: Gloo knows few dtypes.
+        # Send bytes, because Gloo supports few dtypes.
         flat = [copy.reshape(-1).view(torch.uint8) for _, copy in sent]
         try:
             works = [dist.broadcast(part, first, group, async_op=True) for part in flat]

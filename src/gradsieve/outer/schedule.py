@@ -1,4 +1,4 @@
-"""Which inner step begins an exchange, and which one ends it."""
+"""The schedule of local steps: which inner step begins an exchange, and which one ends it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,26 +8,29 @@ from gradsieve.saved.fields import count
 from gradsieve.saved.outer import SCHEDULE
 
 Begin = Callable[[int, int], None]
-"""Of a fragment, with the inner steps that go on until it ends."""
+"""Begins the exchange of a fragment. Its arguments are the number of the fragment and the number
+of inner steps until the exchange ends."""
 End = Callable[[], None]
+"""Ends the exchange that is under way."""
 LONGER, SHORTER = 1.25, 0.8
-"""Times the phase, from one to the next."""
+"""Factors by which a phase grows or shrinks from one to the next."""
 SCARCE, PLENTY = 3.0, 1.5
-"""Standard deviations: a budget whose thresholds lie above would rather exchange more seldom, one
-whose thresholds lie below more often."""
+"""Scales of a budget, in standard deviations. Above the first, phases grow, so that exchanges are
+rarer; below the second they shrink."""
 
 
 class Schedule:
     """A phase of `every` inner steps, in which each fragment of the model is exchanged once.
 
     Args:
-        every: inner steps of a phase; or the least and the most, between which it is to be set.
-        fragments: spread over the phase; the last one at its end.
-        delay: inner steps from the beginning of an exchange to its end.
+        every: the number of inner steps of a phase, or the least and the most of them.
+        fragments: the number of fragments. Their exchanges are spread over the phase, and the last
+            one begins at its end.
+        delay: the number of inner steps from the beginning of an exchange to its end.
 
     Raises:
         TypeError: a number is not a whole one.
-        ValueError: one is out of range, or an exchange would not end before the next begins.
+        ValueError: a number is out of range, or an exchange would not end before the next begins.
     """
 
     def __init__(self, every: int | Sequence[int], fragments: int, delay: int) -> None:
@@ -46,18 +49,19 @@ class Schedule:
             )
         self.every = self.shortest
         self.step = 0
-        """Inner steps done."""
+        """Number of inner steps done."""
         self.place = 0
-        """Of them, in this phase."""
+        """Number of inner steps done in this phase."""
         self.began = 0
-        """Step that began the last exchange."""
+        """Inner step after which the last exchange began."""
         self.since = 0
-        """Steps from the exchange before to that one; the same for those of one step."""
+        """Number of inner steps between the last exchange and the one before it. Exchanges that
+        begin at the same step share this number."""
         self.ends: int | None = None
-        """Step that is to end the exchange that is under way."""
+        """Inner step that is to end the exchange under way; None if there is none."""
 
     def advance(self, begin: Begin, end: End) -> None:
-        """An inner step is done: end the exchange that is to end now, begin the one that is due."""
+        """Count an inner step, end the exchange that ends with it, and begin the one now due."""
         self.step += 1
         self.place = self.place % self.every + 1
         if self.ends == self.step:
@@ -69,7 +73,7 @@ class Schedule:
                 self._end(end)
 
     def finish(self, begin: Begin, end: End) -> None:
-        """Exchange now what was learned since; a new phase begins."""
+        """Exchange every fragment that has moved since its last exchange, and begin a new phase."""
         fresh = self.fragment if self.began == self.step else None
         if self.ends is not None:
             self._end(end)
@@ -81,7 +85,7 @@ class Schedule:
 
     @property
     def fragment(self) -> int | None:
-        """The one whose exchange is due at this step."""
+        """The number of the fragment whose exchange is due at this step; None if none is."""
         places = [self.every * (n + 1) // self.fragments for n in range(self.fragments)]
         return places.index(self.place) if self.place in places else None
 
@@ -95,7 +99,7 @@ class Schedule:
         end()
 
     def follow(self, scale: float) -> None:
-        """Set the next phase's length, at the end of one, by what a budget's thresholds are."""
+        """Set the length of the next phase at the end of one, by the scale of a budget."""
         if self.place != self.every:
             return
         if scale > SCARCE:
@@ -105,12 +109,12 @@ class Schedule:
         else:
             return
         self.every = max(self.shortest, min(self.longest, wanted))
-        # The phase is over, whatever its length was.
+        # The phase is over. Its end must hold under the new length, too.
         self.place = self.every
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Lines of what must be alike on all ranks."""
+        """Lines that must be the same on all ranks."""
         return (
             f"every={[self.shortest, self.longest]}",
             f"delay={self.delay}",
@@ -121,14 +125,14 @@ class Schedule:
         return {name: getattr(self, name) for name in SCHEDULE}
 
     def require_fit(self, saved: Mapping[str, int | None]) -> None:
-        """Raise ValueError where `load` cannot take what passed `require_schedule`."""
+        """Raise ValueError if a schedule that has passed `require_schedule` does not fit."""
         count("schedule.every", saved["every"], self.shortest, self.longest)
         if saved["ends"] is not None:
-            # Where every exchange ends at once none is under way.
+            # Without a delay every exchange ends at once, and none can be under way.
             count("schedule.ends - began", saved["ends"] - (saved["began"] or 0), 1, self.delay)
 
     def load(self, saved: Mapping[str, int | None]) -> None:
-        """What `require_fit` lets pass."""
+        """Restore a schedule that has passed `require_fit`."""
         for name in SCHEDULE:
             setattr(self, name, saved[name])
 

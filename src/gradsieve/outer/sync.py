@@ -1,4 +1,4 @@
-"""Local steps with an outer optimizer: every rank trains apart, and now and then they meet."""
+"""Local steps with an outer optimizer, the front end for links too slow for every step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,41 +49,63 @@ MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 
 
 class OuterSync:
-    """Exchanges through the sieve what ranks have learned in some steps of their own (DiLoCo).
+    """Averages through the sieve what ranks have learned in steps of their own (local steps).
 
-    Every rank trains its own copy of the model with its own optimizer. At every `every`-th call of
-    `step` what its weights have moved since the last exchange, the pseudo-gradient, goes the way of
-    a gradient: pruned, coded, averaged over the ranks. An outer optimizer, the same on all ranks,
-    makes one step with the average, and all go on from its weights.
+    Each rank trains its own copy of the model with its own (inner) optimizer. After every `every`
+    inner steps the ranks exchange their pseudo-gradients: outer weights - current weights. These
+    are pruned, encoded and averaged like gradients. An outer optimizer, the same on all ranks,
+    steps the outer weights by the average, and all ranks continue from there. This is DiLoCo
+    (Douillard et al. 2023, arXiv 2311.08105, algorithm 1) with pruned pseudo-gradients.
 
-    Make one on every rank, after the process group; parameters and buffers are then rank 0's on
-    all ranks. A checkpoint is loaded afterwards: first the model, then this.
+    Make one on every rank, after the process group. It copies the parameters and buffers of rank 0
+    to all ranks. To resume, first load the model and then `load_state_dict`.
 
     Args:
-        model: a plain module; or a DDP model whose ranks are those of one node, which then trains
-            as one among several nodes.
-        every: inner steps from one exchange to the next; (least, most) with a `Budget`: as many
-            between them as its thresholds ask for.
-        delay: inner steps that go on while an exchange is under way; what they have added to the
-            weights stays, and is a part of the next pseudo-gradient.
-        fragments: parts of the model, of about the same size, that take turns within `every` steps:
-            each exchange is smaller by as much.
-        optimizer: makes the outer optimizer from the outer weights (float32); as a default SGD with
-            a learning rate of 0.7 and Nesterov momentum of 0.9.
-        offload: "cpu": outer weights, momentum and residuals stay on the host.
-        config: the options of the sieve, a `SieveConfig`; without `start_step` and `ramp_steps`.
-        scaler: taken so that `attach` and this take the same options. What is exchanged are
-            weights, which carry no scale of the loss.
-        process_group: the ranks that exchange; None: the default group.
-        options: the fields of `SieveConfig`, in place of those of `config`.
+        model: a plain module, or a DDP model over the ranks of one node. Each node then takes
+            part as if it were one rank.
+        config: the options of the sieve, without `start_step` and `ramp_steps`; None takes the
+            defaults of `SieveConfig`.
+        every: the number of inner steps from one exchange to the next. With a `Budget` it may be a
+            pair (least, most); the scale of the budget then sets the number between them.
+        delay: the number of inner steps that run while an exchange is under way (Douillard et al.
+            2025, arXiv 2501.18512). What they add to the weights stays, and is a part of the next
+            pseudo-gradient.
+        fragments: the number of parts of the model, of about the same size, that take turns within
+            `every` steps. Each exchange carries one part.
+        optimizer: a function that makes the outer optimizer from the outer weights (float32). The
+            default is SGD with a learning rate of 0.7 and a Nesterov momentum of 0.9.
+        offload: "cpu" keeps outer weights, momentum and residuals in CPU memory; None on the
+            devices of the parameters.
+        scaler: accepted so that the options are those of `attach`. It has no effect, since weights
+            have no loss scale.
+        process_group: the ranks that exchange; None takes the default group.
+        options: fields of `SieveConfig` by name. They replace those of `config`.
 
     Raises:
-        TypeError: `model` is no module, an option does not exist or is of another type, a number
-            of steps is not whole, or `optimizer` makes no torch optimizer.
-        ValueError: a number is out of range, there is nothing to train, the optimizer is not one of
-            the outer weights, or this rank is no member of the group.
-        SieveError: on every rank, where they differ; a DDP model's ranks are those that exchange;
-            a parameter that is trained is of a dtype that the sieve does not take.
+        TypeError: `model` is no module, an option does not exist or has the wrong type, a number
+            of steps is not whole, or `optimizer` does not make a torch optimizer.
+        ValueError: a number is out of range, the model has no trained parameters, the optimizer
+            holds other parameters than the outer weights, or this rank is not in the group.
+        SieveError: on every rank, where the ranks differ. Also if a DDP model already averages
+            over the ranks that exchange, or a trained parameter has an unsupported dtype.
+
+    Example, in a process whose default process group is initialized:
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> model = torch.nn.Linear(64, 64)
+        >>> optimizer = torch.optim.AdamW(model.parameters())
+        >>> outer = gs.OuterSync(model, every=2, threshold=gs.Sigma(2), min_numel=64)
+        >>> for step in range(5):
+        ...     model(torch.randn(8, 64)).square().mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     outer.step()
+        >>> outer.inner_steps, outer.last.step
+        (5, 4)
+        >>> outer.finish()  # all ranks have the same weights now
+        >>> outer.last.step
+        5
     """
 
     @ordinary_tensors()
@@ -118,7 +140,7 @@ class OuterSync:
                 f"{config.policy}; give one number"
             )
         group = self._engine.groups.group
-        # A compiled module names its parameters otherwise, and hides the DDP model in it.
+        # A compiled module renames its parameters, and hides the DDP model inside it.
         model = uncompiled(model)
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
@@ -138,7 +160,9 @@ class OuterSync:
         self.state.bind_weights(model, self._weights.named, turns=fragments)
         # For the user to read and set.
         self.last: OuterRecord | None = None
+        """The record of the last exchange that was merged; None before the first."""
         self.on_step: Callable[[OuterRecord], None] | None = None
+        """A function that is called with each record."""
         # Internal.
         self._model = model
         self._known = {id(parameter) for parameter in self._weights.inner}
@@ -147,22 +171,22 @@ class OuterSync:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The outer one; its learning rate may be set between steps, on all ranks alike."""
+        """The outer optimizer. Its learning rate may be set between steps, on all ranks alike."""
         return self._weights.optimizer
 
     @property
     def every(self) -> int:
-        """Inner steps from one exchange of a parameter to the next."""
+        """Number of inner steps from one exchange of a parameter to the next."""
         return self._schedule.every
 
     @property
     def is_exchanging(self) -> bool:
-        """An exchange is under way."""
+        """Whether an exchange is under way."""
         return self._exchange.under_way is not None
 
     @property
     def inner_steps(self) -> int:
-        """Calls of `step` so far."""
+        """Number of calls of `step` so far."""
         return self._schedule.step
 
     def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
@@ -175,12 +199,15 @@ class OuterSync:
 
     @ordinary_tensors()
     def step(self) -> None:
-        """Call it after each step of the inner optimizer, on all ranks as often.
+        """Count an inner step, and exchange if it is time.
+
+        Call it after each step of the inner optimizer, equally often on all ranks.
 
         Raises:
             ExchangeError: a rank has died or stalled.
-            SieveError: on every rank, where the weights of one are not finite; an exchange has
-                failed before; a parameter is trained that was frozen when this was made.
+            SieveError: on every rank, where the weights of a rank are not finite. Also if an
+                exchange has failed before, or if a parameter is trained that was frozen when the
+                OuterSync was made.
         """
         self._require_success()
         self._require_same_parameters()
@@ -192,10 +219,10 @@ class OuterSync:
 
     @ordinary_tensors()
     def finish(self) -> None:
-        """Exchange what was learned since the last time: all ranks have the same weights then.
+        """Exchange what the ranks have learned since the last exchange, and begin a new phase.
 
-        Call it on all ranks before the model is judged or saved for good; a new phase begins.
-        Raises as `step`.
+        All ranks have the same weights afterwards. Call it on all ranks before the model is
+        evaluated or saved for good. Raises what `step` raises.
         """
         self._require_success()
         self._require_same_parameters()
@@ -205,7 +232,11 @@ class OuterSync:
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """What survivors come back to residuals when an exchange fails lies in the weights too."""
+        """Note that an exchange has failed.
+
+        The survivors return to the residuals then, but are still in the weights, too. They would
+        be exchanged twice.
+        """
         try:
             yield
         except BaseException:
@@ -213,7 +244,10 @@ class OuterSync:
             raise
 
     def _tell(self) -> None:
-        """Tell what was merged; an error of the user's function fails no exchange."""
+        """Hand out the records of merged exchanges.
+
+        It is called outside `_failing`: an error in the user's function is no failed exchange.
+        """
         records, self._exchange.records = self._exchange.records, []
         for record in records:
             self.last = record
@@ -236,7 +270,7 @@ class OuterSync:
                 )
 
     def __getstate__(self) -> NoReturn:
-        """Raise TypeError: what ranks share cannot be copied on one of them."""
+        """Raise TypeError, because what ranks share cannot be copied on one of them."""
         refuse_copy(
             "an OuterSync", "save outer.state_dict() and make a new one of the copied model"
         )
@@ -245,13 +279,13 @@ class OuterSync:
 
     @ordinary_tensors()
     def state_dict(self) -> dict[str, Any]:
-        """What this rank must save beside its model and its optimizer to go on exactly.
+        """Return what this rank must save beside its model and its optimizer to resume exactly.
 
-        Every rank saves its own; loads under ``weights_only=True``. Waits for an exchange that is
-        under way, which is merged when it would have been.
+        Every rank must save its own. ``torch.load`` reads it with ``weights_only=True``. It waits
+        for an exchange that is under way, which is still merged at its own time.
 
         Raises:
-            ExchangeError, SieveError: as `step`.
+            ExchangeError, SieveError: see `step`.
         """
         self._require_success()
         with self._failing():
@@ -276,14 +310,14 @@ class OuterSync:
 
     @ordinary_tensors()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` saved on the same rank, after the model's own weights.
+        """Restore what `state_dict` has saved on the same rank.
 
-        What is refused changes nothing.
+        Load the weights of the model first. A state that is refused changes nothing.
 
         Raises:
-            ValueError: it is no such state, or damaged, naming the field; or it is of another
-                model, rank, world size, optimizer or other settings; or the model's weights are
-                not those that were saved with it.
+            ValueError: `state` is no such state or is damaged (the message names the field), or it
+                was saved with another model, rank, world size, optimizer or options, or the
+                weights of the model are not those at the time of saving.
         """
         found = require_sound_outer(state)
         place = self._engine.groups.own_place
@@ -299,7 +333,7 @@ class OuterSync:
         saved, under_way = found["under_way"], None
         if saved is not None:
             under_way = load_under_way(self._weights, self._buffers, saved)
-        # From here on nothing is refused.
+        # Everything is checked. From here on nothing is refused.
         self.state.load(found["sieve"], {name: crc_of(w) for name, w in weights.items()})
         with torch.no_grad():
             for name, mine in self._weights.named:
@@ -311,18 +345,18 @@ class OuterSync:
         self._exchange.under_way = under_way
 
     def _model_weights(self) -> dict[str, int]:
-        """Checksums of the rank's own weights."""
+        """Return the checksums of this rank's own weights."""
         inner = zip(self._weights.names, self._weights.inner, strict=True)
         return {name: crc_of(parameter) for name, parameter in inner}
 
     @property
     def _settings(self) -> list[str]:
-        """Fields of a saved state, beside those of the sieve."""
+        """The settings of a saved state, beside those of the sieve."""
         return [*self._schedule.settings, f"optimizer={type(self.optimizer).__name__}"]
 
 
 def require_no_start(config: SieveConfig) -> None:
-    """Raise ValueError where the sieve is to begin later than the first exchange."""
+    """Raise ValueError if the sieve is to prune later than from the first exchange on."""
     for name in ("start_step", "ramp_steps"):
         if getattr(config, name):
             raise ValueError(

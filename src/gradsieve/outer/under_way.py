@@ -1,4 +1,4 @@
-"""The exchange that is under way, from its beginning to its end."""
+"""The exchange that is under way, which a checkpoint may save before it is merged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,28 +15,32 @@ from gradsieve.telemetry.record import StepRecord
 
 @dataclass(slots=True)
 class UnderWay:
-    """A flight between ranks."""
+    """An exchange between `OuterExchange.begin` and `OuterExchange.end`."""
 
     flight: Flight
     every: int = 1
+    """Number of inner steps of the phase."""
     since: int = 1
-    """Inner steps of the phase, and since the exchange before."""
+    """Number of inner steps since the exchange before."""
     futures: list[torch.futures.Future[Tensor]] = field(default_factory=list)
-    """Of the buckets: a device's readers wait for its work."""
+    """The future of each bucket. On a device, waiting for it orders the streams."""
     buffer_average: BufferAverage | None = None
-    """Of the model's statistics; None where they are not exchanged, or have arrived."""
+    """The running average of the model's statistics; None if they are not exchanged or have
+    arrived."""
     buffers: list[Tensor] = field(default_factory=list)
-    """Their averages, when they have arrived."""
+    """The averages of the statistics, once they have arrived."""
     has_arrived: bool = False
-    """The buckets hold averages."""
+    """Whether the buckets hold the averages."""
     exchange: StepRecord | None = None
-    """Of one that has arrived; None where it was loaded."""
+    """The record of the exchange once it has arrived; None if it was loaded."""
     seconds: float = 0.0
-    """That it took of training so far."""
+    """Seconds that the exchange has added to training so far."""
 
     def wait(self) -> None:
-        """For what a step of the sieve, which has ended, does not wait for; raises as
-        `BufferAverage.wait`."""
+        """Wait for everything that `SieveState.end_step` does not wait for.
+
+        Raises what `BufferAverage.wait` raises.
+        """
         for future in self.futures:
             future.wait()
         if self.buffer_average is not None:
@@ -44,7 +48,7 @@ class UnderWay:
             self.buffer_average = None
 
     def save(self) -> dict[str, object]:
-        """Of one that has arrived."""
+        """Return the content of an exchange that has arrived, as plain data."""
         return {
             "fragment": self.flight.fragment,
             "averages": [bucket.flat.clone() for bucket in self.flight.buckets],
@@ -58,20 +62,21 @@ class UnderWay:
 def load_under_way(
     weights: OuterWeights, buffers: Sequence[Tensor], saved: Mapping[str, Any]
 ) -> UnderWay:
-    """One that has arrived, as it was saved and passed `require_under_way`; changes nothing else.
+    """Return the saved exchange, which has arrived. Nothing else changes.
 
     Args:
-        buffers: those that are averaged, on their devices.
+        buffers: the buffers of the model that are averaged.
+        saved: what `UnderWay.save` has returned. It must have passed `require_under_way`.
 
     Raises:
-        ValueError: it is of another model or of other fragments.
+        ValueError: it is of another model or has other fragments.
     """
     fragment = count("under_way.fragment", saved["fragment"], 0, len(weights.parts) - 1)
     flight = weights.begin(fragment, goes_on=True)
     averages = [bucket.flat for bucket in flight.buckets]
     replace_all("under_way.averages", averages, saved["averages"])
     replace_all("under_way.departed", flight.departed, saved["departed"])
-    # They travel with the last fragment.
+    # Buffers travel with the last fragment.
     averaged = empty_averages(buffers) if fragment == len(weights.parts) - 1 else []
     replace_all("under_way.buffers", averaged, saved["buffers"])
     return UnderWay(

@@ -1,4 +1,4 @@
-"""The weights of the last outer step, which all ranks share, and the optimizer that moves them."""
+"""The outer weights, which all ranks share, and the outer optimizer that moves them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -14,7 +14,7 @@ from gradsieve.saved.names import counterparts
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 LEARNING_RATE, MOMENTUM = 0.7, 0.9
-"""DiLoCo's (Douillard et al. 2023, arXiv 2311.08105, section 3)."""
+"""The values of DiLoCo (Douillard et al. 2023, arXiv 2311.08105, section 3)."""
 
 
 def nesterov(parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -23,27 +23,29 @@ def nesterov(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """The tensors of an exchange, without the ranks: played ranks have such too."""
+    """The tensors of an exchange. Benches that play ranks in one process use it, too."""
 
     fragment: int
     buckets: list[PseudoGradients]
-    """What this rank has moved; then, in the same place, the average of the ranks."""
+    """The pseudo-gradients of this rank, which the average of all ranks then overwrites."""
     departed: list[Tensor]
-    """The rank's own weights when it began; none where no inner step runs meanwhile."""
+    """The weights of this rank at the beginning; empty if no inner step runs meanwhile."""
 
 
 class OuterWeights:
-    """
+    """A float32 copy of the weights of the last outer step, with its optimizer.
+
     Args:
-        inner: the parameters that a rank trains itself, by name.
-        optimizer: makes the outer optimizer of the outer weights.
-        fragments: that take turns.
-        device: of outer weights, momentum and pseudo-gradients; the parameter's own if None.
+        inner: the names and parameters that a rank trains itself.
+        optimizer: a function that makes the outer optimizer from the outer weights.
+        fragments: the number of fragments that take turns.
+        device: the device of outer weights, momentum and pseudo-gradients; None for that of each
+            parameter.
 
     Raises:
-        TypeError: `optimizer` makes no torch optimizer.
-        ValueError: there is nothing to train, or less than there are to be fragments; the optimizer
-            is not one of the outer weights.
+        TypeError: `optimizer` does not make a torch optimizer.
+        ValueError: there are no parameters, fewer parameters than fragments, or the optimizer
+            holds other parameters than the outer weights.
     """
 
     def __init__(
@@ -64,17 +66,17 @@ class OuterWeights:
 
     @property
     def named(self) -> list[tuple[str, nn.Parameter]]:
-        """The outer weights."""
+        """The names and outer weights."""
         return list(zip(self.names, self.outer, strict=True))
 
     def require_fit(self, names: Sequence[str], weights: Mapping[str, Tensor]) -> Mapping[str, str]:
-        """Each own name, and the one that was saved for it.
+        """Return the saved name for each name of this model.
 
         Args:
-            names: of the saved weights, in the order in which their optimizer knows them.
+            names: the names of the saved weights, in the order of their optimizer.
 
         Raises:
-            ValueError: they are of another model.
+            ValueError: the saved weights are of another model.
         """
         found = counterparts(names, self.names)
         if [found[name] for name in self.names] != list(names):
@@ -91,11 +93,12 @@ class OuterWeights:
 
     @torch.no_grad()
     def begin(self, fragment: int, *, goes_on: bool) -> Flight:
-        """The pseudo-gradients of a fragment: outer weights - weights (arXiv 2311.08105, line 10 of
-        algorithm 1).
+        """Return the pseudo-gradients of a fragment: outer weights - current weights.
+
+        The formula is line 10 of algorithm 1 in arXiv 2311.08105.
 
         Args:
-            goes_on: inner steps will move the weights before `end`.
+            goes_on: whether inner steps will move the weights before `end`.
         """
         part = self.parts[fragment]
         inner = [self.inner[place] for place in part]
@@ -104,16 +107,16 @@ class OuterWeights:
         outer = [parameter for bucket in buckets for parameter in bucket.outer]
         for gradient, weights, before in zip(moved, inner, outer, strict=True):
             gradient.copy_(weights)
-            # Rounded as the weights were: what rounding took is no progress.
+            # Round the outer weights as the weights were rounded: the rounding is no progress.
             torch.sub(before.to(weights.dtype).float(), gradient, out=gradient)
         departed = [weights.detach().clone() for weights in inner] if goes_on else []
         return Flight(fragment, buckets, departed)
 
     def end(self, flight: Flight) -> None:
-        """Step the outer optimizer on the averages, and take its weights over.
+        """Step the outer optimizer by the averages, and take over its weights.
 
-        What inner steps have added since `begin` stays, on this rank alone, and is a part of its
-        next pseudo-gradient: weights = outer weights + (weights - weights then).
+        What inner steps have added since `begin` stays on this rank, and is a part of its next
+        pseudo-gradient: weights = outer weights + (weights - weights at `begin`).
         """
         part = self.parts[flight.fragment]
         averages = [gradient for bucket in flight.buckets for gradient in bucket.shaped()]
@@ -146,11 +149,14 @@ def made_by(make: OuterOptimizer, weights: Sequence[nn.Parameter]) -> Optimizer:
 
 
 def require_optimizer_fits(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Raise ValueError where the optimizer cannot load and use it; tried on a copy."""
+    """Raise ValueError if the optimizer cannot load and use a saved state.
+
+    A copy of the optimizer tries it.
+    """
     trial = deepcopy(optimizer)
     try:
         trial.load_state_dict(deepcopy(dict(saved)))
-        # What others keep beside their state may not have been copied.
+        # Only optimizers of torch: a copy of another may share what it keeps beside its state.
         if type(optimizer).__module__.startswith("torch.optim"):
             for group in trial.param_groups:
                 for weights in group["params"]:
@@ -164,7 +170,7 @@ def require_optimizer_fits(optimizer: Optimizer, saved: Mapping[str, Any]) -> No
 
 
 def copied(parameter: Tensor, device: torch.device | None) -> nn.Parameter:
-    """In float32, laid out in memory as `parameter`."""
+    """Return a float32 copy of `parameter`, with the same strides."""
     with torch.no_grad():
         empty = torch.empty_like(parameter, dtype=torch.float32, device=device)
         return nn.Parameter(empty.copy_(parameter))

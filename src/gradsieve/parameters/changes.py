@@ -1,4 +1,4 @@
-"""What a step has changed so far, and the ways back."""
+"""The changes that a step has made, and three ways to end it: keep, drop or put back."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from gradsieve.parameters.whole import Unit
 
 
 class Changes:
-    """The units whose residuals a step has touched, and the survivors that it has sent of them."""
+    """The units whose residuals a step has touched, and the survivors that it has sent."""
 
     def __init__(self) -> None:
         self._units: list[Unit] = []
@@ -19,23 +19,23 @@ class Changes:
         self._units.extend(units)
 
     def send(self, parameter: ParameterState, start: int, indices: Tensor, values: Tensor) -> None:
-        """Survivors that leave the residual, counted from element `start` on."""
+        """Note survivors that leave the residual. Their indices count from element `start`."""
         self._sent.append((parameter, start, indices, values))
 
     def keep(self) -> None:
-        """The step is done."""
+        """End the step and keep its changes."""
         for unit in self._units:
             unit.commit()
         self._clear()
 
     def drop(self) -> None:
-        """The step leaves nothing behind: whoever scales the loss skips it."""
+        """Undo all changes, because the step is skipped."""
         for unit in self._units:
             unit.undo()
         self._clear()
 
     def put_back(self, *, error_feedback: bool) -> None:
-        """The step failed: what it has sent never reached the optimizer, and stays in residuals."""
+        """Return the survivors to the residuals, because they never reached the optimizer."""
         if error_feedback:
             for parameter, start, indices, values in self._sent:
                 parameter.put_back(start, indices, values)

@@ -1,4 +1,4 @@
-"""How large the gradients of the last steps were: of each parameter and of the whole model."""
+"""The size of the gradients in the last steps, which balanced thresholds follow."""
 
 import math
 
@@ -8,27 +8,31 @@ from gradsieve.parameters.parameter import ParameterState
 from gradsieve.sieve import Moments, measure
 
 MEMORY = 0.9
-"""The weight of what was before, in each step's geometric mean of it and the step.
+"""Weight of the mean before, in its weighted geometric mean with a new step.
 
-Geometric: large gradients (a burst, the first steps) would lift an arithmetic mean for many steps,
-and little would be sent in them.
+The mean is geometric because large gradients (a burst, the first steps) would lift an arithmetic
+mean for many steps, in which little would be sent.
 """
 
 
 class GradientSizes:
-    """Mean squares over steps: the model's here, a parameter's in its state."""
+    """Mean squares over steps. That of the model is kept here, that of a parameter in its state."""
 
     def __init__(self) -> None:
         self.mean_square: float | None = None
-        """Of all elements of the model; None before the end of the first step."""
+        """Mean square of all elements of the model; None before the end of the first step."""
         self._step: list[tuple[ParameterState, int, float]] = []
 
     def add(self, parameter: ParameterState, numel: int, square_sum: float) -> None:
-        """Take so many elements of a gradient, by the sum of their squares, into this step."""
+        """Add `numel` elements of a gradient, whose squares sum to `square_sum`, to this step."""
         self._step.append((parameter, numel, square_sum))
 
     def end_step(self) -> None:
-        """Zero gradients leave their means as they are, one that is not finite leaves all."""
+        """Update the means by this step.
+
+        A gradient of zeros leaves its own mean unchanged. One that is not finite leaves all means
+        unchanged.
+        """
         added = [(parameter, own, squares) for parameter, own, squares in self._step if squares]
         numel = sum(own for _, own, _ in self._step)
         self.drop_step()
@@ -40,13 +44,14 @@ class GradientSizes:
             parameter.mean_square = followed(parameter.mean_square, squares / own)
 
     def drop_step(self) -> None:
-        """Forget what was taken since the last step's end."""
+        """Forget what was added since the last step ended."""
         self._step = []
 
     def balanced(self, parameter: ParameterState, gradient: Tensor) -> Moments:
-        """As of a gradient whose size is the geometric mean of the model's and the parameter's.
+        """Return the moments of a gradient of one magnitude, for a balanced threshold.
 
-        Where the parameter's is not known yet, this step's `gradient` stands for it.
+        The magnitude is the geometric mean of the root mean squares of the model and of the
+        parameter. While that of the parameter is unknown, the one of `gradient` is taken.
         """
         own = parameter.mean_square
         if own is None:
@@ -60,7 +65,7 @@ def followed(before: float | None, now: float) -> float:
 
 
 def alike(numel: int, magnitude: float) -> Moments:
-    """Of `numel` elements of one magnitude whose mean is 0."""
+    """Return the moments of `numel` elements of one magnitude whose mean is 0."""
     return Moments(
         numel=numel,
         survivors=0,

@@ -1,4 +1,4 @@
-"""Gradients that are NaN or infinite."""
+"""Find the gradients that are NaN or infinite, and name their parameters."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from gradsieve.telemetry.clock import StepClock
 
 
 def is_finite(flat: Tensor) -> bool:
-    """Whether all elements are; one pass, where they are."""
-    # A sum of finite numbers may overflow.
+    """Return whether all elements are finite. It takes one pass if they are."""
+    # A sum of finite numbers may overflow, so a sum that is not finite proves nothing.
     return math.isfinite(float(flat.sum())) or bool(flat.isfinite().all())
 
 
 def note_nonfinite(clock: StepClock, named: Sequence[tuple[str, int]], flat: Tensor) -> None:
-    """Take down what is not finite of this rank's gradients.
+    """Note which gradients of this rank are not finite.
 
     Args:
-        named: names and numbers of elements of the parameters that lie in `flat`.
+        named: the name and the number of elements of each parameter in `flat`, in order.
+        flat: the gradients, flat, of any floating dtype.
     """
     if parts := nonfinite_parts(flat, [numel for _, numel in named]):
         clock.nonfinite += flat.numel() - int(flat.isfinite().sum())
@@ -28,7 +29,7 @@ def note_nonfinite(clock: StepClock, named: Sequence[tuple[str, int]], flat: Ten
 
 
 def nonfinite_parts(flat: Tensor, numels: Sequence[int]) -> list[int]:
-    """Which of the parts, `numels` long, hold a number that is not finite."""
+    """Return the numbers of the parts, `numels` long, that hold an element that is not finite."""
     if is_finite(flat):
         return []
     starts = torch.tensor([*accumulate(numels, initial=0)][:-1], dtype=torch.int64, device="cpu")

@@ -1,4 +1,4 @@
-"""What the sieve keeps for each parameter."""
+"""What the sieve keeps for each parameter, and how a step changes it and is undone."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from gradsieve.parameters.whole import WholeGroup
 
 AddUp = Callable[[Tensor], None]
+"""Replaces a tensor by its sum over the ranks of a node. All of them must call it."""
 
 
 class Owned:
-    """The residual of the piece of a parameter whose sums this rank prunes, on the host."""
+    """The residual of the piece whose sums this rank prunes (two-shot), on the CPU."""
 
     def __init__(self, start: int, residual: Tensor) -> None:
         self.start = start
         self.residual = residual
-        """float32 [numel of the piece], in units of the average of the ranks."""
+        """The residual (float32 [numel of the piece]), in units of the average of the ranks."""
         self.before: Tensor | None = None
-        """As it was before this step, where the step has pruned."""
+        """The residual before this step, if the step has pruned the piece."""
 
     @property
     def stop(self) -> int:
@@ -32,7 +33,10 @@ class Owned:
 
 
 class Dealt(NamedTuple):
-    """Elements `start` to `stop`, of which alone a rank keeps a residual: for `size` ranks."""
+    """The piece of a parameter, `start` to `stop`, whose residual this rank keeps for its node.
+
+    `size` is the number of ranks of the node.
+    """
 
     start: int
     stop: int
@@ -40,7 +44,7 @@ class Dealt(NamedTuple):
 
 
 class Before(NamedTuple):
-    """What a step goes back to where it must leave nothing behind."""
+    """The values that are restored if a step is undone."""
 
     residual: Tensor
     threshold: float | None
@@ -50,12 +54,13 @@ class Before(NamedTuple):
 
 
 class ParameterState:
-    """Residual, threshold and last moments of one parameter on this rank.
+    """The residual, the threshold and the last moments of one parameter on this rank.
 
     Args:
-        whole: the parameter is too small to prune and travels whole; its residual is what rounding
-            has left of its gradients.
-        can_undo: a step can be taken back, for which a second residual is kept.
+        whole: whether the parameter is too small to prune and travels whole. Its residual is then
+            the rounding error of its gradients.
+        rotation: the largest block size of the rotation; 0 for none.
+        can_undo: whether a step can be undone. A second residual is kept for that.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class ParameterState:
     ) -> None:
         self.name = name
         self.label = name
-        """The name without modules around the whole model: the same however that is wrapped."""
+        """The name without modules around the whole model, so that wrappers do not change it."""
         self.shape = tuple(parameter.shape)
         self.numel = parameter.numel()
         self.element_size = parameter.element_size()
@@ -78,38 +83,42 @@ class ParameterState:
         self.threshold: float | None = None
         self.moments: Moments | None = None
         self.mean_square: float | None = None
-        """Of the gradient over the last steps, where the policy asks for it."""
+        """Mean square of the gradient over the last steps, if the policy asks for it."""
         residual = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False).detach()
         if residual.stride() != parameter.stride():
-            # DDP lays out the gradients of parameters with gaps or overlaps like this.
+            # DDP lays out the gradients of parameters with gaps or overlaps contiguously.
             residual = residual.contiguous()
         self.stride = residual.stride()
-        """Of the parameter's gradient in its bucket."""
+        """The strides of the gradient in its bucket."""
         self.residual = residual
-        """A view of its group's remainder, where the parameter travels whole."""
+        """The residual (float32, the shape of the parameter). It is a view of the remainder of
+        `group` if the parameter travels whole."""
         self.group: WholeGroup | None = None
-        """The bucket's parameters that travel whole, where this is one."""
+        """The group to which the parameter belongs if it travels whole."""
         self.owned: Owned | None = None
+        """The residual of the sums that this rank prunes; None if it prunes none."""
         self.dealt: Dealt | None = None
-        """The ranks of this node keep a piece of the residual each; the rest of it is 0 here."""
+        """The piece of the residual that this rank keeps for its node. The rest of the residual is
+        then 0 here. None if the rank keeps all of its own residual."""
         self.is_empty = True
-        """Nothing was kept so far, here or in `owned`."""
+        """Whether nothing was kept so far, in the residual or in `owned`."""
         self._can_undo = can_undo
         self._before: Before | None = None
-        """What was before this step, where the step has changed it and may be taken back."""
+        """The values before this step, if the step has changed them and may be undone."""
         self._spare: Tensor | None = None
-        """Memory for the next step's residual; 0 outside what `dealt` leaves to this rank."""
+        """Memory for the residual of the next step. It is 0 outside the piece of `dealt`."""
         self._has_given = False
-        """This step has sent all of the residual."""
+        """Whether this step has sent all of the residual."""
         self._rotation_block = rotation
         self.rotation = None if whole else rotation_of(residual, rotation)
-        """With one, residual and survivors are coefficients in its bases."""
+        """The rotation. With one, residual and survivors are coefficients in its bases."""
         self.row = row_numel(residual)
+        """Number of elements of a row or filter; 0 for a vector."""
         self.squared_remainder = 0.0
-        """Of the last step: what its frame lacked of the survivors, squares summed."""
+        """Sum of the squares of what the frame of the last step lacked of the survivors."""
 
     def flat_residual(self) -> Tensor:
-        """The residual in the order in which the gradient lies in its bucket."""
+        """Return a flat view of the residual, in the order of the gradient in its bucket."""
         return self.residual.as_strided((self.numel,), (1,))
 
     @property
@@ -118,9 +127,9 @@ class ParameterState:
         return [f"{self.name} {self.shape} {self.stride} {self.whole}"]
 
     def open(self) -> tuple[Tensor, Tensor]:
-        """The flat residual of before this step, and where this step leaves its own.
+        """Return the flat residual before this step, and the tensor for the one after it.
 
-        They are the same tensor where a step is not to be taken back.
+        They are the same tensor if steps are never undone.
         """
         if self._can_undo:
             self._remember()
@@ -137,19 +146,15 @@ class ParameterState:
         self._spare = None
 
     def keeps(self, index: int) -> bool:
-        """Whether this rank keeps the residual of an element."""
+        """Return whether this rank keeps the residual of an element."""
         return self.dealt is None or self.dealt.start <= index < self.dealt.stop
 
     def clears(self, dtype: torch.dtype) -> bool:
-        """Whether selecting leaves zeros in a bucket of `dtype`, which costs no pass of its own."""
+        """Return whether selection leaves zeros in a bucket of `dtype`, at no cost."""
         return not self.whole and self.rotation is None and dtype is torch.float32
 
     def turn(self, ranks: int, add_up: AddUp) -> None:
-        """Let the bases follow the gradients, where it is time, and the residuals with them.
-
-        Args:
-            add_up: as for `deal`.
-        """
+        """Turn the bases towards the gradients, if it is time, and the residual with them."""
         if self.rotation is not None and self.rotation.is_due:
             # A piece cannot be turned without the rest of the parameter.
             self.take_over(ranks)
@@ -158,10 +163,15 @@ class ParameterState:
                 self._keep(self.dealt, add_up)
 
     def deal(self, dealt: Dealt | None, add_up: AddUp) -> None:
-        """From now on keep the residual of a piece alone, for all ranks of the node; None: of all.
+        """Divide the residuals of a node's ranks among them, or give each rank its own again.
 
         Args:
-            add_up: replaces a tensor by the sum of the node's ranks; all of them must call it.
+            dealt: the piece that this rank keeps from now on for all ranks of the node; None to
+                keep the residual of every element for this rank alone.
+            add_up: see `AddUp`.
+
+        Raises:
+            SieveError: the loaded state has another piece.
         """
         if self.whole or dealt == self.dealt:
             return
@@ -172,15 +182,15 @@ class ParameterState:
                 "nodes were of another size; gs.reshard makes states without pieces"
             )
         if self.dealt is not None:
-            # An average of ranks divides it by as many more than one of nodes.
+            # The average over ranks divides by `size` times as many as the average over nodes.
             self.flat_residual().mul_(self.dealt.size)
         elif dealt is not None:
             self._keep(dealt, add_up, share=1 / dealt.size)
         self.dealt, self.is_empty, self._spare = dealt, False, None
 
     def _keep(self, dealt: Dealt, add_up: AddUp, share: float = 1.0) -> None:
-        """Add the residuals of the node's ranks up, and keep this rank's piece of the sum."""
-        # A copy: a rank may die on the way.
+        """Add up the residuals of the node's ranks, and keep this rank's piece of the sum."""
+        # Work on a copy, because a rank may die during `add_up`.
         total = self.flat_residual().clone()
         add_up(total)
         total[: dealt.start] = 0
@@ -188,7 +198,7 @@ class ParameterState:
         self.flat_residual().copy_(total.mul_(share))
 
     def owned_residual(self, start: int, stop: int) -> Tensor:
-        """The residual of the sums of elements `start` to `stop`."""
+        """Return the residual of the sums of elements `start` to `stop`."""
         if self.owned is None:
             self.owned = Owned(start, torch.zeros(stop - start, dtype=torch.float32, device="cpu"))
         self.is_empty = False
@@ -196,23 +206,24 @@ class ParameterState:
         return self.owned.residual
 
     def give_residuals(self, flat: Tensor, ranks: int, scale: float = 1.0) -> None:
-        """Add to a gradient, as it lies in its bucket, all that was kept of those before.
+        """Add the whole residual to a gradient, as it lies in its bucket, and empty it.
 
         Args:
-            scale: what a gradient of 1 is in `flat`.
+            ranks: the world size.
+            scale: the scale of the loss, which is a factor of `flat`.
         """
         self.take_over(ranks)
-        # Also where steps are not taken back: a failed exchange gives the residual back.
+        # Needed even if steps are never undone: a failed exchange returns the residual.
         self._remember()
         before, after = self.open()
         factor = 1 if self.dealt is None else self.dealt.size
-        # Rounded once, where the gradient is of half precision.
+        # Add in float32, so that a gradient of half precision is rounded once.
         flat.copy_(flat.float() + scale * self._restored(before * factor))
         after.zero_()
         self.is_empty = self._has_given = True
 
     def undo(self) -> None:
-        """The step leaves nothing behind."""
+        """Undo this step."""
         self._undo_sums()
         if self._before is not None:
             self._spare = self.residual if self._can_undo else None
@@ -224,9 +235,9 @@ class ParameterState:
         self._forget()
 
     def recover(self) -> None:
-        """The exchange failed: this step's sums and what it has given never reached the optimizer.
+        """Undo the sums of this step and what it has given, because the exchange failed.
 
-        The residual that selecting has left stays: survivors return to it by `put_back`.
+        The residual that selection has left stays. `put_back` returns the survivors to it.
         """
         if self._has_given:
             self.undo()
@@ -237,7 +248,7 @@ class ParameterState:
         self.commit()
 
     def commit(self) -> None:
-        """The step is done."""
+        """End the step and keep its changes."""
         if self._before is not None:
             self._spare = self._before.residual if self._can_undo else None
         if self.owned is not None:
@@ -254,12 +265,16 @@ class ParameterState:
             self.rotation.commit()
 
     def give_up_unless(self, start: int, stop: int, ranks: int) -> None:
-        """Keep what was pruned of sums only where they are of elements `start` to `stop`."""
+        """Take over the residual of the sums unless they are of elements `start` to `stop`."""
         if self.owned is not None and (self.owned.start, self.owned.stop) != (start, stop):
             self.take_over(ranks)
 
     def take_over(self, ranks: int) -> None:
-        """Move what was pruned of the sums into this rank's own residual."""
+        """Move the residual of the sums into the residual of this rank.
+
+        Args:
+            ranks: the world size, by which an average divides.
+        """
         if self.owned is None:
             return
         piece = self.flat_residual()[self.owned.start : self.owned.stop]
@@ -267,9 +282,14 @@ class ParameterState:
         self.owned = None
 
     def lay_out(self, stride: Sequence[int], ranks: int) -> None:
-        """The gradient lies in its bucket by other strides than before: the residual follows.
+        """Lay out the residual anew, because the gradient now has other strides in its bucket.
 
-        All ranks must call it in the same step. Bases, which are of rows in memory, begin anew.
+        All ranks must call it in the same step. The bases begin anew, since they belong to rows in
+        memory.
+
+        Args:
+            stride: the strides of the gradient in its bucket from now on.
+            ranks: the world size.
         """
         self.take_over(ranks)
         self.deal(None, nothing_to_add)
@@ -281,51 +301,57 @@ class ParameterState:
         if self.rotation is not None:
             self.rotation = rotation_of(residual, self._rotation_block)
         if self.group is not None:
-            # The group takes the new one in when it is next used.
+            # The group takes in the new residual when it is next used.
             self.group.is_current, self.group = False, None
 
     def unrotated_residual(self) -> Tensor:
-        """A copy of the residual as a part of the gradient."""
+        """Return a copy of the residual in the coordinates of the gradient, without rotation."""
         return self._restored(self.flat_residual().clone()).as_strided(self.shape, self.stride)
 
     def unrotated_owned(self) -> Tensor:
-        """What this rank has pruned of the sums as a part of the averaged gradient, on the host."""
+        """Return the residual of the sums in the coordinates of the gradient, on the CPU.
+
+        It has the shape of the parameter, and is 0 outside this rank's piece.
+        """
         whole = torch.zeros(self.numel, dtype=torch.float32, device="cpu")
         if self.owned is not None:
             whole[self.owned.start : self.owned.stop] = self.owned.residual
         return self._restored(whole).as_strided(self.shape, self.stride)
 
     def _restored(self, flat: Tensor) -> Tensor:
-        """Coefficients become a part of the gradient, in place."""
+        """Turn coefficients into elements of the gradient, in place."""
         if self.rotation is not None:
             self.rotation.restore(flat)
         return flat
 
     def decay(self, factor: float) -> None:
-        """Multiply all that was kept."""
+        """Multiply the residuals by `factor`."""
         self.flat_residual().mul_(factor)
         if self.owned is not None:
             self.owned.residual.mul_(factor)
 
     def put_back(self, start: int, indices: Tensor, values: Tensor) -> None:
-        """Return survivors that never reached the optimizer to the residual, from `start` on.
+        """Return survivors that never reached the optimizer to the residual.
 
-        A non-finite value has no place there; what it was added to never left the residual.
+        Non-finite values are left out. The residual to which they were added never left its place.
+
+        Args:
+            start: the element from which the indices count.
         """
         finite = values.isfinite()
         self.flat_residual()[start:][indices[finite].long()] = values[finite]
 
     def restore(self, residual: Tensor, owned: Owned | None, dealt: Dealt | None) -> None:
-        """Take over what was saved of the parameter, of its shape."""
+        """Restore what was saved of a parameter of this shape."""
         self.residual.copy_(residual)
         self.owned, self.dealt = owned, dealt
         self.is_empty, self._spare = False, None
 
 
 def nothing_to_add(total: Tensor) -> None:
-    """The sum of one residual is itself."""
+    """Leave a residual as it is, where there are no others to add."""
 
 
 def row_numel(parameter: Tensor) -> int:
-    """Elements of a row or filter, which lie together; 0 for a vector."""
+    """Return the number of elements of a row or filter, which lie together; 0 for a vector."""
     return parameter.numel() // max(1, parameter.shape[0]) if parameter.dim() > 1 else 0

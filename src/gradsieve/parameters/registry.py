@@ -1,4 +1,8 @@
-"""Which state belongs to which parameter: named by the model, or numbered as DDP shows them."""
+"""The registry finds the state of each parameter.
+
+The model names the parameters. A state that is not bound to a model numbers them as DDP shows its
+buckets.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,38 +26,38 @@ ANOTHER_MODEL = "make one SieveState a model"
 
 
 class Loaded(NamedTuple):
-    """A loaded state whose parameters are not all known yet."""
+    """A loaded state, some of whose parameters are not known yet."""
 
     parameters: Mapping[str, SavedParameter]
     weights: Mapping[str, int]
-    """Checksums of the model's parameters when it was saved."""
+    """Checksums of the parameters of the model when the state was saved."""
 
 
 class Registry:
     """The parameters of one model, by name.
 
-    Without `bind` the names are known when DDP has shown its last bucket, or at once where a
-    loaded state says how many parameters there are.
+    Without `bind`, the names are known once DDP has shown its last bucket, or at once if a loaded
+    state tells the number of parameters.
 
     Args:
-        min_numel, rotation: as in `SieveState`.
+        min_numel, rotation: see `SieveConfig`.
     """
 
     def __init__(self, min_numel: int | None, rotation: int) -> None:
         self.min_numel = min_numel
-        """As chosen by the model, when its parameters are known; a saved state's where it is to
-        be loaded."""
+        """Number of elements below which a parameter travels whole. None until it is chosen for
+        the known parameters, or taken from a loaded state."""
         self._rotation = rotation
         self.can_undo = True
-        """A step can be taken back."""
+        """Whether a step can be undone."""
         self._model: nn.Module | None = None
         self._states: dict[str, ParameterState] = {}
         self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
         self._shown: list[list[Tensor]] = []
-        """The buckets of a step in which the names are not known."""
+        """The buckets of the running step, while the names are unknown."""
         self._awaiting: Loaded | None = None
         self._unproven: Mapping[str, int] = {}
-        """Checksums that parameters must have, where a state was loaded before they were known."""
+        """Checksums that the parameters must have, if a state was loaded before they were known."""
 
     def __iter__(self) -> Iterator[ParameterState]:
         return iter(self._states.values())
@@ -64,11 +68,11 @@ class Registry:
 
     @property
     def nameless(self) -> bool:
-        """This step began before the names were known."""
+        """Whether this step began before the names were known."""
         return bool(self._shown)
 
     def known(self, parameter: Tensor) -> ParameterState | None:
-        """What is kept for a parameter; None while the names are unknown."""
+        """Return the state of a parameter; None while the names are unknown."""
         found = self._by_id.get(id(parameter))
         return None if found is None else found[1]
 
@@ -76,7 +80,7 @@ class Registry:
         self._shown = []
 
     def described(self, bucket: list[Tensor]) -> list[tuple[str, Tensor]]:
-        """Names and parameters; while there are none, those of the first bucket, numbered."""
+        """Return the names and parameters; without any yet, those of the first bucket, numbered."""
         known = [(state.name, own) for own, state in self._by_id.values()]
         return known or numbers_for([bucket])
 
@@ -84,17 +88,17 @@ class Registry:
 
     @property
     def is_numbered(self) -> bool:
-        """It has parameters, or a loaded state of some, and no model has named them."""
+        """Whether there are parameters, or a loaded state of some, that no model has named."""
         awaited = () if self._awaiting is None else self._awaiting.parameters
         numbered = bool(awaited) and all(name.isdecimal() for name in awaited)
         return self._model is None and (bool(self._states) or numbered)
 
     def blank(self) -> "Registry":
-        """One with the same settings, and no parameters yet."""
+        """Return a registry with the same options and no parameters."""
         return Registry(self.min_numel, self._rotation)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is kept of each parameter, without the model and its parameters."""
+        """Return the content of a copy: the states, without the model and its parameters."""
         return self.__dict__ | {"_model": None, "_by_id": {}, "_shown": []}
 
     # Names.
@@ -102,9 +106,12 @@ class Registry:
     def bind(self, model: nn.Module, ignored: Collection[str] = ()) -> None:
         """Take the parameters and names of a model, once.
 
+        Args:
+            ignored: the names of parameters that are not exchanged.
+
         Raises:
-            SieveError: they are another model's, or numbered already.
-            ValueError: a state was loaded that is another model's.
+            SieveError: the registry belongs to another model or has numbered its parameters.
+            ValueError: the state of another model was loaded.
         """
         named = {
             name: parameter
@@ -114,7 +121,7 @@ class Registry:
         self.bind_named(model, list(zip(plain_names([*named]), named.values(), strict=True)))
 
     def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
-        """As `bind`, of parameters that stand for those of the model."""
+        """Take parameters that stand for those of the model. Raises what `bind` raises."""
         if self._model is model:
             return
         if self._model is not None:
@@ -125,10 +132,13 @@ class Registry:
         self._model = model
 
     def meet(self, parameters: list[Tensor], *, last: bool) -> list[ParameterState]:
-        """The states of a bucket's parameters, in its order; none while the names are unknown.
+        """Return the states of a bucket's parameters, in its order; none while names are unknown.
+
+        Args:
+            last: whether it is the last bucket of the step.
 
         Raises:
-            SieveError: a parameter is of another model.
+            SieveError: a parameter belongs to another model.
         """
         if self._model is None:
             self._number(parameters, last=last)
@@ -174,7 +184,7 @@ class Registry:
             tell_of_whole(list(self), self.min_numel)
 
     def _load_awaited(self, made: Sequence[ParameterState], *, complete: bool) -> None:
-        """Into parameters that have just become known; changes nothing where they do not fit."""
+        """Load the awaited state into new parameters. If they do not fit, nothing changes."""
         if self._awaiting is None:
             return
         parameters, weights = self._awaiting
@@ -200,7 +210,7 @@ class Registry:
     # Checkpoints.
 
     def weights(self) -> dict[str, int] | None:
-        """A checksum of each parameter; None while there are none."""
+        """Return a checksum of each parameter; None while there are none."""
         found = {state.name: crc_of(parameter) for parameter, state in self._by_id.values()}
         awaited = {} if self._awaiting is None else self._awaiting.weights
         return {**awaited, **found} or None
@@ -215,10 +225,10 @@ class Registry:
         saved_weights: Mapping[str, int] | None,
         weights: Mapping[str, int] | None = None,
     ) -> None:
-        """Raise ValueError where it is of another model, as far as the parameters are known.
+        """Raise ValueError if a saved state is of another model, as far as parameters are known.
 
         Args:
-            weights: as for `require_loadable`.
+            weights: the checksums that the parameters will have; None takes those that they have.
         """
         if not self._is_complete:
             return
@@ -230,8 +240,10 @@ class Registry:
             require_weights({name: saved_weights[names[name]] for name in mine}, mine)
 
     def require_awaited(self, first: list[Tensor]) -> None:
-        """Raise ValueError where a state that was loaded before its model is of another model, or
-        of other weights, as far as the first bucket of a step shows."""
+        """Raise ValueError if the awaited state is of another model or of other weights.
+
+        The first bucket of a step shows only some of the parameters; only they are compared.
+        """
         if self._awaiting is not None:
             if not all(name.isdecimal() for name in self._awaiting.parameters):
                 raise ValueError(
@@ -250,7 +262,7 @@ class Registry:
     def load(
         self, saved: Mapping[str, SavedParameter], saved_weights: Mapping[str, int] | None
     ) -> None:
-        """What `require_fit` lets pass: now, or as soon as the parameters are known."""
+        """Load a state that has passed `require_fit`, now or once the parameters are known."""
         if not self._is_complete:
             self._states, self._by_id = {}, {}
             self._awaiting = Loaded(dict(saved), saved_weights or {}) if saved else None
@@ -262,17 +274,20 @@ class Registry:
 
     @property
     def _is_complete(self) -> bool:
-        """All parameters are known."""
+        """Whether all parameters are known."""
         return bool(self._states) and self._awaiting is None
 
 
 def numbers_for(
     buckets: Sequence[Sequence[Tensor]], total: int | None = None
 ) -> list[tuple[str, Tensor]]:
-    """Names of parameters that no model has named: their place in `model.parameters()`.
+    """Return parameters with numbers for names: their places in `model.parameters()`.
 
-    DDP's first buckets hold the parameters from the last to the first, in order within a bucket.
-    With fewer buckets than all, the number of parameters must be given.
+    The first buckets of DDP hold the parameters from the last to the first, in order within each
+    bucket.
+
+    Args:
+        total: the number of all parameters, if `buckets` are not all buckets.
     """
     ordered = [parameter for bucket in reversed(buckets) for parameter in bucket]
     first = 0 if total is None else total - len(ordered)

@@ -1,4 +1,4 @@
-"""What users read of the residuals."""
+"""The view of the residuals that users read."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -8,7 +8,7 @@ from gradsieve.parameters.parameter import ParameterState
 
 
 class Residuals(Mapping[str, Tensor]):
-    """Read-only view: parameter name → residual, float32, of the parameter's shape."""
+    """Read-only mapping of parameter names to residuals (float32, the shape of the parameter)."""
 
     def __init__(
         self, parameters: Mapping[str, ParameterState], settle: Callable[[], None]
@@ -18,7 +18,7 @@ class Residuals(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         parameter = self._parameters[name]
-        # Bases and residuals may be turning.
+        # Wait, because the worker may be turning bases and residuals.
         self._settle()
         return parameter.unrotated_residual()
 

@@ -1,4 +1,4 @@
-"""Save what is kept for a parameter, and load it again."""
+"""Save the state of a parameter as plain data, and load it again."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,8 @@ def save_parameter(kept: ParameterState) -> SavedParameter:
 def saved_moments(moments: Moments) -> dict[str, float]:
     """Return the fields of moments, all of them finite.
 
-    The sum of the gradient's squares may not be; it is of no use after its step.
+    Only the sum of the squared gradient may not be finite. It is then saved as 0, since it is not
+    used after its step.
     """
     squares = moments.gradient_square_sum
     finite = replace(moments, gradient_square_sum=squares if math.isfinite(squares) else 0.0)
@@ -78,7 +79,7 @@ def load_parameter(kept: ParameterState, saved: SavedParameter) -> None:
     owned, dealt, moments = saved["owned"], saved["dealt"], saved["moments"]
     kept.restore(
         saved["residual"].detach(),
-        # Sums are pruned on the host, wherever the state was loaded to.
+        # Sums are pruned on the CPU, wherever the state was loaded to.
         None if owned is None else Owned(owned[0], owned[1].detach().cpu().clone()),
         None if dealt is None else Dealt(*dealt),
     )

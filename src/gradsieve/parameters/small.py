@@ -1,4 +1,4 @@
-"""Which parameters are too small to prune."""
+"""Decide which parameters are too small to prune."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,22 @@ from gradsieve.parameters.parameter import ParameterState
 from gradsieve.runtime.notices import tell
 
 LIMITS = (2048, 1024, 512, 256)
-"""Elements. A section of a frame takes some 36 bytes, and a parameter some calls a step: below the
-last one pruning saves too little."""
+"""Candidates for `min_numel`. A pruned parameter costs a section of some 36 bytes and some calls
+in each step; below the last limit pruning saves less than that."""
 WHOLE_SHARE = 0.05
-"""The share of a model's elements that may travel whole, at 16 bits each, for few sections."""
+"""Share of the elements of a model that may travel whole, at 16 bits each, to save sections."""
 NAMED = 3
+"""Number of parameters that the notice names."""
 
 
 def choose_min_numel(numels: Sequence[int]) -> int:
-    """The number of elements from which parameters are pruned, for a model of such sizes.
+    """Return the number of elements from which parameters are pruned.
 
-    The largest limit below which small parameters hold no more than `WHOLE_SHARE` of all elements.
+    It is the largest limit for which the whole parameters hold at most `WHOLE_SHARE` of all
+    elements.
+
+    Args:
+        numels: the number of elements of each parameter.
     """
     allowed = WHOLE_SHARE * sum(numels)
     for limit in LIMITS:
@@ -26,7 +31,7 @@ def choose_min_numel(numels: Sequence[int]) -> int:
 
 
 def tell_of_whole(parameters: Sequence[ParameterState], min_numel: int) -> None:
-    """Say what travels whole where it is much of a model."""
+    """Tell the user which parameters travel whole, if they are a large share of the model."""
     whole = [parameter for parameter in parameters if parameter.whole]
     elements, all_elements = sum(p.numel for p in whole), sum(p.numel for p in parameters)
     if elements <= WHOLE_SHARE * all_elements:

@@ -1,4 +1,4 @@
-"""Each parameter's threshold in each step: the policy, its moments, the ramp, the budget."""
+"""The threshold of each parameter in each step: policy, ramp and budget together."""
 
 import math
 from dataclasses import replace
@@ -17,6 +17,12 @@ LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
 class Thresholding:
+    """Asks the policy for thresholds, with the moments that it reads.
+
+    Args:
+        policy, start_step, ramp_steps: see `SieveConfig`.
+    """
+
     def __init__(self, policy: Threshold, start_step: int, ramp_steps: int) -> None:
         self.policy = policy
         self.start_step = start_step
@@ -26,14 +32,21 @@ class Thresholding:
 
     @property
     def scale(self) -> float:
-        """What a budget multiplies every threshold by."""
+        """The factor by which a budget multiplies every threshold; 1 without one."""
         return 1.0 if self.budget is None else self.budget.scale
 
     def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
-        """Ask the policy, and remember its answer; infinity where float32 cannot hold it.
+        """Return the threshold of a parameter for this step.
+
+        It is infinite if float32 cannot hold it.
+
+        Args:
+            gradient: float32 [numel], without the scale of the loss.
+            left: the residual, float32 [numel].
+            step: the number of the step.
 
         Raises:
-            SieveError: the policy gave a negative threshold or NaN.
+            SieveError: the policy has returned a negative threshold or NaN.
         """
         ramp = min(1.0, (step - self.start_step + 1) / (self.ramp_steps + 1))
         moments = parameter.moments
@@ -47,7 +60,8 @@ class Thresholding:
             or ramp < 1
             or self.policy.measured == "accumulated"
         ):
-            # In a ramp the last moments are those of a lower threshold, which would draw it down.
+            # During a ramp the last moments belong to a lower threshold, which would pull this
+            # one down.
             moments = measure(gradient, left)
         if self.policy.measured == "magnitudes":
             sample = sample_magnitudes(gradient, left, step)
@@ -58,13 +72,13 @@ class Thresholding:
                 f"{self.policy} gave the threshold {threshold} for {parameter.name}; a policy "
                 "must give 0 or more"
             )
-        # An all-zero parameter teaches nothing; its first threshold is still to come.
+        # A parameter of zeros says nothing about its threshold, so none is remembered.
         parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
         ramped = ramp * self.scale * threshold
         return ramped if ramped <= LARGEST_FLOAT else math.inf
 
     def observe(self, parameter: ParameterState, moments: Moments) -> None:
-        """What the selection of this step has found."""
+        """Remember the moments that the selection of this step has found."""
         parameter.moments = moments
         if self.policy.measured == "balanced":
             self.sizes.add(parameter, moments.numel, moments.gradient_square_sum)

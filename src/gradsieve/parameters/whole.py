@@ -1,4 +1,7 @@
-"""Parameters that are too small to prune: all of a bucket travel in one section of a frame."""
+"""Parameters that are too small to prune.
+
+All of them in a bucket travel together in one section of a frame, because each section has a cost.
+"""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,9 +16,9 @@ from gradsieve.parameters.parameter import ParameterState
 class WholeGroup:
     """The parameters of a bucket that travel whole, one behind the other.
 
-    What bfloat16 rounds off their gradients is kept in `remainder` and added to the next gradient.
-    It is in units of this rank's own gradient, whatever the exchange. The residuals of the
-    parameters are views of it: when DDP puts its buckets together anew, the new group copies them.
+    `remainder` keeps the error of rounding their gradients to bfloat16, which is added to the next
+    gradient. It is in units of this rank's own gradient in every topology. The residuals of the
+    parameters are views of it. When DDP rebuilds its buckets, the new group copies them.
     """
 
     whole: ClassVar[bool] = True
@@ -25,16 +28,16 @@ class WholeGroup:
     def __init__(self, parameters: Sequence[ParameterState], owner: int = 0) -> None:
         self.parameters = parameters
         self.owner = owner
-        """The rank that adds up what all ranks send of it, where parts are dealt."""
+        """The rank that adds up the group, if the topology divides a bucket among ranks."""
         self.is_current = False
-        """The parameters' residuals are views of this group's remainder."""
+        """Whether the residuals of the parameters are views of the remainder of this group."""
         self.named = [(parameter.name, parameter.numel) for parameter in parameters]
         self.numel = sum(parameter.numel for parameter in parameters)
         self._remainder = torch.empty(0, dtype=torch.float32, device=parameters[0].device)
         self._before: Tensor | None = None
-        """The remainder before this step, where the step has changed it."""
+        """The remainder before this step, if the step has changed it."""
         self._given: Tensor | None = None
-        """What a step that fails leaves in the remainder."""
+        """The remainder after this step, if its exchange fails."""
         self._numbers: Tensor | None = None
 
     @property
@@ -44,7 +47,7 @@ class WholeGroup:
 
     @property
     def remainder(self) -> Tensor:
-        """float32 [numel], in the order in which gradients lie in the bucket."""
+        """The rounding errors (float32 [numel]), in the order of the gradients in the bucket."""
         if not self.is_current:
             self._remainder = torch.cat([p.flat_residual() for p in self.parameters])
             parts = torch.split(self._remainder, [p.numel for p in self.parameters])
@@ -64,13 +67,14 @@ class WholeGroup:
         may_be_unused: bool = False,
         keeps_gradient: bool = True,
     ) -> Tensor:
-        """The gradients, float32 [numel], with all that was kept of those before.
+        """Return gradients + remainder (float32 [numel]), and empty the remainder.
 
         Args:
-            scale: what a gradient of 1 is in `flat`.
-            may_be_unused: a parameter whose gradient is zero throughout keeps its remainder, for
-                DDP throws the result away where no rank used it.
-            keeps_gradient: where the exchange fails, the gradients stay in the remainder as well.
+            flat: the gradients [numel].
+            scale: the scale of the loss, if it is a factor of `flat`.
+            may_be_unused: whether parameters with a gradient of zeros keep their remainder,
+                because DDP drops the average of a parameter that no rank used.
+            keeps_gradient: whether a failed exchange leaves the gradients in the remainder, too.
         """
         remainder, gradient = self.remainder, flat.float()
         self._before = remainder.clone()
@@ -86,35 +90,35 @@ class WholeGroup:
         return given
 
     def keep(self, start: int, rest: Tensor) -> None:
-        """Keep what a section has not carried of the elements from `start` on."""
+        """Add the rounding errors of the elements from `start` on to the remainder."""
         remainder = self.remainder
         if self._before is None:
             self._before = remainder.clone()
         remainder[start : start + rest.numel()] += rest.to(remainder.device)
 
     def decay(self, factor: float) -> None:
-        """Multiply all that was kept."""
+        """Multiply the remainder by `factor`."""
         self.remainder.mul_(factor)
 
     def commit(self) -> None:
-        """The step is done."""
+        """End the step and keep its changes."""
         self._before = self._given = None
 
     def undo(self) -> None:
-        """The step leaves nothing behind."""
+        """Undo this step."""
         if self._before is not None:
             self.remainder.copy_(self._before)
         self.commit()
 
     def recover(self) -> None:
-        """The exchange failed; what never reached the optimizer is kept."""
+        """Keep what never reached the optimizer, because the exchange failed."""
         if self._before is not None and self._given is not None:
             finite = self._given.isfinite()
             self._before = torch.where(finite, self._given, self._before)
         self.undo()
 
     def _used(self, gradient: Tensor) -> Tensor:
-        """Which elements belong to a parameter whose gradient is not zero throughout."""
+        """Return which elements belong to a parameter whose gradient is not all zeros."""
         if self._numbers is None:
             numels = torch.tensor(
                 [p.numel for p in self.parameters], dtype=torch.int64, device="cpu"
@@ -126,14 +130,17 @@ class WholeGroup:
 
 
 Unit = ParameterState | WholeGroup
-"""What a section of a frame is of."""
+"""A part of a bucket that has sections of its own in a frame."""
 
 
 def round_whole(values: Tensor, mode: Values) -> tuple[Section, Tensor | None]:
-    """A section of all `values`, float32 on the CPU, and what it lacks of them; None: nothing."""
+    """Return a section of all `values` (float32, on the CPU), and its rounding errors.
+
+    The errors are None if the section is exact.
+    """
     section = whole_section(values.numpy(), mode)
     if section.is_exact:
         return section, None
     _, sent = section.survivors()
-    # A difference of infinities is NaN; that step is taken back.
+    # A difference of infinities is NaN. Such a step is undone.
     return section, values - torch.from_numpy(sent)

@@ -1,4 +1,4 @@
-"""Count tensors into histograms, each on its own device."""
+"""Count tensors into histograms on their own device, so that no tensor is copied to the CPU."""
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from gradsieve.runtime.arrays import FLOAT32, require_array
 from gradsieve.runtime.compiled import compiled
 
 RUN = 1024
-"""The number of neighbouring elements that a sample takes together."""
+"""Number of neighbouring elements that a sample takes together."""
 ALWAYS_COUNTED = 8 * RUN
-"""The number of elements of a tensor that are counted in any case."""
+"""Number of elements of a tensor that are counted in any case."""
 STRIDE = 7919
-"""A prime: runs are taken from all places of a stretch in turn."""
+"""Step from the place of a sampled run to that of the next. It is prime, so that runs come from all
+places."""
 SHIFT = 23 - MANTISSA_BITS
 FIRST_BIN = (SMALLEST_EXPONENT + 127) << MANTISSA_BITS
 """The first bits, without the sign, of the smallest magnitude that has a bin."""
@@ -31,7 +32,7 @@ def histogram_of(tensor: Tensor, every: int = 1) -> Histogram:
     """Count a tensor of any shape, floating dtype and device.
 
     Args:
-        every: count one of so many runs of neighbours.
+        every: count one run of neighbours in so many.
     """
     return counted(sampled(tensor, every), tensor.numel())
 
@@ -47,18 +48,19 @@ def sampled(tensor: Tensor, every: int) -> Tensor:
     if every == 1:
         return flat.float().contiguous()
     runs = numel // (RUN * every)
-    # Another run of each stretch: else a matrix whose rows are as long would show the same columns.
+    # Take another place each time. Otherwise a matrix with rows of that length would always show
+    # the same columns.
     rows = torch.arange(runs, device=flat.device, dtype=torch.int64)
     blocks = flat[: runs * RUN * every].view(runs, every, RUN)
     return blocks[rows, rows * STRIDE % every].reshape(-1).float()
 
 
 def counted(sample: Tensor, elements: int) -> Histogram:
-    """Count a sample, made by `sampled`, of a tensor of so many elements.
+    """Count a sample that `sampled` has taken from a tensor of so many elements.
 
     Raises:
         TypeError: the sample is not float32.
-        ValueError: it is not flat.
+        ValueError: the sample is not flat.
     """
     if sample.device.type != "cpu":
         return count_on_device(sample, elements)
@@ -76,7 +78,7 @@ def counted(sample: Tensor, elements: int) -> Histogram:
 
 
 def count_on_device(sample: Tensor, elements: int) -> Histogram:
-    """Count in torch operations, with two small copies to the host."""
+    """Count with torch operations, and two small copies to the CPU."""
     bits = sample.view(torch.int32)
     magnitude = bits & MAGNITUDE_BITS
     place = ((magnitude >> SHIFT) - (FIRST_BIN - 1)).clamp(0, BINS_A_SIGN)

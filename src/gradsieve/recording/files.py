@@ -1,4 +1,4 @@
-"""Files of records: one JSON object per line, after a heading if a recorder has written it."""
+"""Files of records: one JSON object per line, after a heading line if a recorder wrote them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,30 +12,33 @@ from gradsieve.runtime.notices import tell
 from gradsieve.telemetry.record import StepRecord
 
 FORMAT = 1
-"""The format of a recorder's records; a reader refuses newer ones."""
+"""Version of the format of a recorder's files. A reader refuses newer ones."""
 RECORDS, HISTOGRAMS = "records.jsonl", "histograms.jsonl"
 
 Line = dict[str, Any]
 
 
 class RecordsError(ValueError):
-    """A file cannot be read as records; the message says what to do."""
+    """A file cannot be read as records. The message says what to do."""
 
 
 class RecordFile:
-    """Append lines. What cannot be written is lost: a warning says so, and training goes on."""
+    """A file to which lines are appended.
+
+    If a line cannot be written, it is lost. A warning says so once, and training goes on.
+    """
 
     def __init__(self, path: Path, heading: Mapping[str, object] | None = None) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
         self._due: Line | None = None
-        """The heading, until it is written."""
+        """The heading until it is written."""
         if heading is not None:
             self._due = {"gradsieve": version("gradsieve"), "format": FORMAT, **heading}
         self._is_torn, self._has_told = False, False
 
     def write(self, line: Mapping[str, object]) -> None:
-        """Append a line; NaN and infinities become null."""
+        """Append a line. NaN and infinities become null."""
         try:
             if self._file is None:
                 self._open()
@@ -51,7 +54,7 @@ class RecordFile:
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: what a killed process has written is there.
+        # Unbuffered, so that nothing is lost when the process is killed.
         self._file = self._path.open("ab", buffering=0)
         if self._file.tell():
             with self._path.open("rb") as before:
@@ -72,7 +75,25 @@ class RecordFile:
 
 
 class JsonLines:
-    """Append one line per record; pass the instance as `state.on_step`."""
+    """A function that appends each record to a file, as one JSON object per line.
+
+    Set it as `SieveState.on_step` or `OuterSync.on_step`. If a line cannot be written, it is lost;
+    a warning says so once, and training goes on.
+
+    Args:
+        path: the file. Its directory is made if it does not exist.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> import gradsieve as gs
+        >>> sieve = gs.SieveState(threshold=gs.Sigma(2))
+        >>> lines = sieve.on_step = gs.JsonLines("records.jsonl")
+        >>> lines.write({"epoch": 0, "accuracy": 0.125})
+        >>> lines.close()
+        >>> print(Path("records.jsonl").read_text(), end="")
+        {"epoch":0,"accuracy":0.125}
+    """
 
     def __init__(self, path: str | Path) -> None:
         self._file = RecordFile(Path(path))
@@ -81,7 +102,7 @@ class JsonLines:
         self.write(asdict(record))
 
     def write(self, line: Mapping[str, object]) -> None:
-        """Append any mapping; NaN and infinities become null."""
+        """Append any mapping. NaN and infinities become null."""
         self._file.write(line)
 
     def close(self) -> None:
@@ -92,7 +113,7 @@ def as_text(line: Mapping[str, object]) -> str:
     try:
         return json.dumps(dict(line), separators=(",", ":"), allow_nan=False)
     except ValueError:
-        # Looking at each number first would take longer than writing them.
+        # Checking each number first would take longer than writing all of them.
         return json.dumps(finite(dict(line)), separators=(",", ":"))
 
 
@@ -110,7 +131,7 @@ def finite(value: object) -> object:
 def tell_not_written(path: Path, error: Exception) -> None:
     """Log a warning that a file cannot be written, on any rank."""
     why = getattr(error, "strerror", None) or error
-    # Other ranks may write elsewhere, and can.
+    # Every rank warns, because the others may write elsewhere without an error.
     tell(
         f"gradsieve: cannot write {path}: {why}; training goes on, what is not written is lost",
         any_rank=True,
@@ -118,10 +139,10 @@ def tell_not_written(path: Path, error: Exception) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the objects in a file, without lines that were cut short.
+    """Yield the objects in a file. Lines that were cut short are skipped.
 
     Raises:
-        RecordsError: the file cannot be read, or a newer gradsieve wrote it.
+        RecordsError: the file cannot be read, or a newer gradsieve has written it.
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -156,10 +177,10 @@ def read_steps(path: Path) -> list[Line]:
 
 
 def read_run(path: Path) -> tuple[Line, list[Line]]:
-    """Return all headings of a file in one, and its newest run's records in the order of steps.
+    """Return the merged headings of a file, and the records of its newest run in order of steps.
 
     A heading begins a run or continues one. A run that continues keeps the records of the steps
-    before its own first one.
+    before its first own step.
     """
     heading: Line = {}
     by_step: dict[int, Line] = {}

@@ -13,14 +13,15 @@ Counts = NDArray[np.int64]
 
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -48, 16
 MANTISSA_BITS = 3
-"""A bin is a sign, an exponent and so many bits of the mantissa: eight bins per octave."""
+"""Number of bits of the mantissa that tell bins apart, beside sign and exponent: eight bins per
+octave."""
 BINS_A_SIGN = (LARGEST_EXPONENT - SMALLEST_EXPONENT) << MANTISSA_BITS
 BINS = 2 * BINS_A_SIGN + 1
-"""The number of bins, in the order of their values. The one in the middle holds zero and all that
-is smaller than 2^SMALLEST_EXPONENT. The outermost hold finite magnitudes of 2^LARGEST_EXPONENT and
+"""Number of bins, in the order of their values. The bin in the middle holds zero and magnitudes
+below 2^SMALLEST_EXPONENT. The outermost bins also hold finite magnitudes of 2^LARGEST_EXPONENT and
 more."""
 COARSEST = 0.5
-"""The widest bin, in standard deviations, that a share is read from."""
+"""Largest width of a bin, in standard deviations, from which a share is read."""
 
 
 @cache
@@ -34,15 +35,18 @@ def edges() -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
+    """The counts and sums of a tensor, or of a sample of it, over one or more ranks."""
+
     counts: Counts
-    """How many finite elements were counted in each bin; [BINS]."""
+    """Number of finite elements in each bin (int64 [BINS])."""
     elements: int
-    """The number of elements of the tensors of all ranks; all or a sample of them were counted."""
+    """Number of elements of the tensors of all ranks, of which all or a sample were counted."""
     total: float
-    """The sum of the elements that were counted."""
+    """Sum of the finite elements that were counted."""
     square_sum: float
+    """Sum of their squares."""
     nonfinite: int = 0
-    """The number of elements that are not finite, which are in no bin."""
+    """Number of elements that are not finite, which are in no bin."""
 
     @property
     def counted(self) -> int:
@@ -54,20 +58,20 @@ class Histogram:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of the elements that were counted."""
+        """Standard deviation of the elements that were counted."""
         if not self.counted:
             return 0.0
         return math.sqrt(max(0.0, self.square_sum / self.counted - self.mean**2))
 
     def cumulated(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the share of elements that lie below each value; bins are divided evenly."""
+        """Return the share of elements below each value, as if bins were filled evenly."""
         below = np.concatenate([[0], np.cumsum(self.counts)]) / max(1, self.counted)
         return np.interp(values, edges(), below)
 
     def share_beyond(self, deviations: float) -> float | None:
         """Return the share of elements further from the mean than so many standard deviations.
 
-        It is None if the bins there are too coarse, as they are where the mean is large.
+        It is None if the bins there are too wide. They are if the mean is large.
         """
         reach = deviations * self.deviation
         if not reach:
@@ -80,7 +84,7 @@ class Histogram:
         return float(1 - (upper - lower))
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data; "bins" is [first, counts ...] up to the last filled bin."""
+        """Return plain data. "bins" is [first, counts ...] up to the last filled bin."""
         filled = np.flatnonzero(self.counts)
         first, last = (int(filled[0]), int(filled[-1])) if filled.size else (0, -1)
         return {
@@ -104,7 +108,7 @@ class Histogram:
         return cls(
             counts=counts,
             elements=int(read["elements"]),
-            # JSON has no word for an overflow.
+            # A sum that overflowed was written as null.
             total=float(read["total"] or 0.0),
             square_sum=float(read["square_sum"] or 0.0),
             nonfinite=int(read["nonfinite"]),
@@ -112,7 +116,7 @@ class Histogram:
 
 
 def sum_of(histograms: Iterable[Histogram]) -> Histogram:
-    """Add up histograms of the same tensor on several ranks, all counted alike."""
+    """Add up histograms of the same tensor on several ranks, counted in the same way."""
     found = list(histograms)
     return Histogram(
         counts=np.sum([h.counts for h in found], axis=0),

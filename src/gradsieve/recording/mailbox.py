@@ -1,6 +1,6 @@
 """Small messages from other ranks to the first of a group, through the store of the job.
 
-They need no collective: a rank that writes no record, or has died, makes nobody wait.
+They need no collective, so that nobody waits for a rank that makes no recorder or has died.
 """
 
 from contextlib import suppress
@@ -15,7 +15,7 @@ READER = "reader"
 
 
 class Mailbox:
-    """A mailbox of a group. All ranks make their mailboxes in the same order."""
+    """A mailbox of a group. All ranks must make their mailboxes in the same order."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._store = JobStore(f"mail/{next(numbers)}")
@@ -25,8 +25,8 @@ class Mailbox:
             self._store.set(READER, "here")
 
     def send(self, subject: str, message: str) -> None:
-        """Send a message to the first rank, if it reads: unread messages would fill the store."""
-        # The machine that holds the store may be gone.
+        """Send a message to the first rank, if that reads. Unread ones would fill the store."""
+        # An error is ignored, because the machine that holds the store may be gone.
         with suppress(StoreError):
             if self._store.get(READER) is not None:
                 self._store.set(f"{subject}/{dist.get_rank()}", message)

@@ -1,4 +1,4 @@
-"""Records of a training run, with histograms of what is trained and exchanged."""
+"""The recorder writes the records of a run, with histograms of what is trained and exchanged."""
 
 import atexit
 import json
@@ -30,42 +30,67 @@ from gradsieve.state import SieveState
 from gradsieve.telemetry.record import StepRecord
 
 PATIENCE_SECONDS = 5.0
-"""How long `close` waits for histograms of other ranks that are still on their way."""
+"""Seconds that `close` waits for histograms of other ranks that are still under way."""
 READ_A_STEP = 4
-"""The most messages of other ranks that are read in a step; each takes some milliseconds."""
+"""Largest number of messages of other ranks that are read in a step. Each takes some
+milliseconds."""
 
 
 class Recorder:
-    """Write what happens in each step to a directory, for `gradsieve report` and TensorBoard.
+    """Writes what happens in each step to a directory, for `gradsieve report` and TensorBoard.
 
-    Make one on every rank, after `attach`: the group's first rank writes, all contribute to the
-    histograms. Parameters are named as `model` names them. Weights are those that a step began
-    with; gradients are a rank's own before pruning, in the units in which they are exchanged;
-    accumulated is gradient + residual, what the threshold is compared with; residuals are what the
-    step has left, without what a two-shot exchange keeps of sums. Where bases rotate, residuals are
-    coefficients; there, and in a hierarchical exchange, nothing is accumulated in the gradient's
-    own place, and that kind is left out.
+    Make one on every rank, after `attach`. The first rank of the group writes the files; all ranks
+    contribute to the histograms. If something cannot be written, it is lost: a warning says so
+    once, and training goes on.
 
-    What cannot be written is lost: a warning says so once, and training goes on.
+    There are four kinds of histograms, each by the name of the parameter in `model`:
+
+    - weight: the weights with which the step began.
+    - gradient: the gradients of each rank before pruning, without the scale of the loss.
+    - accumulated: gradient + residual, which is compared with the threshold. This kind is left out
+      for rotated parameters and in a hierarchical exchange, where the sum is not made element by
+      element.
+    - residual: the residual after the step, without the part that a two-shot exchange keeps of
+      sums. Residuals of rotated parameters are coefficients.
 
     Args:
-        state: what `attach` gave. None where the model trains without the sieve: gradients are
-            then those that `log` finds, the average of the ranks.
+        state: the state that `attach` has returned. None if the model trains without the sieve;
+            gradients are then the averages that `log` finds.
         model: the DDP model.
-        out: the directory; a run that goes on appends to it.
-        histograms_every: the number of steps from one with histograms to the next; 0 makes none. A
-            function takes the number of a step and returns whether it has histograms.
-        sample: the most elements that are counted over the whole model, beside some thousands of
-            each parameter; None counts all.
-        tensorboard: write event files to the directory as well; None does so if the package is
+        out: the directory. A run that is resumed appends to its files.
+        histograms_every: the number of steps from one with histograms to the next; 0 makes none.
+            Or a function that takes the number of a step and returns whether it has histograms.
+        sample: the largest number of elements that are counted in the whole model, beside some
+            thousands of each parameter. None counts all elements.
+        tensorboard: whether to write event files as well. None does so if the package is
             installed.
-        first_step: the number of the next step, where there is no `state` that counts steps.
-        about: kept with the records, as JSON; a title or settings, for example.
+        first_step: the number of the next step, if there is no `state` that counts steps.
+        about: anything that JSON can hold, such as a title. It is kept with the records.
 
     Raises:
-        TypeError: an option is of another type, or JSON cannot say what is in `about`.
-        ValueError: a number is out of range.
-        ImportError: `tensorboard` is True, and the package cannot be imported.
+        TypeError: an option has the wrong type, or JSON cannot hold `about`.
+        ValueError: a number is out of range, or there is no process group.
+        ImportError: `tensorboard` is True and the package cannot be imported.
+
+    Example, in a process whose default process group is initialized:
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> from torch.nn.parallel import DistributedDataParallel as DDP
+        >>> model = DDP(torch.nn.Linear(64, 64))
+        >>> sieve = gs.attach(model, threshold=gs.Sigma(2), min_numel=64)
+        >>> recorder = gs.Recorder(sieve, model, "run", histograms_every=2, tensorboard=False)
+        >>> for step in range(3):
+        ...     loss = model(torch.randn(8, 64)).square().mean()
+        ...     loss.backward()
+        ...     recorder.log(loss=loss)
+        >>> recorder.close()
+        >>> import json
+        >>> from pathlib import Path
+        >>> lines = Path("run/records.jsonl").read_text().splitlines()
+        >>> records = [json.loads(line) for line in lines[1:]]  # the first line is a heading
+        >>> [record["step"] for record in records], "loss" in records[0]
+        ([0, 1, 2], True)
     """
 
     def __init__(
@@ -85,17 +110,18 @@ class Recorder:
             raise ValueError(f"sample must be 1 or more, or None, got {sample}")
         json.dumps(dict(about or {}))
         self._state = state
-        # Not DDP's module: it keeps the hook's state, which keeps this, and none would be freed.
+        # Keep the inner module only. DDP keeps the state of its hook, which keeps this recorder: a
+        # reference back to DDP would be a cycle, and none would be freed.
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         trained = {name: p for name, p in inner.named_parameters() if p.requires_grad}
         self._parameters = dict(zip(plain_names([*trained]), trained.values(), strict=True))
-        # As a state that was not bound names them.
+        # These are the names that a state gives to parameters if it was not bound.
         self._numbered = {str(n): p for n, p in enumerate(self._parameters.values())}
         elements = sum(p.numel() for p in self._parameters.values())
         self._every = 1 if sample is None else -(-elements // sample)
         self._mailbox = Mailbox(group_of(model))
         self._pending: dict[str, Any] = {}
-        """The record of the last step; before the first step what was logged already."""
+        """The record of the last step; before the first step, what was already logged."""
         self._step = index(first_step)
         self._counting: tuple[int, bool] = (-1, False)
         """A step, and whether it has histograms."""
@@ -118,7 +144,7 @@ class Recorder:
             self._records = RecordFile(directory / RECORDS, heading)
             self._histograms = RecordFile(directory / HISTOGRAMS, heading)
             self._board = tensorboard_or_none(directory, tensorboard)
-        # Compiles what else would be compiled within a step.
+        # Compile the kernels now rather than within a step.
         histogram_of(torch.zeros(1, dtype=torch.float32, device="cpu"))
         if state is None:
             self._count_weights(self._step)
@@ -126,7 +152,7 @@ class Recorder:
             state.observers.append(self)
         atexit.register(close_if_alive, weakref.ref(self))
 
-    # What the state tells.
+    # Calls of the state.
 
     def see_gradients(
         self, step: int, parameters: Sequence[ParameterState], gradients: Sequence[Tensor]
@@ -135,7 +161,7 @@ class Recorder:
             self._flush()
         if not self._counts(step):
             return
-        # A state that was not bound knows no parameters in its first step.
+        # A state that was not bound knows no parameters in its first step, hence `strict=False`.
         for parameter, gradient in zip(parameters, gradients, strict=False):
             sample, numel = sampled(gradient, self._every) / self._loss_scale, gradient.numel()
             self._keep("gradient", parameter.name, counted(sample, numel))
@@ -163,19 +189,19 @@ class Recorder:
     def _loss_scale(self) -> float:
         return 1.0 if self._state is None else self._state.sieve.step.loss_scale
 
-    # What the training loop tells.
+    # Calls of the training loop.
 
     def log(self, **metrics: float) -> None:
         """Add numbers (loss, accuracy, learning rate) to the record of the last step.
 
-        Tensors of one element are read as numbers.
+        A tensor of one element is read as a number.
 
-        Where the model trains without the sieve, call it once a step, before the gradients are
-        cleared: that is what a step is.
+        If the model trains without the sieve, each call is a step: call it once in each step,
+        before the gradients are cleared.
 
         Raises:
             TypeError: a value is no number.
-            ValueError: a number of that name is the record's own.
+            ValueError: the record has a field of its own with that name.
         """
         own = OWN_FIELDS if self._state is not None else {"step"}
         if taken := sorted(own & metrics.keys()):
@@ -194,7 +220,7 @@ class Recorder:
                 self._board.scalars(self._pending.get("step", self._step), numbers)
 
     def close(self) -> None:
-        """Write what is left, after waiting some seconds for the histograms of other ranks."""
+        """Write what is left, after waiting a few seconds for the histograms of other ranks."""
         if self._state is not None and self in self._state.observers:
             self._state.observers.remove(self)
         self._flush()
@@ -208,7 +234,7 @@ class Recorder:
                 file.close()
 
     def __getstate__(self) -> NoReturn:
-        """Raise TypeError: two recorders would write the same files."""
+        """Raise TypeError, because two recorders would write the same files."""
         refuse_copy("a Recorder", "make a new one with another directory")
 
     # Records.
@@ -272,7 +298,7 @@ class Recorder:
         for rank in sample.missing[:READ_A_STEP]:
             message = self._mailbox.collect(str(sample.step), rank)
             if message is None:
-                # Another one's turn in the next step.
+                # Look at another rank in the next step.
                 sample.missing.append(sample.missing.pop(0))
             else:
                 sample.add(rank, unpacked(message))
@@ -280,7 +306,7 @@ class Recorder:
             self._write_sample()
 
     def _write_sample(self) -> None:
-        """Write the sample, with the ranks that were heard."""
+        """Write the sample with the ranks that have sent their histograms so far."""
         sample, self._sample = self._sample, None
         if sample is None:
             return
@@ -303,7 +329,7 @@ OWN_FIELDS = frozenset(field.name for field in fields(StepRecord))
 def require_number(name: str, value: object) -> None:
     """Raise TypeError unless `value` is one number, without waiting for a device.
 
-    Ranks that write nothing check it as well.
+    Ranks that write nothing check it, too, so that all ranks fail alike.
     """
     is_one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, Real)
     if not is_one:
@@ -326,13 +352,13 @@ def chooser(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
 
 
 def accumulates_in_place(parameter: ParameterState, state: SieveState | None) -> bool:
-    """Whether the sum of a rank's gradient and residual is what it prunes."""
+    """Return whether a rank prunes the sum of its own gradient and residual, element by element."""
     of_node = state is not None and state.engine.topology.averages_on_node
     return not (parameter.whole or parameter.rotation is not None or of_node)
 
 
 def kept_residual(parameter: ParameterState) -> Tensor:
-    """Return the residual that this rank keeps: in a node each rank keeps a piece."""
+    """Return the residual that this rank keeps, which may be a piece for its node."""
     residual = parameter.flat_residual()
     if parameter.dealt is None:
         return residual

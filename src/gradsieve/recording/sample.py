@@ -1,4 +1,4 @@
-"""The histograms of a step, by kind and by parameter."""
+"""The histograms of a step by kind and parameter, and how ranks send them to the first one."""
 
 import json
 import zlib
@@ -10,20 +10,20 @@ from typing import Any
 from gradsieve.recording.histogram import Histogram, sum_of
 
 Histograms = dict[str, dict[str, Histogram]]
-"""Histograms by kind ("weight", "gradient", "accumulated", "residual") and parameter."""
+"""Histograms by kind ("weight", "gradient", "accumulated" or "residual") and name of parameter."""
 
 
 @dataclass(slots=True)
 class Sample:
-    """The histograms of one step, added up over the ranks that have been heard."""
+    """The histograms of one step, added up over the ranks that have sent theirs."""
 
     step: int
     histograms: Histograms
     missing: list[int]
-    """The ranks that have not been heard."""
+    """The ranks that have not sent theirs."""
 
     def add(self, rank: int, heard: Histograms) -> None:
-        """Add a rank's histograms. Weights are the same on all ranks and are counted on one."""
+        """Add the histograms of a rank. Weights are the same on all ranks and counted on one."""
         self.missing.remove(rank)
         for what, by_name in self.histograms.items():
             for name, mine in by_name.items():

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, written by the tensorboard package itself."""
+"""Write event files for TensorBoard, through the tensorboard package itself."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OCTAVE = 2**MANTISSA_BITS
 
 
 class TensorBoard:
-    """Write one event per step; writers that make one per number take too long.
+    """Writes one event per step, since a writer that makes one per number takes too long.
 
-    After an error nothing more is written.
+    After an error it writes nothing more.
 
     Raises:
         ImportError: tensorboard is missing. A broken package may raise anything else.
@@ -64,7 +64,7 @@ class TensorBoard:
             summary = self._summary.Summary(value=values)
             event = self._event.Event(wall_time=time.time(), step=step, summary=summary)
             self._writer.add_event(event)
-        # With TensorFlow installed the package writes through it, and raises what that raises.
+        # If TensorFlow is installed, the package writes through it and raises what that raises.
         except Exception as error:
             self._fail(error)
 
@@ -83,7 +83,7 @@ class TensorBoard:
 
 
 def tensorboard_or_none(directory: Path, wanted: bool | None) -> TensorBoard | None:
-    """Return a writer; None if it is not wanted, or only by default and cannot be imported.
+    """Return a writer. None if it is not wanted, or wanted by default but cannot be imported.
 
     Raises:
         ImportError: it is wanted and cannot be imported.
@@ -103,7 +103,10 @@ def tensorboard_or_none(directory: Path, wanted: bool | None) -> TensorBoard | N
 
 
 def as_proto(summary: Any, histogram: Histogram) -> Any:
-    """Return one bin per octave, from the first to the last filled one: the page shows 30 bins."""
+    """Return one bin per octave, from the first to the last filled one.
+
+    Finer bins would be of no use, since TensorBoard shows 30.
+    """
     half = histogram.counts.size // 2
     octaves = [
         part.reshape(-1, OCTAVE).sum(axis=1)
@@ -121,7 +124,7 @@ def as_proto(summary: Any, histogram: Histogram) -> Any:
         num=histogram.counted,
         sum=histogram.total,
         sum_squares=histogram.square_sum,
-        # An empty bin in front tells where the first begins.
+        # An empty bin in front shows where the first one begins.
         bucket_limit=limits[first : last + 2].tolist(),
         bucket=[0, *counts[first : last + 1].tolist()],
     )

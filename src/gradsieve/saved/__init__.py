@@ -1,1 +1,1 @@
-"""A saved state as plain data: sealed, checked field by field, matched to a model by name."""
+"""Saved states as plain data: sealed, checked field by field, and matched to a model by name."""

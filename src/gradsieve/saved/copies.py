@@ -1,4 +1,8 @@
-"""A copy or pickle of a state: its settings and what it keeps; no threads, groups or listeners."""
+"""Copy or pickle a state.
+
+A copy has the options and the residuals. It has no threads, groups or observers, so it must be
+bound to a model before it is used.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a copy remembers until it is bound."""
+    """The content of a copy until it is bound."""
 
     saved: dict[str, Any]
-    """As the original saved it, without the parameters."""
+    """What the original has saved, without the parameters."""
     is_numbered: bool
-    """The original was not bound to a model, and numbered its parameters."""
+    """Whether the original was not bound to a model and has numbered its parameters."""
 
 
 def packed(state: "SieveState") -> dict[str, Any]:
-    """Between steps, what a copy of the state is made of."""
+    """Return the content of a copy of the state, between steps."""
     saved, registry = state.save(), state.sieve.parameters
     header = {name: value for name, value in saved.items() if name != "parameters"}
     copied = state.copied or Copied(header, registry.is_numbered)
@@ -32,24 +36,24 @@ def packed(state: "SieveState") -> dict[str, Any]:
 
 
 def unpack(state: "SieveState", found: dict[str, Any]) -> None:
-    """Make a new object a copy."""
-    # What pickle makes has not been initialized.
+    """Turn a new object into a copy."""
+    # Pickle makes objects without initializing them.
     state.__init__(found["config"])  # type: ignore[misc]
     state.sieve.parameters, state.copied = found["parameters"], found["copied"]
     state.sieve.number = int(found["copied"].saved["step"])
 
 
 def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> None:
-    """Bind a copy by `bind`, and let the parameters have what it keeps of them.
+    """Bind a copy by calling `bind`, and load its residuals into the parameters of the model.
 
     Raises:
-        ValueError: the model is another one, or as `SieveState.load_state_dict`.
+        ValueError: the model is another one, or for a reason of `SieveState.load_state_dict`.
     """
     saved, before = state.save(), state.sieve.parameters
     state.sieve.parameters, state.copied = before.blank(), None
     try:
         bind()
-        # One that had met no parameters keeps nothing of any.
+        # The original may have had no parameters yet.
         if saved["parameters"]:
             state.load(saved)
     except BaseException:
@@ -58,7 +62,8 @@ def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> No
 
 
 def require_scaler(copied: Copied, scaler: object) -> None:
-    """Raise SieveError where a copy is bound without what scales the loss, or with it in vain."""
+    """Raise SieveError if a copy is bound without the scaler that the original had, or with one
+    that it had not."""
     had = "scaler=given" in copied.saved["settings"]
     if had and scaler is None:
         raise SieveError(
@@ -79,15 +84,15 @@ def require_taken_up(state: "SieveState") -> None:
 
 
 def is_copy(state: object) -> bool:
-    """A copied model remembers a copy of the original's state, and has no hook."""
+    """Return whether a state is a copy. A copied model has such a state, but no hook."""
     return getattr(state, "copied", None) is not None
 
 
 def drop_copies(model: DistributedDataParallel) -> None:
-    """Each holds residuals as large as the model, which the new state does not take over."""
+    """Remove the copied states of a copied model, whose residuals would only take memory."""
     set_comm_hooks(model, [entry for entry in comm_hooks(model) if not is_copy(entry[1])])
 
 
 def refuse_copy(what: str, instead: str) -> NoReturn:
-    """Raise TypeError where something cannot be copied or pickled."""
+    """Raise TypeError for an object that cannot be copied or pickled."""
     raise TypeError(f"{what} cannot be copied or pickled: {instead}")

@@ -1,4 +1,7 @@
-"""The fields of a saved state: each check returns the value or raises ValueError, with its name."""
+"""Checks of the fields of a saved state.
+
+Each check returns the value, or raises a ValueError that names the field.
+"""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -8,8 +11,9 @@ import torch
 from torch import Tensor
 
 LARGEST = 1e30
-"""The largest magnitude of an element. A larger one is taken for damage; its square overflows."""
+"""Largest magnitude of an element. A larger one is taken for damage, since its square overflows."""
 LONGEST_SHOWN = 80
+"""Largest number of characters of a value in a message."""
 LARGEST_COUNT = 2**63 - 1
 
 
@@ -104,8 +108,8 @@ def numbers(
     """Require a dense tensor of finite elements.
 
     Args:
-        shape: the shape that it must have; any if None.
-        dims: the number of dimensions that it must have; any if None.
+        shape: the shape that it must have; None for any.
+        dims: the number of dimensions that it must have; None for any.
         largest: the largest magnitude of an element.
     """
     wanted = f"a dense {dtype} tensor"
@@ -125,7 +129,7 @@ def require_finite(field: str, tensor: Tensor, largest: float = LARGEST) -> None
     if not tensor.numel():
         return
     least, most = (float(bound) for bound in torch.aminmax(tensor.detach()))
-    # A NaN is the least and the largest.
+    # With a NaN among the elements, both bounds are NaN.
     if not (math.isfinite(least) and math.isfinite(most)):
         refuse(field, "finite throughout", f"{least} to {most}")
     if max(-least, most) > largest:

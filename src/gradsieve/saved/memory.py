@@ -1,4 +1,4 @@
-"""The order of a saved residual's elements in memory, in which its pieces are counted."""
+"""The order of the elements of a saved residual in memory, by which its pieces are numbered."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def order_in_memory(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
 
 
 def fills_memory(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    """Return whether a tensor lies in memory without gaps and overlaps."""
+    """Return whether a tensor fills its memory without gaps and overlaps."""
     expected = 1
     for dimension in reversed(order_in_memory(shape, stride)):
         if stride[dimension] != expected:
@@ -21,7 +21,7 @@ def fills_memory(shape: Sequence[int], stride: Sequence[int]) -> bool:
 
 
 def in_memory_order(tensor: Tensor, stride: Sequence[int]) -> Tensor:
-    """Return a flat copy, in the order of a tensor that `fills_memory` with these strides."""
+    """Return a flat copy of a tensor, in the order that these strides give to its elements."""
     order = order_in_memory(tensor.shape, stride)
     rest = [d for d in range(tensor.dim()) if d not in order]
     return tensor.detach().permute(*rest, *order).reshape(-1).clone()

@@ -1,4 +1,4 @@
-"""Name parameters as the model's own modules do, whatever the model is wrapped in."""
+"""Match the names of parameters, whatever wrappers the model had when it was saved."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -6,7 +6,10 @@ from gradsieve.runtime.torch_private import WRAPPER_MODULES
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
-    """Return names without the modules that wrappers add; unchanged if two would become one."""
+    """Return names without the modules that wrappers add.
+
+    If two names would become equal, all names are returned unchanged.
+    """
     plain = []
     for name in names:
         *modules, own = name.split(".")
@@ -16,7 +19,7 @@ def plain_names(names: Sequence[str]) -> list[str]:
 
 
 def module_prefix(names: Collection[str]) -> str:
-    """Return the modules that all names lie in, such as "module.net."; empty if there are none."""
+    """Return the modules that contain all names, such as "module.net."; empty if there are none."""
     paths = [name.split(".")[:-1] for name in names]
     shared = []
     for level in zip(*paths, strict=False):
@@ -27,9 +30,9 @@ def module_prefix(names: Collection[str]) -> str:
 
 
 def counterparts(saved: Collection[str], mine: Collection[str]) -> Mapping[str, str]:
-    """Return for each of the model's names the one that was saved for it.
+    """Return the saved name for each name of the model.
 
-    They are the same, or differ by modules around the whole model on one side.
+    The names are the same, or one side has more modules around the whole model.
 
     Raises:
         ValueError: the saved state is of another model.

@@ -49,7 +49,7 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
     """Return the state if it is valid and as it was saved.
 
     Raises:
-        ValueError: it is not; the message names the field or the checksum.
+        ValueError: it is not. The message names the field or the checksum.
     """
     found = opened(saved, VERSION, "a state of OuterSync", FIELDS)
     require_schedule(found["schedule"])
@@ -91,7 +91,7 @@ def require_under_way(saved: object) -> None:
         require_floats("under_way.departed", weights)
         require_finite("under_way.departed", weights)
     for average in items("under_way.buffers", found["buffers"]):
-        # A mask that the model keeps may be infinite.
+        # A mask among the buffers may be infinite.
         if require_floats("under_way.buffers", average).isnan().any():
             refuse("under_way.buffers", "free of NaN", "one")
 
@@ -122,7 +122,7 @@ def require_optimizer(saved: object, parameters: int) -> None:
 
 
 def leaves(field: str, value: object) -> Iterator[tuple[str, object]]:
-    """Yield what nested dicts and lists hold, each with its path."""
+    """Yield the values in nested dicts and lists, each with its path."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from leaves(f"{field}[{key!r}]", item)

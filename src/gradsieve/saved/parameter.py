@@ -1,4 +1,4 @@
-"""Check what was saved for one parameter, without the model."""
+"""Check the saved state of one parameter, as far as that is possible without the model."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -26,9 +26,10 @@ COUNTS = ("numel", "survivors", "nonfinite")
 ROTATION = ("steps", "vectors", "covariances")
 LARGEST_FLOAT = torch.finfo(torch.float32).max
 LARGEST_SQUARE = 1e80
-"""The largest sum or mean of squares."""
+"""Largest sum or mean of squares."""
 ORTHONORMAL = 1e-3
-"""How far products of a basis' vectors may be from 0 and 1: rounding leaves some 1e-5."""
+"""Largest difference between products of the vectors of a basis and 0 or 1. Rounding leaves some
+1e-5."""
 
 
 def require_parameter(name: str, saved: object, world_size: int) -> None:
@@ -49,7 +50,7 @@ def require_parameter(name: str, saved: object, world_size: int) -> None:
 
 
 def require_square(field: str, saved: object) -> None:
-    """Require a positive mean of squares: a geometric mean over steps never recovers from 0."""
+    """Require a positive mean of squares, since a geometric mean over steps never leaves 0."""
     number(field, saved, 0.0, LARGEST_SQUARE)
     if saved == 0:
         refuse(field, "positive", 0)

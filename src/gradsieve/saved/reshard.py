@@ -1,8 +1,8 @@
-"""Another number of ranks: the saved states of all ranks become those of as many as there will be.
+"""Resume a run with another number of ranks.
 
-What is owed to the weights is what the ranks have pruned and not sent yet. In units of the averaged
-gradient it is the mean over ranks of residuals, plus the sum over ranks of what they have pruned of
-sums. It stays the same, to one rounding to float32.
+The ranks have pruned elements that they have not sent yet. In units of the averaged gradient this
+debt is the mean of the residuals over ranks, plus the sum over ranks of the residuals of sums. It
+stays the same, up to one rounding to float32.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,23 +20,39 @@ from gradsieve.telemetry.report import NO_REPORT
 
 State = Mapping[str, Any]
 Shares = Sequence[tuple[int, float]]
-"""Old ranks, and the share that each has in a new one."""
+"""The old ranks that make up a new one, with the share of each."""
 
 
 def reshard(states: Sequence[State], world_size: int) -> list[dict[str, Any]]:
-    """The states of `world_size` ranks, in rank order, from those of all ranks of a run.
+    """Turn the saved states of all ranks of a run into those of `world_size` ranks.
 
-    Load them as the ranks' own, after the same model: what all ranks together have not sent yet
-    stays the same. No process group is needed.
+    Each rank of the new run loads its own, after the same model. The sum of what all ranks have
+    not sent yet stays the same, in units of the averaged gradient. No process group is needed.
 
     Args:
-        states: what `SieveState.state_dict` or `OuterSync.state_dict` has returned on each rank, at
-            the same step, in any order; of `OuterSync` right after `finish`.
+        states: the results of `SieveState.state_dict` or `OuterSync.state_dict` on all ranks, at
+            the same step and in any order. Call `OuterSync.finish` right before its `state_dict`.
+        world_size: the number of ranks of the new run, 1 or more.
+
+    Returns:
+        The new states, in rank order.
 
     Raises:
-        ValueError: a state is missing, given twice, damaged, or not of the same step of the same
-            run as the others; an exchange of local steps is not finished; or the number of ranks
-            is not positive.
+        ValueError: a state is missing, given twice or damaged, or belongs to another run or step
+            than the others. Also if local steps are not finished, or `world_size` is no positive
+            number.
+
+    Example, in a process whose default process group is initialized:
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> from torch.nn.parallel import DistributedDataParallel as DDP
+        >>> model = DDP(torch.nn.Linear(64, 64))
+        >>> sieve = gs.attach(model, threshold=gs.Sigma(2), min_numel=64)
+        >>> model(torch.randn(8, 64)).square().mean().backward()
+        >>> states = gs.reshard([sieve.state_dict()], 2)  # from 1 rank to 2
+        >>> [(state["rank"], state["world_size"]) for state in states]
+        [(0, 2), (1, 2)]
     """
     if isinstance(world_size, bool) or not isinstance(world_size, int) or world_size < 1:
         raise ValueError(f"world_size must be a whole number from 1, got {world_size!r}")
@@ -47,7 +63,7 @@ def reshard(states: Sequence[State], world_size: int) -> list[dict[str, Any]]:
 
 
 def all_ranks(states: Sequence[State], require: Any) -> list[State]:
-    """The checked states of one run, in rank order."""
+    """Check the states with `require`, and return them in rank order."""
     found: dict[int, State] = {}
     if not states:
         raise ValueError("reshard takes the states of all ranks, got none")
@@ -70,7 +86,7 @@ def all_ranks(states: Sequence[State], require: Any) -> list[State]:
 
 
 def require_alike(states: Sequence[State], fields: Sequence[str], of: str = "") -> None:
-    """Raise ValueError, naming the ranks, where a field is not the same on all of them."""
+    """Raise ValueError if a field is not the same on all ranks. The message names a rank."""
     for field in fields:
         digests = [checksum_of({field: state[field]}) for state in states]
         for rank, other in enumerate(digests):
@@ -82,13 +98,14 @@ def require_alike(states: Sequence[State], fields: Sequence[str], of: str = "") 
 
 
 def shares_of(old: int, new: int) -> list[Shares]:
-    """The shares of each new rank: ranks lie side by side, and those that it overlaps make it up.
+    """Return the shares of the old ranks in each new one.
 
-    The shares of a new rank add up to 1, and those of an old rank over all new ones to new / old.
+    The old and the new ranks divide the same line. A new rank is made up of the old ranks that it
+    overlaps. The shares in a new rank add up to 1. The shares of an old rank add up to new / old.
     """
     found: list[Shares] = []
     for rank in range(new):
-        # In units of 1 / (old · new).
+        # The line has a length of old · new.
         start, stop = rank * old, (rank + 1) * old
         overlaps = [
             (other, min(stop, (other + 1) * new) - max(start, other * new)) for other in range(old)
@@ -125,7 +142,7 @@ def reshard_sieves(states: Sequence[State], world_size: int) -> list[dict[str, A
 
 
 def nearest(old: Sequence[State], shares: Shares) -> State:
-    """The state of the old rank that a new one has most of."""
+    """Return the state of the old rank with the largest share."""
     return old[max(shares, key=lambda share: share[1])[0]]
 
 
@@ -153,15 +170,15 @@ def reshard_parameter(
 
 
 def whole_residual(parameter: State, ranks: int) -> Tensor:
-    """What a rank keeps of a parameter, as if all of it were its own gradient's; float64."""
+    """Return all that a rank keeps of a parameter (float64), in units of its own gradient."""
     residual = parameter["residual"]
     flat = in_memory_order(residual.double().cpu(), parameter["stride"])
     if parameter["dealt"] is not None:
-        # In units of the mean of so many ranks.
+        # A piece for the node is in units of the mean of the node.
         flat *= parameter["dealt"][2]
     if parameter["owned"] is not None:
         start, pruned = parameter["owned"]
-        # In units of the average of all.
+        # The residual of sums is in units of the average of all ranks.
         flat[start : start + pruned.numel()] += ranks * pruned.double().cpu()
     return from_memory_order(flat, residual.shape, parameter["stride"])
 
@@ -174,7 +191,7 @@ def mixed(kept: Sequence[Tensor], shares: Shares) -> Tensor:
 
 
 def moments_of_all(parameter: State) -> Any:
-    """None where they are of a piece, which is another rank's from now on."""
+    """Return the saved moments; None if they are those of a piece, which ends with its rank."""
     moments = parameter["moments"]
     if moments is None or moments["numel"] != parameter["residual"].numel():
         return None

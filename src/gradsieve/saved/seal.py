@@ -1,4 +1,4 @@
-"""Checksums: of a saved state, so that damage shows, and of weights, so that others show."""
+"""Checksums, which reveal a damaged state, and a state that is loaded with other weights."""
 
 import hashlib
 import struct
@@ -18,7 +18,7 @@ def sealed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with the checksum of its other fields.
 
     Raises:
-        ValueError: a field holds a value that cannot be saved; the message names it.
+        ValueError: a field has a value that cannot be saved. The message names the field.
     """
     return {**saved, SEAL: checksum_of(saved)}
 
@@ -34,9 +34,9 @@ def require_whole(saved: Mapping[str, Any]) -> None:
 
 
 def checksum_of(saved: Mapping[str, Any]) -> str:
-    """Return 128 bits over keys, types, numbers and tensors, in hexadecimal.
+    """Return a hash of 128 bits over keys, types, numbers and tensors, in hexadecimal.
 
-    The order of keys, a tensor's device and its order in memory do not count.
+    It does not depend on the order of keys, nor on the device and strides of a tensor.
     """
     found = hashlib.blake2b(digest_size=16)
     add({key: value for key, value in saved.items() if key != SEAL}, "the state", found.update)
@@ -44,7 +44,7 @@ def checksum_of(saved: Mapping[str, Any]) -> str:
 
 
 def add(value: object, field: str, update: Add) -> None:
-    """Feed a value to a hash, with its type and its length, so that no two values read alike."""
+    """Feed a value to a hash, with its type and length, so that different values stay different."""
     if isinstance(value, Tensor):
         add_tensor(value, field, update)
     elif isinstance(value, Mapping):

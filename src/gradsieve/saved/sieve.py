@@ -1,4 +1,4 @@
-"""Check what `SieveState.state_dict` has saved, and that it is this rank's and this run's."""
+"""Check what `SieveState.state_dict` has saved, and that it belongs to this rank and run."""
 
 import math
 import re
@@ -28,7 +28,7 @@ FIELDS = (
 )
 LARGEST_CRC = 2**32 - 1
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""An address in the default ``repr`` of an object, which differs in each process."""
+"""The address in the default ``repr`` of an object. It differs in each process."""
 
 
 def lines_of(settings: Sequence[str]) -> list[str]:
@@ -40,7 +40,7 @@ def require_sound(saved: object) -> Mapping[str, Any]:
     """Return the state if it is valid and as it was saved.
 
     Raises:
-        ValueError: it is not; the message names the field or the checksum.
+        ValueError: it is not. The message names the field or the checksum.
     """
     found = opened(saved, VERSION, "a gradsieve state", FIELDS)
     count("step", found["step"])
@@ -63,7 +63,7 @@ def require_sound(saved: object) -> Mapping[str, Any]:
 
 
 def opened(saved: object, version: int, kind: str, fields: Sequence[str]) -> Mapping[str, Any]:
-    """Return a state with these fields after checking its version, place and settings.
+    """Check the version, the fields, the place and the settings of a state, and return it.
 
     Raises:
         ValueError: one of them is not valid.
@@ -92,7 +92,7 @@ def require_place(saved: Mapping[str, Any]) -> None:
 
 
 def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: int) -> None:
-    """Raise ValueError if the state is another rank's."""
+    """Raise ValueError if the state belongs to another rank or world size."""
     if (saved_rank, saved_size) == (rank, world_size):
         return
     todo = "load on each rank what it has saved itself"
@@ -109,7 +109,7 @@ def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: i
 
 
 def require_settings(saved: Sequence[str], mine: Sequence[str]) -> None:
-    """Raise ValueError if settings differ, with both values of each."""
+    """Raise ValueError if settings differ. The message gives both values of each."""
     theirs, ours = dict(map(divided, saved)), dict(map(divided, mine))
     differing = [
         f"{name} was {theirs.get(name, 'unknown')} and is {ours.get(name, 'unknown')} here"
@@ -133,10 +133,11 @@ def require_weights(
     mine: Mapping[str, int],
     todo: str = "load the model's checkpoint of the same step first, then this state",
 ) -> None:
-    """Compare checksums by name; raise ValueError if the model's weights have changed.
+    """Raise ValueError if the weights of the model are not those at the time of saving.
 
     Args:
-        mine: the checksums of some of the parameters.
+        saved: the saved checksum of each parameter.
+        mine: the checksums of some of the parameters now.
         todo: the end of the message, which says what to do.
     """
     others = [name for name, crc in mine.items() if saved[name] != crc]
@@ -149,7 +150,7 @@ def require_weights(
 
 
 def require_min_numel(saved: int | None, mine: int | None) -> None:
-    """Raise ValueError if `min_numel` has changed; None if it is not known yet."""
+    """Raise ValueError if `min_numel` has changed. It is None while it is not known yet."""
     if None not in (saved, mine) and saved != mine:
         raise ValueError(
             f"min_numel was {saved} when the state was saved and is {mine} here: other parameters "
@@ -158,10 +159,10 @@ def require_min_numel(saved: int | None, mine: int | None) -> None:
 
 
 def require_scale(scale: float, largest: float | None) -> None:
-    """Require a scale of thresholds.
+    """Require a valid scale of the thresholds.
 
     Args:
-        largest: the largest scale that this run's budget may reach; None without a budget.
+        largest: the largest scale of the budget of this run; None without a budget.
     """
     if largest is None:
         number("scale", scale, 1.0, 1.0)
@@ -170,8 +171,9 @@ def require_scale(scale: float, largest: float | None) -> None:
 
 
 def finite_note(note: Sequence[float]) -> list[float]:
-    """Return a note with finite numbers, 0 or more.
+    """Return a report, as numbers, with finite numbers of 0 or more.
 
-    Clocks are read one after the other, and a difference of two may be negative.
+    A time may be slightly negative, since it is the difference of two clocks that are read one
+    after the other.
     """
     return [max(0.0, number) if math.isfinite(number) else 0.0 for number in note]

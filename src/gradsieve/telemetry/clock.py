@@ -1,4 +1,4 @@
-"""The clock of a running step on one rank, and what is counted beside it."""
+"""The clock of a running step, with the counts from which its record and report are made."""
 
 import time
 from collections.abc import Iterator
@@ -9,60 +9,68 @@ from gradsieve.runtime.threads import helper_seconds, usable_cores
 from gradsieve.sieve import Moments
 
 Stage = Literal["add", "rotate", "select", "encode", "exchange", "decode"]
-"""A stage of a bucket's way, in the communication thread."""
+"""A stage of the exchange of a bucket, in the communication thread."""
 
 
 class StepClock:
-    """Times and counts of one step.
+    """The times and counts of one step on one rank.
 
     Args:
-        computing_threads: number of threads that a backward pass keeps busy on this machine.
+        computing_threads: the number of threads that a backward pass keeps busy on this machine.
     """
 
     def __init__(self, computing_threads: int = 1) -> None:
         self._computing_threads = computing_threads
         self.start = time.perf_counter()
         self.buckets = 0
-        """Buckets whose frames have traveled."""
+        """Number of buckets that were exchanged in frames."""
         self.seconds: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
+        """Seconds of each stage."""
         self.processor_seconds: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
-        """Without the time that the thread stood still, for the network or for other threads."""
+        """Seconds of processor time of each stage, without waits for the network or for other
+        threads."""
         self.meet_seconds = 0.0
-        """The part of the exchange in which ranks tell the sizes of their frames, and wait for the
-        last one."""
+        """Seconds of the exchange in which ranks tell the sizes of their frames and wait for the
+        last rank."""
         self.stolen_seconds = 0.0
-        """Processor time that the communication thread took from the backward pass."""
+        """Seconds of processor time that the communication thread took from the backward pass."""
         self.wait_seconds = 0.0
-        """Time that the training thread waited for the communication thread."""
+        """Seconds that the training thread waited for the communication thread."""
         self.overhead = 0.0
-        """Seconds of encoding and decoding that do not shrink with the bytes."""
+        """Seconds of encoding and decoding that are needed however little is sent."""
         self.elements = 0
+        """Number of elements that were selected from or sent whole."""
         self.sent_elements = 0
+        """Number of elements that were sent."""
         self.frame_bytes = 0
-        """Bytes of this rank's frames, those of sums among them."""
+        """Bytes of the frames of this rank, including those of sums."""
         self.nonfinite = 0
+        """Number of elements of this rank's gradients that are not finite."""
         self.nonfinite_names: list[str] = []
-        """Parameters whose gradient on this rank is not finite."""
+        """Names of the parameters whose gradient on this rank is not finite."""
         self.carries_nonfinite = False
-        """A frame of this rank holds what is not finite of another rank of its node."""
+        """Whether a frame of this rank carries a non-finite mean of its node."""
         self.nonfinite_anywhere = False
+        """Whether a gradient of any rank, or an average, is not finite."""
         self.plain = False
-        """Nothing was pruned."""
+        """Whether nothing was pruned."""
         self.thresholds: dict[str, float] = {}
+        """The threshold of each pruned parameter, by name."""
         self.moments: dict[str, Moments] = {}
+        """The moments of each pruned parameter, by name."""
 
     @property
     def exposed_seconds(self) -> float:
-        """What the exchange adds to the step."""
+        """Seconds that the exchange adds to the step."""
         return self.wait_seconds + self.stolen_seconds
 
     def timed(self, stage: Stage) -> "StageTimer":
-        """A context whose seconds are added to a stage."""
+        """Return a context whose seconds are added to a stage."""
         return StageTimer(self, stage)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A context in which the training thread waits for the communication thread."""
+        """Return a context in which the training thread waits for the communication thread."""
         if not self.wait_seconds:
             share = stolen_share(self._computing_threads, usable_cores())
             self.stolen_seconds = share * sum(self.processor_seconds.values())
@@ -74,7 +82,10 @@ class StepClock:
 
 
 class StageTimer:
-    """Adds its seconds to a stage. No generator: it is entered several times a parameter."""
+    """Adds its seconds to a stage.
+
+    It is a class because a generator would be slow: it is entered several times per parameter.
+    """
 
     __slots__ = ("_clock", "_processor_start", "_stage", "_start")
 
@@ -91,13 +102,13 @@ class StageTimer:
 
 
 def processor_seconds() -> float:
-    """Processor time of this thread and of those that share its work."""
+    """Return the processor seconds of this thread and of those that share its work."""
     return time.thread_time() + helper_seconds()
 
 
 def stolen_share(computing_threads: int, cores: int) -> float:
-    """The share of the communication thread's processor time that the backward pass lacks.
+    """Return the share of the communication thread's processor time that the backward pass lacks.
 
-    It is 0 where a core is free beside the threads that compute.
+    It is 0 if a core is free beside the computing threads.
     """
     return 0.0 if computing_threads < cores else 1.0 / cores

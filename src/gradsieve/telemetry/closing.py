@@ -1,4 +1,4 @@
-"""The end of a step: one record for the user, one report for the other ranks."""
+"""Close a step: turn its clock into a record for the user and a report for the other ranks."""
 
 from gradsieve.telemetry.clock import StepClock
 from gradsieve.telemetry.record import StepRecord
@@ -18,13 +18,13 @@ def close_step(
     loss_scale: float,
     nonfinite_parameters: dict[int, list[str]],
 ) -> tuple[StepRecord, StepReport]:
-    """Close the clock of a step.
+    """Return the record and the report of a step.
 
     Args:
-        seconds: since the step before ended.
-        window: seconds from the first bucket to the last.
-        scale: what the thresholds were multiplied by.
-        exchange, reason, residual_norm, loss_scale, nonfinite_parameters: as in `StepRecord`.
+        seconds: the seconds since the step before ended.
+        window: the seconds from the first bucket to the last.
+        scale: the factor of all thresholds.
+        exchange, reason, residual_norm, loss_scale, nonfinite_parameters: see `StepRecord`.
     """
     record = StepRecord(
         step=step,

@@ -1,4 +1,4 @@
-"""What happened in each step, and in all of them."""
+"""The record of a step and the totals of all steps, which users and the recorder read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,51 +12,62 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """One rank's account of one step; times in seconds, sizes in bytes."""
+    """What happened on one rank in one step.
+
+    Times are in seconds, sizes in bytes. The times of the stages are those of the communication
+    thread, which runs beside the backward pass; `exposed_seconds` alone delays training.
+    """
 
     step: int
+    """Number of the step, from 0."""
     exchange: str
-    """The way that the gradients took: one of those that `SieveState` takes, or "plain"."""
+    """Name of the topology, as in `SieveConfig.exchange`, or "plain" if pruning had not begun."""
     reason: str
-    """Why, where `exchange="auto"` has chosen it."""
+    """Reason why ``exchange="auto"`` has chosen the topology; empty if the user has set it."""
     thresholds: dict[str, float]
-    """Per parameter; parameters that travel whole are left out."""
+    """Threshold of each parameter, by name. Parameters that travel whole have none."""
     densities: dict[str, float]
-    """Survivors / elements, per parameter as above."""
+    """Survivors / elements of each parameter, by name. Parameters that travel whole have none."""
     density: float
     """Elements sent / elements, over all parameters."""
     frame_bytes: int
-    """Of this rank's frames; steps without frames count what an all-reduce sends of the buckets."""
+    """Bytes of the frames that this rank has made. For a step without frames, the bytes of the
+    buckets as the all-reduce sends them."""
     bits_per_parameter: float
     """8 · frame_bytes / elements."""
     add_seconds: float
-    """The sum of a node's ranks, in a hierarchical exchange."""
+    """Seconds of averaging over the ranks of a node, in a hierarchical exchange."""
     rotate_seconds: float
-    """On coefficients of gradients; bringing averages back is a part of decode."""
+    """Seconds of rotating gradients into coefficients. Rotating averages back is part of
+    `decode_seconds`."""
     select_seconds: float
+    """Seconds of selecting survivors."""
     encode_seconds: float
+    """Seconds of encoding frames."""
     exchange_seconds: float
+    """Seconds in which frames travel, including the wait for other ranks."""
     decode_seconds: float
+    """Seconds of decoding frames and adding them up."""
     exposed_seconds: float | None
-    """What the exchange adds to the step: the wait for what the backward pass did not hide, and
-    the processor time that it took from the backward pass where no core was free; None for a plain
-    step."""
+    """Seconds that the exchange adds to the step: the wait for what the backward pass did not
+    hide, and the processor time that it took from the backward pass where no core was free. None
+    for a plain step."""
     residual_norm: float
     """Euclidean norm of the residuals of all parameters."""
     plain: bool
-    """Nothing was pruned: a dense exchange, a step before `start_step`, or the first of a state
-    without names."""
+    """Whether nothing was pruned. This is so in a dense exchange, before `start_step`, and in the
+    first step of a state without names."""
     nonfinite: int
-    """Elements of this rank's gradient that were NaN or infinite."""
+    """Number of elements of this rank's gradients that are NaN or infinite."""
     nonfinite_parameters: dict[int, list[str]] = field(default_factory=dict)
-    """Rank → its parameters with such elements, on every rank; empty where all are finite. Where a
-    rank has more than 20 of them, the first 20."""
+    """Names of the parameters with such elements, for each rank that has any; the same on all
+    ranks. At most 20 names for each rank."""
     loss_scale: float = 1.0
-    """What gradients were multiplied by, as the scaler tells; 1 without one. Thresholds and
-    residuals are in units of the gradients without it."""
+    """Scale of the loss, as read from the scaler; 1 without one. Thresholds and residuals are in
+    units of the unscaled gradients."""
 
     def scalars(self) -> dict[str, float]:
-        """The numbers that trackers draw over steps, by names that group in their pages."""
+        """Return the numbers that trackers plot over steps, by names that group in their pages."""
         numbers = {
             "sieve/density": self.density,
             "sieve/bits_per_parameter": self.bits_per_parameter,
@@ -69,29 +80,36 @@ class StepRecord:
 
 
 class Observer(Protocol):
-    """Sees each step of a state, in the training thread; raises nothing."""
+    """An object that sees each step of a state, in the training thread. It must not raise."""
 
     def see_gradients(
         self, step: int, parameters: Sequence["ParameterState"], gradients: Sequence[Tensor]
     ) -> None:
-        """A bucket's, flat, of this rank, before they are pruned; the residuals of before."""
+        """Look at the gradients of a bucket before they are pruned.
+
+        Args:
+            parameters: the states of the bucket's parameters, with the residuals before the step;
+                empty while their names are unknown.
+            gradients: the flat gradients of this rank.
+        """
 
     def end_step(self, record: StepRecord) -> None: ...
 
 
 @dataclass(slots=True)
 class Totals:
-    """A rank's frames, and what they have added to steps, since `attach`; prints as one line."""
+    """Sums over all steps of one rank since `attach`. ``print`` shows them in one line."""
 
     exchanges: dict[str, int] = field(default_factory=dict)
-    """Steps, by `StepRecord.exchange`."""
+    """Number of steps for each value of `StepRecord.exchange`."""
     frame_bytes: int = 0
-    """The sum of `StepRecord.frame_bytes`."""
+    """Sum of `StepRecord.frame_bytes`, in bytes."""
     bits: float = 0.0
-    """The sum over steps of `StepRecord.bits_per_parameter`."""
+    """Sum of `StepRecord.bits_per_parameter`, in bits."""
     exposed_seconds: float = 0.0
-    """Of steps that pruned; dense ones are not timed."""
+    """Sum of `StepRecord.exposed_seconds` over the pruned steps, in seconds."""
     pruned_steps: int = 0
+    """Number of steps that pruned."""
 
     @property
     def steps(self) -> int:
@@ -99,7 +117,7 @@ class Totals:
 
     @property
     def bits_per_parameter(self) -> float:
-        """The mean over steps."""
+        """Mean bits sent per parameter and step."""
         return self.bits / max(1, self.steps)
 
     def add(self, record: StepRecord) -> None:

@@ -1,4 +1,4 @@
-"""What a rank tells the others about a step that it has ended."""
+"""The report of a step that each rank sends to the others, by which all steer alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -7,60 +7,63 @@ from operator import attrgetter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one step took on one rank; times in seconds."""
+    """What one step took on one rank. All times are in seconds."""
 
     scale: float
-    """What the thresholds were multiplied by."""
+    """Factor of all thresholds."""
     frame_bytes: float
+    """Bytes of the frames of the rank."""
     step: float
-    """From the end of the step before to the end of this one."""
+    """Seconds from the end of the step before to the end of this one."""
     window: float
-    """From the first bucket to the last, in which gradients are computed."""
+    """Seconds from the first bucket to the last, while gradients are still computed."""
     select: float
-    """Processor time of the communication thread that does not shrink with the bytes."""
+    """Processor seconds of rotating and selecting, which do not shrink with the bytes."""
     code: float
-    """Processor time of the communication thread for encoding and decoding."""
+    """Processor seconds of encoding and decoding."""
     overhead: float
     """The part of `code` that is needed however little is sent."""
     add: float
-    """The sum of a node's ranks, in which each waits for the last one."""
+    """Seconds of averaging over the ranks of a node, including the wait for the last of them."""
     meet: float
-    """Until all ranks have told the sizes of their frames."""
+    """Seconds until all ranks have told the sizes of their frames."""
     transfer: float
-    """Frames on their way."""
+    """Seconds in which frames travel."""
     wait: float
-    """Time that the training thread waited after the last bucket."""
+    """Seconds that the training thread waited after the last bucket."""
     stolen: float
-    """Processor time that the backward pass lacked."""
+    """Processor seconds that the communication thread took from the backward pass."""
     dense_step: float = 0.0
-    """The median of the last dense steps; 0 where there were none."""
+    """Median seconds of the last dense steps; 0 if there were none."""
 
     @property
     def computation(self) -> float:
+        """Seconds of the step without what the exchange adds to it."""
         return max(1e-6, self.step - self.exposed)
 
     @property
     def exposed(self) -> float:
+        """Seconds that the exchange adds to the step."""
         return self.wait + self.stolen
 
 
 FIELDS = tuple(field.name for field in fields(StepReport))
 NO_REPORT = [0.0] * len(FIELDS)
-"""What a rank tells that has nothing to report."""
+"""The numbers that a rank sends without a report."""
 numbers_of = attrgetter(*FIELDS)
-"""The fields of a report, in order; `astuple` copies every number."""
+"""Returns the fields of a report, in order. `astuple` would be slower, since it copies them."""
 
 
 def report_of(numbers: Sequence[float]) -> StepReport:
-    """The way back of `numbers_of`."""
+    """Return the report whose fields `numbers_of` has returned."""
     return StepReport(**dict(zip(FIELDS, numbers, strict=True)))
 
 
 def slowest(ranks: Sequence[StepReport]) -> StepReport:
-    """The report of the rank that all others wait for.
+    """Return the report of a rank that all others would wait for.
 
-    That rank waits least, so times of waiting are the smallest of all ranks; the other numbers are
-    the largest.
+    Such a rank waits least, so its times of waiting are the smallest of all ranks. Its other
+    numbers are the largest of all ranks.
     """
     least = {name: min(getattr(rank, name) for rank in ranks) for name in ("add", "meet", "wait")}
     largest = report_of([max(numbers) for numbers in zip(*map(numbers_of, ranks), strict=True)])
@@ -68,6 +71,6 @@ def slowest(ranks: Sequence[StepReport]) -> StepReport:
 
 
 def slowest_of(notes: Sequence[Sequence[float]]) -> list[float]:
-    """The slowest rank's report in numbers; zeros where a rank has not told one yet."""
+    """Return the slowest rank's report as numbers; `NO_REPORT` if a rank has sent none yet."""
     told = [report_of(note) for note in notes]
     return list(numbers_of(slowest(told))) if all(rank.step for rank in told) else NO_REPORT

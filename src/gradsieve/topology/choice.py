@@ -1,4 +1,4 @@
-"""exchange="auto": the topology of the next step, by what steps have taken so far."""
+"""Choose the topology of the next step by the time of the steps so far (``exchange="auto"``)."""
 
 import math
 import statistics
@@ -10,46 +10,50 @@ from gradsieve.topology import DENSE, FRAMES, GATHER, HIERARCHICAL
 from gradsieve.topology.topology import AnyTopology, FrameTopology
 
 REMEMBERED = 10
-"""Steps of the sieve that medians are taken of."""
+"""Number of steps with frames over which medians are taken."""
 FIRST_RUN, LONGEST_RUN = 5, 160
-"""Dense steps in a row; as long as they are quicker each run is twice as long as the last."""
+"""Number of dense steps in a row. While they are faster, each run is twice as long as the last."""
 FIRST_REASON = "the first steps: the optimizer gets to know every element"
 LOOK = 4
-"""Steps of the sieve after a run: what ranks tell each other travels with frames, a step late."""
+"""Number of steps with frames that are measured after a dense run. Reports of dense steps arrive
+with the frames of later steps."""
 FIRST_PAUSE, LONGEST_PAUSE = 10, 320
-"""Steps of the sieve until a dense run is tried again; after each that was slower twice as many."""
+"""Number of steps with frames until a dense run is tried again. It doubles after each dense run
+that was slower."""
 FIRST_SECONDS = 60.0
-"""For the dense steps at the start, as the link promises."""
+"""Largest number of seconds that the first dense run may take, by the cost model of the link."""
 WORTH = 1.02
-"""Times a step with frames: a dense one that takes no longer is preferred, it loses nothing."""
+"""Multiple of the time of a step with frames. A dense step that takes no longer is preferred,
+because it loses nothing."""
 LEAST_GAIN = 0.02
-"""Of a step: what saves less is no reason to prune the sum as well."""
+"""Share of a step that another topology of frames must save to be chosen."""
 
 
 class Choice:
-    """Chooses the topology of the next step; from the same reports all ranks choose the same.
+    """Chooses the topology of the next step. All ranks get the same reports and choose the same.
 
-    The first steps are dense: optimizers that divide by a running mean of squares (Adam) then know
-    every element, and steps are measured. Dense steps are tried again where the cost model says
-    that they may be quicker: no model knows what an all-reduce takes of the processor. The topology
-    of frames is computed.
+    The first steps are dense. Optimizers that divide by a running mean of squares (Adam) then know
+    every element, and dense steps are measured. Later, a run of dense steps is tried wherever the
+    cost model says that they may be faster. They are tried and not computed, because no model
+    knows how much processor time an all-reduce takes. The topology of frames is computed.
 
     Args:
-        links: as measured.
-        gradient_bytes: size of all gradients, as an all-reduce sends them.
-        may_be_dense: everything may travel, where that is quicker.
+        links: the measured links.
+        gradient_bytes: the bytes of all gradients, as an all-reduce sends them.
+        may_be_dense: whether steps may be dense where that is faster.
     """
 
     def __init__(self, links: Links, gradient_bytes: int, *, may_be_dense: bool = True) -> None:
         self.may_be_dense = may_be_dense
         self.links, self.gradient_bytes = links, gradient_bytes
         self.frames: FrameTopology = GATHER if links.nodes is None else HIERARCHICAL
-        """The topology of steps that are not dense."""
+        """The topology of the steps that are not dense."""
         promised = DENSE.seconds(links, gradient_bytes, 0.0)
         first = min(FIRST_RUN, FIRST_SECONDS / max(1e-9, promised))
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
-        """Seconds of the sieve's steps."""
+        """Seconds of the last steps with frames."""
         self.exposed: deque[float] = deque(maxlen=REMEMBERED)
+        """Seconds that the exchange has added to each of them."""
         self.run = self.dense_left = int(first) if may_be_dense else 0
         self.reason = FIRST_REASON if self.run else "nothing is measured yet"
         self.pause = self.countdown = FIRST_PAUSE
@@ -67,7 +71,12 @@ class Choice:
             self.reason = "to see what the sieve would take"
 
     def end_sieve_step(self, report: StepReport, buckets: int) -> None:
-        """After a step with frames, by the slowest rank's report of such a step not long ago."""
+        """End a step with frames: learn from a report, and choose again if it is time.
+
+        Args:
+            report: the slowest rank's report of a recent step with frames.
+            buckets: the number of buckets in a step.
+        """
         self.steps.append(report.step)
         self.exposed.append(report.exposed)
         self.countdown -= 1
@@ -104,12 +113,12 @@ class Choice:
         self.reason = reason
 
     def expected_dense(self, report: StepReport, buckets: int) -> float:
-        """Seconds that an all-reduce of everything would add to a step."""
+        """Return the seconds that dense all-reduces would add to a step."""
         seconds = DENSE.seconds(self.links, self.gradient_bytes, 0.0)
         return max(seconds / buckets, seconds - report.window)
 
     def choose_frames(self, report: StepReport, buckets: int) -> None:
-        # What a rank sends, to one rank or as sums, over one frame of all buckets.
+        # The bytes that a rank encodes, as a multiple of a frame of all buckets.
         made = self.frames.work(self.links, 1, 1).made
         frame_bytes = report.frame_bytes / made / buckets
         bucket_bytes = self.gradient_bytes / buckets

@@ -14,28 +14,29 @@ from gradsieve.topology.choice import Choice
 from gradsieve.topology.topology import AnyTopology, DenseTopology, FrameTopology
 
 MEASURE_EVERY = 500
-"""Steps from one measurement of the link to the next, which takes some 50 ms."""
+"""Number of steps from one measurement of the link to the next. A measurement takes some 50 ms."""
 
 
 class CurrentTopology:
-    """
+    """Knows the topology of the running step, and chooses the next one if it is "auto".
+
     Args:
-        exchange: the topology's name, or "auto".
-        policy: with "auto", a budget of bytes rules out steps in which everything travels.
+        exchange: the name of the topology, or "auto".
+        policy: the threshold policy. A budget of bytes rules out dense steps with "auto".
     """
 
     def __init__(self, exchange: Exchange, policy: Threshold) -> None:
         self.exchange: Exchange = exchange
-        """May be set between steps, on all ranks alike."""
+        """The name or "auto". It may be set between steps, to the same on all ranks."""
         self._may_be_dense = not limits_bytes(policy)
         self._choice: Choice | None = None
         self._steps_since_measured = 0
         self.is_alone = False
-        """The group is of one rank, which has nobody to send to."""
+        """Whether the group has one rank only, which has nobody to send to."""
 
     @property
     def is_chosen(self) -> bool:
-        """The topology is not the user's but the fastest so far."""
+        """Whether the fastest topology is chosen, instead of one that the user has set."""
         return self.exchange == "auto"
 
     @property
@@ -49,14 +50,14 @@ class CurrentTopology:
 
     @property
     def reason(self) -> str:
-        """Why it was chosen; empty where it was not."""
+        """The reason why the topology was chosen; empty if the user has set it."""
         if self.is_alone:
             return "one rank has nobody to send to"
         return self._choice.reason if self._choice is not None and self.is_chosen else ""
 
     @property
     def averages_on_node(self) -> bool:
-        """The ranks of a node average their gradients before they select."""
+        """Whether the ranks of a node average their gradients before they select."""
         topology = self.now
         return isinstance(topology, FrameTopology) and topology.of_nodes
 
@@ -65,10 +66,12 @@ class CurrentTopology:
         return isinstance(self.now, DenseTopology)
 
     def begin_step(self, groups: Groups, parameters: Registry, turns: int = 1) -> None:
-        """Measure the link, as soon as it is known what travels, and again from time to time.
+        """Connect the process groups of the topology; with "auto", measure the link if it is time.
+
+        The link is measured once the parameters are known, and then every `MEASURE_EVERY` steps.
 
         Args:
-            turns: number of steps that show all parameters, each about as many.
+            turns: the number of steps in which every parameter is exchanged once.
         """
         self._steps_since_measured += 1
         self.is_alone = groups.group.size() == 1
@@ -87,15 +90,15 @@ class CurrentTopology:
     def end_step(
         self, report: StepReport, reports: Reports, clock: StepClock, thresholds: Thresholding
     ) -> None:
-        """Choose the topology and scale of the next step by what the ranks have told.
+        """Choose the topology and the scale of the next step by the reports of all ranks.
 
         Args:
-            report: of the step that ends.
+            report: the report of this rank on the step that ends.
         """
         choice = self._choice if self.is_chosen else None
         if self.is_dense:
             reports.add_dense_step(report.step)
-            # What was told before is heard.
+            # The report before has been received, and is not sent again.
             reports.tell_nothing()
             if choice is not None:
                 choice.end_dense_step()

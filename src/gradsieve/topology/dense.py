@@ -1,4 +1,4 @@
-"""All-reduces of everything, as without the sieve."""
+"""The dense topologies: plain all-reduces, as without the sieve."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from gradsieve.topology.topology import DenseTopology
 
 
 class Dense(DenseTopology):
-    """Gradients are added up in the type that they have."""
+    """All-reduces gradients in their own dtype."""
 
     name = "dense"
 
@@ -21,7 +21,7 @@ class Dense(DenseTopology):
 
 
 class DenseHalf(DenseTopology):
-    """Gradients are added up in float16; what it rounds off is lost."""
+    """All-reduces gradients in float16. The rounding error is lost."""
 
     name = "dense-fp16"
     element_size = 2

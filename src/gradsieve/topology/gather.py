@@ -1,4 +1,4 @@
-"""Every rank's frame travels to every other rank."""
+"""The gather topology: every rank sends its frame to every other rank."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from gradsieve.topology.topology import Exchanging, FrameTopology, ToAll, Work
 
 
 class Gather(FrameTopology):
-    """Traffic grows with the number of ranks."""
+    """Sends one frame of the whole bucket to all. Traffic grows with the world size."""
 
     name = "gather"
 

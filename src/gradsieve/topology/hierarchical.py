@@ -1,4 +1,7 @@
-"""The ranks of a node add up their gradients; then each carries a part to the other nodes."""
+"""The hierarchical topology, for nodes of several ranks with a slow link between the nodes.
+
+The ranks of a node average their gradients. Then each sends one part of them to the other nodes.
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ from gradsieve.topology.topology import Exchanging, FrameTopology, ToNodes, Work
 
 
 class Hierarchical(FrameTopology):
-    """The slow link between nodes sees each part once a node."""
+    """Sends each part of a bucket once per node over the link between the nodes."""
 
     name = "hierarchical"
     of_nodes = True

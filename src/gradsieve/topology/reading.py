@@ -1,4 +1,4 @@
-"""From the frames that arrived to what is added up."""
+"""Decode the frames that have arrived into contributions to the average."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,14 @@ from gradsieve.codec.errors import refuse
 def averaged(
     step: Step, plan: Plan, arrived: Sequence[Sequence[Tensor]], *, own: Tensor
 ) -> list[Contribution]:
-    """The mean of the frames of each part.
+    """Return contributions that add up to the mean of the frames of each part.
 
     Args:
         arrived: the frames of each part.
-        own: this rank's frame, as it was sent.
+        own: the frame that this rank has sent.
+
+    Raises:
+        FrameError: a frame is damaged, or belongs to another step or part.
     """
     with step.clock.timed("decode"):
         return [
@@ -34,7 +37,7 @@ def read_frame(step: Step, plan: Plan, frame: Tensor, place: int, *, own: bool) 
     """Decode a frame of the part `place`.
 
     Raises:
-        FrameError: it is damaged, or not of this step and this part.
+        FrameError: it is damaged, or belongs to another step or part.
     """
     decoded = decode_frame(frame, layout=plan.digest, numels=plan.numels(place), own=own)
     number = step.number % 2**32

@@ -1,4 +1,4 @@
-"""What a topology is: who carries which piece, how frames travel, and how long they take."""
+"""The protocol of a topology: who carries which piece, how frames travel, how long that takes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -18,29 +18,33 @@ from gradsieve.exchange.names import Exchange
 
 
 class Topology(ABC):
-    """A way for gradients to travel between ranks. It keeps nothing: one object serves all."""
+    """A way for gradients to travel between ranks. It has no state, so one object serves all."""
 
     name: ClassVar[Exchange]
+    """The name, by which users choose it."""
 
     def connect(self, groups: Groups) -> None:
-        """Make the process groups that it needs, at the beginning of a step, on all ranks."""
+        """Make the process groups that it needs.
+
+        All ranks must call it together, at the beginning of a step.
+        """
         del groups
 
     @abstractmethod
     def seconds(self, links: Links, bucket_bytes: float, frame_bytes: float) -> float:
-        """The time of one bucket's exchange on these links; infinite where they do not allow it.
+        """Return the predicted seconds of exchanging one bucket; infinite if it is impossible.
 
         Args:
-            bucket_bytes: size of the gradients.
-            frame_bytes: size of a frame of the whole bucket.
+            bucket_bytes: the bytes of the gradients of the bucket.
+            frame_bytes: the bytes of a frame of the whole bucket.
         """
 
 
 class DenseTopology(Topology):
-    """Everything travels, with what residuals hold."""
+    """Sends all elements of the gradients, with the residuals added."""
 
     element_size: ClassVar[int | None] = None
-    """Bytes of an element on the link; None: as in the buffer."""
+    """Bytes of an element on the link; None for those of an element of the buffer."""
 
     @abstractmethod
     def reduce(self, buffer: Tensor, groups: Groups) -> AllReduce:
@@ -52,38 +56,45 @@ class DenseTopology(Topology):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a rank does for one bucket."""
+    """The work of one rank for one bucket, from which the lab predicts times."""
 
     made: float
-    """Bytes that it encodes, over those of a frame of the whole bucket."""
+    """Bytes that the rank encodes, as a multiple of a frame of the whole bucket."""
     read: float
-    """Bytes that it decodes, over the same."""
+    """Bytes that the rank decodes, as the same multiple."""
     selected: float
-    """Elements that it selects from, over those of the bucket."""
+    """Elements that the rank selects from, as a multiple of those of the bucket."""
     sections: float
-    """Sections of the frames that it encodes."""
+    """Number of sections in the frames that the rank encodes."""
     collectives: int
+    """Number of collectives."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToAll:
-    """A request to send one frame to every rank; the answer has one part, all ranks' frames."""
+    """A request to send one frame to every rank.
+
+    The answer has one part, with the frames of all ranks.
+    """
 
     frame: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class ToEach:
-    """A request to send each rank a frame of its own; the answer has one part, for this rank."""
+    """A request to send each rank a frame of its own.
+
+    The answer has one part, with the frames that all ranks have sent to this one.
+    """
 
     frames: Sequence[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class ToNodes:
-    """A request to send the frame of a part to every rank.
+    """A request to send the frame of one part to the ranks of all nodes.
 
-    The answer has, for each place in a node, the frames of all nodes.
+    The answer has a part for each place in a node, with the frames of all nodes.
     """
 
     frame: Tensor
@@ -91,42 +102,50 @@ class ToNodes:
 
 Request = ToAll | ToEach | ToNodes
 Answer = list[list[Tensor]]
-"""The frames that have arrived, by part."""
+"""The frames that have arrived, for each part."""
 Exchanging = Generator[Request, Answer, list[Contribution]]
-"""An exchange that yields its requests, is sent the answers, and returns what to add up.
+"""An exchange that yields its requests, receives the answers, and returns the contributions.
 
-Who runs it decides how frames travel: between processes, or within one.
+Its caller decides how frames travel: between processes, or within one.
 """
 
 
 class FrameTopology(Topology):
-    """Frames travel, with what passes the threshold."""
+    """Sends frames, which carry the survivors."""
 
     of_nodes: ClassVar[bool] = False
-    """The ranks of a node average their gradients before they select, and share one residual."""
+    """Whether the ranks of a node average their gradients before they select, and share one
+    residual."""
 
     def place(self, groups: Groups) -> tuple[int, int]:
-        """The place of this rank among those that divide a bucket, and their number."""
+        """Return the number of this rank's part of a bucket, and the number of all parts."""
         return self.place_of(groups.group.rank(), groups.group.size())
 
     @abstractmethod
     def place_of(self, rank: int, ranks: int) -> tuple[int, int]:
-        """As `place`, of any rank, where nodes do not count."""
+        """Return what `place` returns for any rank, where each rank is a node of its own."""
 
     @abstractmethod
     def plan(self, layout: BucketLayout, place: int, places: int) -> Plan:
-        """Divide a bucket; `place` and `places` as `place` has returned them."""
+        """Divide a bucket into parts. `place` and `places` are those that `place` has returned."""
 
     def prepare(self, step: Step, plan: Plan, buffer: Tensor, groups: Groups) -> None:
-        """Do what must be done with a bucket's gradients before they are selected from."""
+        """Prepare the gradients of a bucket for the selection; most topologies do nothing."""
 
     @abstractmethod
     def exchange(self, step: Step, plan: Plan, frames: Sequence[Tensor]) -> Exchanging:
-        """Send this rank's frames, one for each of its own parts, and read those that arrive."""
+        """Exchange frames with the other ranks, as requests to the caller.
+
+        Args:
+            frames: a frame for each of the plan's own parts.
+
+        Returns:
+            A generator; see `Exchanging`.
+        """
 
     @abstractmethod
     def work(self, links: Links, parameters: float, elements: float) -> Work:
-        """What a rank does for a bucket of as many parameters and elements."""
+        """Return the work of a rank for a bucket of so many parameters and elements."""
 
 
 AnyTopology = DenseTopology | FrameTopology

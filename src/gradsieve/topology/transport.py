@@ -1,4 +1,4 @@
-"""Runs an exchange between processes."""
+"""Run an exchange between processes, over the process groups of this rank."""
 
 from gradsieve.bucket.average import Contribution
 from gradsieve.exchange.groups import Groups
@@ -10,7 +10,7 @@ def run_exchange(exchange: Exchanging, groups: Groups, clock: StepClock) -> list
     """Answer the requests of an exchange by sending its frames over the groups of this rank.
 
     Raises:
-        ExchangeError: on the ranks that notice that one has died or stalled.
+        ExchangeError: on the ranks that notice that a rank has died or stalled.
         FrameError: a frame that has arrived is damaged.
     """
     try:

@@ -1,4 +1,8 @@
-"""Every part of a bucket travels to its owner, which adds it up, prunes the sum, and sends that."""
+"""The two-shot topology, whose traffic does not grow with the world size.
+
+First every part of a bucket travels to its owner. The owner adds it up, prunes the sum and sends
+that to all ranks.
+"""
 
 from collections.abc import Sequence
 
@@ -15,7 +19,7 @@ from gradsieve.topology.topology import Exchanging, FrameTopology, ToAll, ToEach
 
 
 class TwoShot(FrameTopology):
-    """Traffic does not grow with the number of ranks; latency doubles."""
+    """Sends each part to its owner and each pruned sum to all. Latency doubles."""
 
     name = "two-shot"
 
@@ -44,7 +48,8 @@ class TwoShot(FrameTopology):
         return links.everyone.two_shot(links.ranks, frame_bytes)
 
     def work(self, links: Links, parameters: float, elements: float) -> Work:
-        # A rank makes, reads and selects from a part of every frame, and of every sum.
+        # A rank encodes its own frame and one part of the sum. It decodes its part of every frame
+        # and the sums of all parts: each is as much as one frame.
         ranks = links.ranks
         return Work(
             made=1 + 1 / ranks,
