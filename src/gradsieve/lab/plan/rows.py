@@ -32,7 +32,8 @@ ALIKE = 1.03
 """Exchanges within this factor count as alike. Predictions are off by more, but mostly by the same
 for all, which is the computation beside the exchange."""
 MOSTLY_DENSE, MOSTLY_FRAMES = 16.0, 6.0
-"""In bits an element: above the first a run was dense, below the second it sent frames."""
+"""Bits an element: a run that sent more than the first was dense, one below the second sent frames
+alone."""
 DESCRIBED = re.compile(r"([\d.]+) ([GMk]?)bit/s each way \(tbf\)(?:, ([\d.]+) ms round trip)?")
 Seconds = dict[str, float]
 
