@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import gradsieve as gs
-from gradsieve.parameters.parameter import Dealt
+from gradsieve.parameters.pieces import Dealt
 from gradsieve.sieve import measure
 
 SETTINGS = {"threshold": gs.Sigma(2.0), "min_numel": 100, "rotation": 16}
