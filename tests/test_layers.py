@@ -11,6 +11,10 @@ import pytest
 
 SOURCES = Path(__file__).parents[1] / "src"
 DISTRIBUTED = "torch.distributed", "torch._C._distributed_c10d", "torch.nn.parallel"
+DDP = {"torch.nn.parallel", "torch.nn.parallel.DistributedDataParallel"}
+ONE_RANK = "bucket", "control", "parameters", "saved", "telemetry"
+LOOK_AT_MODELS = "bucket/requirements.py", "saved/copies.py"
+"""Whether the user's model is a DDP model is all that these ask of torch.distributed."""
 LAB_ONLY = "typer", "rich", "altair", "vl_convert", "pooch", "pyroute2", "scipy", "tensorboard"
 
 
@@ -66,6 +70,18 @@ def test_one_rank_s_work_knows_nothing_of_other_ranks(package):
         for file in reached
         if (found := distributed_in(file.read_text()))
     } == {}
+
+
+def test_what_is_kept_on_one_rank_is_exchanged_elsewhere():
+    package = SOURCES / "gradsieve"
+    files = [file for room in ONE_RANK for file in (package / room).rglob("*.py")]
+    assert len(files) > 30
+    named = {
+        file.relative_to(package).as_posix(): found
+        for file in files
+        if (found := distributed_in(file.read_text()))
+    }
+    assert named == dict.fromkeys(LOOK_AT_MODELS, DDP)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What `attach` compiles ahead, in a process that has compiled nothing before."""
 
-import subprocess
-import sys
+from processes import printed_by
 
 SCRIPT = """
 import sys
@@ -37,12 +36,5 @@ dist.destroy_process_group()
 
 
 def test_steps_compile_nothing_that_attach_has_not(tmp_path):
-    ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "store")],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["[]"] * 4
+    printed = printed_by("-c", SCRIPT, str(tmp_path / "store"))
+    assert printed.split() == ["[]"] * 4

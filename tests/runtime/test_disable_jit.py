@@ -1,8 +1,6 @@
 """NUMBA_DISABLE_JIT=1: words instead of a kernel that cannot run."""
 
-import os
-import subprocess
-import sys
+from processes import printed_by
 
 SCRIPT = """
 import torch
@@ -37,13 +35,5 @@ dist.destroy_process_group()
 
 
 def test_kernels_say_what_to_unset():
-    ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["NUMBA_DISABLE_JIT"] * 6
+    printed = printed_by("-c", SCRIPT, NUMBA_DISABLE_JIT="1")
+    assert printed.split() == ["NUMBA_DISABLE_JIT"] * 6

@@ -1,9 +1,6 @@
 """The kernel and the device version against the numpy reference."""
 
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from processes import printed_by
 from reference import sieve_reference
 
 from gradsieve.sieve import Workspace, measure, select
@@ -305,12 +303,4 @@ def test_a_new_residual_in_memory_that_is_read_is_refused(name, shift):
 def test_processors_without_avx2_get_the_same_bits():
     """The other way of packing, which AVX-512 and every other processor take."""
     chosen = f"{__file__}::test_every_size_and_threshold"
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chosen],
-        env=os.environ | {"NUMBA_CPU_NAME": "generic"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout
+    printed_by("-m", "pytest", "-q", "-p", "no:cacheprovider", chosen, NUMBA_CPU_NAME="generic")
