@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public names run as they stand."""
+"""The examples in the docstrings of public names, and of the sieve of a rank, run as they stand."""
 
 import doctest
 
@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 import gradsieve as gs
+from gradsieve.bucket.rank_sieve import RankSieve
 
 ALONE = (
     gs.SieveConfig,
@@ -16,6 +17,7 @@ ALONE = (
     gs.Density,
     gs.Fixed,
     gs.JsonLines,
+    RankSieve,
     gs.select,
     gs.encode,
     gs.decode,

@@ -86,7 +86,8 @@ def send_whole(
     with step.clock.timed("encode"):
         gradients, share = step.unscaled(flat).float(), 1
         if plan.of_node:
-            # The ranks of a node have already given their remainders. They share the new one.
+            # The ranks of a node have already given their remainders. Each keeps a part of the new
+            # one, in units of its own gradient.
             share = len(plan.parts)
         elif step.config.error_feedback:
             gradients = group.give(gradients, may_be_unused=step.may_be_unused)

@@ -171,9 +171,10 @@ class BudgetSteering:
     def wanted_share(self, report: StepReport, buckets: int) -> float:
         """Return the ratio of the bytes wanted to the bytes sent.
 
-        The fastest meeting is pure latency, and the frames of a step have the same latency. If the
-        communication thread has idle time, training waits for the last bucket alone. If it has
-        none, training waits for whatever the backward pass does not hide.
+        The fastest meeting (in which ranks tell the sizes of their frames) is pure latency, and
+        the frames themselves have the same latency. If the communication thread has idle time,
+        training waits for the last bucket alone. If it has none, training waits for whatever the
+        backward pass does not hide.
         """
         if self.budget.bytes_per_step is not None:
             return self.budget.bytes_per_step / report.frame_bytes

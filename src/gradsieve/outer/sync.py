@@ -132,6 +132,7 @@ class OuterSync:
         require_no_start(config)
         self._schedule = Schedule(every, fragments, delay)
         self.state = SieveState(config, scaler=scaler, process_group=process_group)
+        """The state of the sieve through which the pseudo-gradients are exchanged."""
         self._engine = self.state.engine
         self._follows_budget = self._schedule.shortest < self._schedule.longest
         if self._follows_budget and self.state.sieve.thresholds.budget is None:
