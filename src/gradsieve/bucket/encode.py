@@ -203,8 +203,8 @@ def divided(
 def rotate(rotation: Rotation, flat: Tensor) -> tuple[Tensor, int]:
     """Return the coefficients of a gradient.
 
-    If the gradient is not finite, exactly one coefficient is NaN. Otherwise all coefficients of a
-    block would be, and the record would count them all.
+    Exactly one coefficient is NaN if the gradient is not finite. A plain product would make all
+    coefficients of a block NaN, and the record would count them all.
 
     Returns:
         The coefficients, and the number of non-finite elements of the gradient beyond the first.
