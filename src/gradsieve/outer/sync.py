@@ -235,8 +235,8 @@ class OuterSync:
     def _failing(self) -> Iterator[None]:
         """Note that an exchange has failed.
 
-        The survivors return to the residuals then, but are still in the weights, too. They would
-        be exchanged twice.
+        The survivors then return to the residuals, although the weights still contain them. Going
+        on would exchange them twice.
         """
         try:
             yield
