@@ -1,6 +1,8 @@
-"""The README's script, plain and with the diff, under torchrun."""
+"""The README's script, plain and with the diff, under torchrun; the other examples."""
 
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +85,19 @@ def test_local_steps_after_synchronous_ones(tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "6 steps (" in ran.stdout
     assert float(ran.stdout.split("test accuracy")[1]) > 0.7
+
+
+def test_the_reference_sends_less_and_learns_as_much(capsys):
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(EXAMPLES / "reference.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    ends = re.findall(
+        r"step 100: +([\d,]+) bytes a step, accuracy (0\.\d+)", capsys.readouterr().out
+    )
+    (all_bytes, all_learned), (sent, learned) = [
+        (int(count.replace(",", "")), float(accuracy)) for count, accuracy in ends
+    ]
+    assert sent < all_bytes / 4
+    assert learned > all_learned - 0.02 > 0.8

@@ -98,10 +98,8 @@ class SieveConfig:
         if self.threshold is None:
             object.__setattr__(self, "threshold", Budget("auto"))
         require_policy(self.threshold)
-        if self.exchange is None:
-            object.__setattr__(self, "exchange", default_exchange(self.policy))
         require_word("values", self.values, VALUES)
-        require_word("exchange", self.exchange, get_args(Exchange))
+        require_word("exchange", self.topology, get_args(Exchange))
         if not isinstance(self.error_feedback, bool):
             raise TypeError(f"error_feedback must be True or False, got {self.error_feedback!r}")
         for name in ("rotation", "start_step", "ramp_steps"):
@@ -119,18 +117,15 @@ class SieveConfig:
 
     @property
     def topology(self) -> Exchange:
-        """The name of the topology: `exchange`, or the default where that was None."""
-        assert self.exchange is not None
-        return self.exchange
+        """The exchange, where it was None the default."""
+        return default_exchange(self.policy) if self.exchange is None else self.exchange
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line for each option that must be the same on all ranks, such as ``rotation=0``."""
-        return tuple(
-            f"{option.name}={getattr(self, option.name)}"
-            for option in fields(self)
-            if option.name != "node_size"
-        )
+        """One line for each option that must be alike on all ranks, such as ``rotation=0``."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        values["exchange"] = self.topology
+        return tuple(f"{name}={value}" for name, value in values.items() if name != "node_size")
 
 
 class Options(TypedDict, total=False):
@@ -191,10 +186,11 @@ def require_policy(threshold: object) -> None:
 
 
 def require_word(name: str, word: Any, known: tuple[str, ...]) -> str:
-    """Return `word`. Raise ValueError if it is not one of the known ones."""
-    if not isinstance(word, str) or word not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
-    return word
+    """Return `word`; raise TypeError where it is no text, ValueError where it is not known."""
+    if isinstance(word, str) and word in known:
+        return word
+    error = ValueError if isinstance(word, str) else TypeError
+    raise error(f"{name} must be one of {', '.join(known)}, got {word!r}")
 
 
 def require_count(name: str, count: Any, least: int = 0) -> None:

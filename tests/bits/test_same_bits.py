@@ -21,9 +21,9 @@ HASWELL = {
 }
 
 
-def start(folder, cache, way, **environment):
+def start(folder, cache, mode, **environment):
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "process.py"), str(folder), way],
+        [sys.executable, str(Path(__file__).parent / "process.py"), str(folder), mode],
         env=os.environ | {"NUMBA_CACHE_DIR": str(folder / cache), **environment},
         stdout=subprocess.PIPE,
         text=True,

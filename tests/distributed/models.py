@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve import pieces
+from gradsieve.bucket import plan
 
 
 class Net(nn.Module):
@@ -69,7 +69,7 @@ class Crossed(nn.Module):
 
 def smaller_pieces():
     """Cut the small parameters of these tests as a two-shot exchange cuts large ones."""
-    pieces.SMALLEST_PIECE = 100
+    plan.SMALLEST_PIECE = 100
 
 
 def on_every_rank(found):
@@ -138,7 +138,9 @@ class Ledger:
         and the rest is in the residuals."""
         after, owned = self.counting_residuals(), self.state.owned_residuals
         dealt = self.state.last.exchange == "hierarchical"
-        exact = self.state.values == "float32" and not self.state.rotation and not dealt
+        exact = (
+            self.state.config.values == "float32" and not self.state.config.rotation and not dealt
+        )
         for name, parameter in self.model.module.named_parameters():
             if not parameter.requires_grad:
                 continue

@@ -1,4 +1,4 @@
-"""Budgets between real ranks: all take the same way, and bytes follow."""
+"""Budgets between real ranks: all choose the same topology, and bytes follow."""
 
 import statistics
 

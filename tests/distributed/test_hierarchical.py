@@ -148,7 +148,7 @@ def chosen():
     return [record.exchange for record in records]
 
 
-def test_auto_counts_it_among_the_ways():
+def test_auto_counts_it_among_the_topologies():
     mine, *others = run_ranks(4, chosen)
     assert others == [mine] * 3
     assert set(mine) <= {"hierarchical", "gather", "two-shot", "dense"}
@@ -165,5 +165,5 @@ def machines_of_unlike_sizes(exchange):
 
 
 @pytest.mark.parametrize("exchange", ["gather", "auto"])
-def test_machines_of_unlike_sizes_exchange_in_another_way(exchange):
+def test_machines_of_unlike_sizes_exchange_with_another_topology(exchange):
     run_ranks(3, machines_of_unlike_sizes, exchange)

@@ -98,11 +98,11 @@ def test_nothing_is_lost_across_ranks(count, exchange):
     run_ranks(count, nothing_is_lost, exchange)
 
 
-WAYS = ("two-shot", "gather", "two-shot", "dense", "dense", "gather", "two-shot", "dense-fp16")
-NODE_WAYS = ("hierarchical", "hierarchical", "two-shot", "hierarchical", "dense", "gather")
+EXCHANGES = ("two-shot", "gather", "two-shot", "dense", "dense", "gather", "two-shot", "dense-fp16")
+NODE_EXCHANGES = ("hierarchical", "hierarchical", "two-shot", "hierarchical", "dense", "gather")
 
 
-def changed_on_the_way(rotation, ways, node_size):
+def change_exchanges(rotation, exchanges, node_size):
     smaller_pieces()
     plain, sieved = build(), build()
     train(plain, 1)
@@ -114,28 +114,28 @@ def changed_on_the_way(rotation, ways, node_size):
     settings = {"min_numel": 100, "rotation": rotation, "node_size": node_size}
     ledger = Ledger(model, threshold=gs.Density(0.05), **settings)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for step, way in enumerate(ways):
-        ledger.state.exchange = way
-        rtol = 2e-3 if way == "dense-fp16" else 1e-4 if rotation else 1e-5
+    for step, exchange in enumerate(exchanges):
+        ledger.state.exchange = exchange
+        rtol = 2e-3 if exchange == "dense-fp16" else 1e-4 if rotation else 1e-5
         ledger.step(optimizer, batch(step), rtol=rtol)
-        assert same_on_all_ranks(model), way
+        assert same_on_all_ranks(model), exchange
         kept = [*ledger.state.residuals.values(), *ledger.state.owned_residuals.values()]
-        assert any(residual.any() for residual in kept) != way.startswith("dense")
-        assert ledger.state.last.plain == way.startswith("dense")
+        assert any(residual.any() for residual in kept) != exchange.startswith("dense")
+        assert ledger.state.last.plain == exchange.startswith("dense")
 
 
 @pytest.mark.parametrize("rotation", [0, 16])
 def test_nothing_is_lost_when_the_exchange_changes(rotation):
-    run_ranks(3, changed_on_the_way, rotation, WAYS, 1)
+    run_ranks(3, change_exchanges, rotation, EXCHANGES, 1)
 
 
 @pytest.mark.parametrize("rotation", [0, 16])
 def test_nothing_is_lost_when_nodes_come_into_it(rotation):
     """Long enough for the bases to turn."""
-    run_ranks(4, changed_on_the_way, rotation, 2 * NODE_WAYS, 2)
+    run_ranks(4, change_exchanges, rotation, 2 * NODE_EXCHANGES, 2)
 
 
-def chosen_on_the_way():
+def choose_exchanges():
     smaller_pieces()
     model = build(Crossed)
     ledger = Ledger(model, threshold=gs.Budget("auto"), min_numel=100, rotation=16, exchange="auto")
@@ -145,14 +145,14 @@ def chosen_on_the_way():
     for step in range(60):
         ledger.step(optimizer, batch(step), rtol=1e-4)
     assert same_on_all_ranks(model)
-    ways = [record.exchange for record in records]
-    assert set(ways) <= {"gather", "two-shot", "dense"}
+    exchanges = [record.exchange for record in records]
+    assert set(exchanges) <= {"gather", "two-shot", "dense"}
     assert all(record.reason for record in records)
-    return ways
+    return exchanges
 
 
-def test_ranks_choose_the_same_way_and_lose_nothing():
-    mine, *others = run_ranks(3, chosen_on_the_way)
+def test_ranks_choose_the_same_topology_and_lose_nothing():
+    mine, *others = run_ranks(3, choose_exchanges)
     assert others == [mine, mine]
 
 

@@ -186,8 +186,8 @@ def test_an_exchange_that_is_set_on_one_rank_is_told_on_every_rank():
 
 
 def test_ranks_that_parted_can_go_on_together():
-    ways = ("gather", "hierarchical"), ("hierarchical", "two-shot"), ("dense", "dense-fp16")
-    run_ranks(4, changes, ways, True)
+    pairs = ("gather", "hierarchical"), ("hierarchical", "two-shot"), ("dense", "dense-fp16")
+    run_ranks(4, changes, pairs, True)
 
 
 def several_differ():

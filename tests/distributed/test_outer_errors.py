@@ -29,9 +29,9 @@ def diverge(options):
     assert all(torch.equal(w, before[name]) for name, w in outer._weights.named)
 
 
-@pytest.mark.parametrize("way", ["gather", "dense"])
-def test_weights_that_are_not_finite_are_told_on_every_rank(way):
-    run_ranks(2, diverge, exact(exchange=way))
+@pytest.mark.parametrize("exchange", ["gather", "dense"])
+def test_weights_that_are_not_finite_are_told_on_every_rank(exchange):
+    run_ranks(2, diverge, exact(exchange=exchange))
 
 
 def die(delay):

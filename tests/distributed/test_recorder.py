@@ -196,19 +196,21 @@ def test_a_state_that_was_never_bound_is_recorded_by_numbers(tmp_path):
     assert set(last["weight"]) == set(last["gradient"]) == {str(n) for n in range(6)}
 
 
-def record_other_ways(out):
-    for way in ("two-shot", "hierarchical"):
+def record_other_topologies(out):
+    for exchange in ("two-shot", "hierarchical"):
         model = build()
         state = gs.attach(
-            model, threshold=gs.Sigma(1), node_size=2, **(SETTINGS | {"exchange": way})
+            model, threshold=gs.Sigma(1), node_size=2, **(SETTINGS | {"exchange": exchange})
         )
-        recorder = gs.Recorder(state, model, f"{out}/{way}", histograms_every=1, tensorboard=False)
+        recorder = gs.Recorder(
+            state, model, f"{out}/{exchange}", histograms_every=1, tensorboard=False
+        )
         train(model, 2)
         recorder.close()
 
 
-def test_what_other_ways_keep(tmp_path):
-    run_ranks(4, record_other_ways, str(tmp_path))
+def test_what_other_topologies_keep(tmp_path):
+    run_ranks(4, record_other_topologies, str(tmp_path))
     (_, last) = histograms(tmp_path / "two-shot").values()
     assert counted(last, "accumulated", "one.weight").elements == 4 * 800
     (_, last) = histograms(tmp_path / "hierarchical").values()

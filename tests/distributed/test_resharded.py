@@ -11,7 +11,7 @@ from ranks import run_ranks
 
 import gradsieve as gs
 
-WAYS = {
+CASES = {
     "gather": {"exchange": "gather", "threshold": gs.Sigma(1.0, of="balanced")},
     "two-shot": {"exchange": "two-shot", "threshold": gs.Density(0.1)},
     "two-shot, rotated": {"exchange": "two-shot", "threshold": gs.Density(0.1), "rotation": 16},
@@ -42,17 +42,17 @@ def owed(state):
     return total
 
 
-def start(way, node_size):
+def start(case, node_size):
     model = build(Crossed)
-    state = gs.SieveState(**{"rotation": 0, "min_numel": 100, "node_size": node_size} | WAYS[way])
+    state = gs.SieveState(**{"rotation": 0, "min_numel": 100, "node_size": node_size} | CASES[case])
     state.bind(model)
     return model, state
 
 
-def go_on(way, saved=None):
+def go_on(case, saved=None):
     """A few steps on these ranks, each of which loses nothing; what they save then."""
     ranks = dist.get_world_size()
-    model, state = start(way, 2 if ranks == 4 else 1)
+    model, state = start(case, 2 if ranks == 4 else 1)
     if saved is not None:
         weights, states, before = saved
         model.module.load_state_dict(weights)
@@ -64,11 +64,11 @@ def go_on(way, saved=None):
     first = state.step
     for step in range(first, first + STEPS):
         ledger.step(optimizer, batch(step), rtol=1e-4)
-        assert same_on_all_ranks(model), way
+        assert same_on_all_ranks(model), case
     assert state.step == first + STEPS
     total = owed(state)
     assert all(kept.any() for kept in total.values())
-    if way != "gather":
+    if case != "gather":
         pieces = [p.owned or p.dealt for p in state.sieve.parameters if not p.whole]
         assert any(pieces)
     return model.module.state_dict(), state.state_dict(), total
@@ -92,27 +92,27 @@ def local_steps(saved=None):
     return net.state_dict(), outer.state_dict(), owed(outer.state), middle
 
 
-def all_ways(contents=None):
+def all_cases(contents=None):
     smaller_pieces()
     saved = {} if contents is None else from_file(contents)[0]
-    found = {way: go_on(way, saved.get(way)) for way in WAYS}
+    found = {case: go_on(case, saved.get(case)) for case in CASES}
     return file_of(found | {"local steps": local_steps(saved.get("local steps"))})
 
 
 def resharded(outcomes, ranks):
-    """What the next run loads: for each way the model, the states and what is owed."""
+    """What the next run loads: for each case the model, the states and what is owed."""
     runs = [from_file(outcome)[0] for outcome in outcomes]
     found = {}
-    for way in runs[0]:
-        weights, _, total, *_ = runs[0][way]
-        found[way] = weights, gs.reshard([run[way][1] for run in runs], ranks), total
+    for case in runs[0]:
+        weights, _, total, *_ = runs[0][case]
+        found[case] = weights, gs.reshard([run[case][1] for run in runs], ranks), total
     return file_of(found)
 
 
 def test_training_goes_on_with_another_number_of_ranks():
-    of_four = run_ranks(4, all_ways)
+    of_four = run_ranks(4, all_cases)
     middle = [from_file(outcome)[0]["local steps"][3] for outcome in of_four]
     with pytest.raises(ValueError, match=r"rank 0's state is of the middle .* call finish\(\)"):
         gs.reshard(middle, 2)
-    of_two = run_ranks(2, all_ways, resharded(of_four, 2))
-    run_ranks(3, all_ways, resharded(of_two, 3))
+    of_two = run_ranks(2, all_cases, resharded(of_four, 2))
+    run_ranks(3, all_cases, resharded(of_two, 3))

@@ -78,13 +78,13 @@ def a_state_without_rotation():
     with pytest.raises(ValueError, match="rotation was 0 and is 16 here"):
         state.load_state_dict(other.state_dict())
     narrower = SETTINGS | {"rotation": 8}
-    saved = sealed(state.state_dict() | {"settings": lines_of(other.settings)})
+    saved = sealed(state.state_dict() | {"settings": lines_of(other.sieve.settings)})
     with pytest.raises(ValueError, match="has a rotation, this one has the opposite"):
         other.load_state_dict(saved)
     again = build()
     again.load_state_dict(model.state_dict())
     narrow = gs.attach(again, threshold=gs.Density(0.1), **narrower)
-    saved = sealed(state.state_dict() | {"settings": lines_of(narrow.settings)})
+    saved = sealed(state.state_dict() | {"settings": lines_of(narrow.sieve.settings)})
     with pytest.raises(ValueError, match="saved rotation has vectors"):
         narrow.load_state_dict(saved)
 

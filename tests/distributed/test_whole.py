@@ -9,8 +9,8 @@ from ranks import run_ranks
 from torch import nn
 
 import gradsieve as gs
-from gradsieve import notices
 from gradsieve.parameters.small import choose_min_numel
+from gradsieve.runtime import notices
 
 
 class Steady(nn.Module):

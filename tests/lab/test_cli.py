@@ -70,7 +70,7 @@ def test_demo_ends_with_a_table_of_all_methods(demo):
     for title in (
         "plain DDP",
         "lock-step (the limit)",
-        "sieve, by itself",
+        "sieve, default",
         "sieve, 2 σ",
         "sieve, unsent mean",
     ):
@@ -108,7 +108,7 @@ def test_demo_writes_records_figures_and_a_page(demo):
     for figure in ("layer-threshold", "density", "training-accuracy", "time", "histogram"):
         assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "index.html").read_text().partition("<script")[0]
-    assert "sieve, by itself" in page
+    assert "sieve, default" in page
     assert "times the limit" in page
 
 

@@ -10,7 +10,7 @@ import numba
 import pytest
 from numba.core.event import install_listener
 
-from gradsieve.bucket.bucket import warm_up
+from gradsieve.bucket import warm_up
 from gradsieve.runtime import machine_code, notices
 from gradsieve.runtime.compiled import compiled
 from gradsieve.runtime.machine_code import MAGIC

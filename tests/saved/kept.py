@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import gradsieve as gs
-from gradsieve.parameters.parameter import Dealt
+from gradsieve.parameters.pieces import Dealt
 from gradsieve.sieve import measure
 
 SETTINGS = {"threshold": gs.Sigma(2.0), "min_numel": 100, "rotation": 16}
@@ -37,9 +37,8 @@ def kept_state(model=None, seed=0, **settings):
     state = bound(model, **settings)
     state.step = 7
     state.sieve.thresholds.sizes.mean_square = 0.25
-    state.route.accounts.notes.mine = [
-        float(n) for n in range(len(state.route.accounts.notes.mine))
-    ]
+    notes = state.engine.reports.notes
+    notes.mine = [float(number) for number in range(len(notes.mine))]
     for parameter in state.sieve.parameters:
         if parameter.residual is None:
             continue

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 
 from gradsieve.bucket.layout import BucketLayout
-from gradsieve.parameters.parameter import AddUp, Dealt, ParameterState
+from gradsieve.parameters.parameter import AddUp, ParameterState
+from gradsieve.parameters.pieces import Dealt
 from gradsieve.parameters.whole import Unit, WholeGroup
 
 SMALLEST_PIECE = 2**14

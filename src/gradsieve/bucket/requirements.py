@@ -1,6 +1,6 @@
 """Checks that refuse early what the sieve cannot work with, in words that say what to do."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,6 @@ OLDEST_TORCH = (2, 6)
 TAKEN = "float32, float16 and bfloat16"
 SHARDED = frozenset({"FullyShardedDataParallel", "FSDPModule", "DTensor"})
 """Names of the classes of FSDP. They are compared by name because importing them takes long."""
-
-
-def require_word(name: str, word: str, known: Sequence[str]) -> str:
-    if word not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
-    return word
 
 
 def require_ddp(model: object) -> None:

@@ -18,7 +18,7 @@ from gradsieve.runtime.arrays import FLOAT32, UINT8, require_array, require_targ
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int32]
 SLACK = 8
-"""Bytes that must be readable behind a payload, because readers load whole words up to its end."""
+"""The bytes that must be readable behind a payload, since readers load whole words at its end."""
 
 
 class PayloadBytes(NamedTuple):
@@ -104,9 +104,9 @@ class Section:
 class Coding(ABC):
     """A way to write the values of one parameter as a payload, and to read them back.
 
-    Subclasses derive from `PrunedCoding` if they send survivors, and from `WholeFloats` if they
-    send all elements; each of these declares the `encode` of its kind. What a coding holds is the
-    same for all sections, so that one object serves all threads.
+    Codings that send survivors derive from `PrunedCoding`, and `WholeFloats` sends all elements.
+    Each of these two declares an `encode`, since they need different arguments. A coding keeps
+    nothing between calls, so that one object serves all threads.
     """
 
     whole: ClassVar[bool]

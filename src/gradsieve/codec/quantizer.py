@@ -30,7 +30,8 @@ from gradsieve.codec.lanes import TILE, tile_sum
 from gradsieve.runtime.compiled import compiled
 
 SMALLEST_STEP = 1 / 16
-"""In mean excesses. A level then takes 5.5 bits or so, and is off by a thousandth of the excess."""
+"""In mean excesses. A level then takes about 5.5 bits, and its error is a thousandth of the mean
+excess."""
 LARGEST_STEP = 16.0
 STRIDE = 1.125
 HALVINGS = 6

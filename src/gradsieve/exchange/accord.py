@@ -62,7 +62,7 @@ class Accord:
             MismatchError: the topologies of the ranks differ.
         """
         if min(sizes) < 0:
-            told = [way_of(size) if size < 0 else self._agreed for size in sizes]
+            told = [exchange_of(size) if size < 0 else self._agreed for size in sizes]
             self._require_alike(dict(zip(self._ranks, told, strict=True)))
             self._agreed = self._mine
 
@@ -94,6 +94,8 @@ class Accord:
             )
 
 
-def way_of(code: int) -> str:
+def exchange_of(code: int) -> str:
     number = -1 - code
-    return EXCHANGES[number] if number < len(EXCHANGES) else "a way that this version cannot"
+    if number < len(EXCHANGES):
+        return EXCHANGES[number]
+    return "an exchange that this version does not know"

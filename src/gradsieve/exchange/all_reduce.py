@@ -1,12 +1,10 @@
 """The average of a buffer over all ranks, which dense topologies use."""
 
-from datetime import timedelta
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradsieve.exchange.stall import STALL, Look, leave
+from gradsieve.exchange.stall import Look, leave, wait_for_work
 from gradsieve.runtime.devices import future_on
 
 
@@ -39,8 +37,11 @@ class AllReduce:
         Raises:
             RuntimeError: the all-reduce has failed.
         """
-        if self._work is not None:
-            self._wait(self._work, look)
+        if self._work is not None and self._buffer.is_cpu:
+            wait_for_work(self._work, look)
+        elif self._work is not None:
+            # This orders the device's streams, and waits for nothing.
+            self._work.wait()
         if self._sum is not self._buffer:
             self._buffer.copy_(self._sum)
         self.average.set_result(self._buffer)
@@ -50,15 +51,3 @@ class AllReduce:
         """Wait no longer. The process waits for the collective when it ends."""
         if self._work is not None:
             leave(self._work)
-
-    def _wait(self, work: dist.Work, look: Look) -> None:
-        while self._buffer.is_cpu and not work.is_completed():
-            try:
-                work.wait(timedelta(seconds=STALL))
-            except RuntimeError:
-                # Either the collective has failed, or only the time is over.
-                if work.is_completed():
-                    raise
-                look()
-        # On a device this orders streams and does not block.
-        work.wait()

@@ -26,6 +26,17 @@ def wait_for_job(done: "Future[None]", look: Look) -> None:
             look()
 
 
+def wait_for_work(work: dist.Work, look: Look) -> None:
+    """Wait for a collective between host memories; raises RuntimeError where it has failed."""
+    while not work.is_completed():
+        # Its time is over, or it has failed, which is raised below.
+        with suppress(RuntimeError):
+            work.wait(timedelta(seconds=STALL))
+        if not work.is_completed():
+            look()
+    work.wait()
+
+
 def leave(work: dist.Work) -> None:
     """Remember a collective that goes on although nobody waits for it any more."""
     if not work.is_completed():

@@ -1,4 +1,4 @@
-"""Charts as files."""
+"""Charts, written to files."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ import vl_convert
 
 
 def write_chart(chart: Any, path: Path) -> None:
-    """An altair chart, or its specification, as PNG or SVG, by the path's ending."""
+    """Write an altair chart, or its specification, to a path that ends in .png or .svg."""
     specification = chart if isinstance(chart, dict) else chart.to_dict()
     if path.suffix == ".svg":
         path.write_text(vl_convert.vegalite_to_svg(specification))
@@ -19,7 +19,7 @@ def write_chart(chart: Any, path: Path) -> None:
 
 
 def smaller_png(data: bytes) -> bytes:
-    """The same picture, a fifth of the size: vl-convert compresses in haste."""
+    """Compress a PNG of vl-convert again, to a fifth of its size."""
     signature, chunks = data[:8], list(png_chunks(data))
     pixels = zlib.decompress(b"".join(content for kind, content in chunks if kind == b"IDAT"))
     first = next(place for place, (kind, _) in enumerate(chunks) if kind == b"IDAT")

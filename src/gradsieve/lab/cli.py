@@ -180,7 +180,7 @@ def report_directory(directory: Path, out: Path, json_file: Path | None) -> None
     from gradsieve.lab.report.source import read_source
     from gradsieve.lab.report.summary import summary_rows
 
-    # What is no directory is told as such, when it is read.
+    # `read_source` refuses what is no directory.
     require_outputs(json_file, out=out if directory.is_dir() else None)
     try:
         source = read_source(directory)
@@ -195,7 +195,7 @@ def report_directory(directory: Path, out: Path, json_file: Path | None) -> None
 
 
 def report_frame(frame: Path, json_file: Path | None) -> None:
-    """What is in a frame: its sections, and how many bits each part takes."""
+    """Print the sections of a frame, and how many bits each part takes."""
     require_outputs(json_file)
     from gradsieve.codec import FrameError
     from gradsieve.lab.report.frame_tables import frame_tables, read_frame

@@ -1,4 +1,4 @@
-"""What every command shares: the terminal, files of rows, and how a command fails."""
+"""The terminal, files of rows, and how a command fails."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,10 +16,10 @@ errors = Console(stderr=True)
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
-    """Tell what is being done: the block calls what it is given with each new text.
+    """Show what is being done; the block calls the function that it gets with each new text.
 
-    On a terminal one line changes; elsewhere lines go to standard error, so that a log of hours is
-    not silent and a redirected table stays a table.
+    On a terminal one line changes. Elsewhere lines go to standard error, so that a long run leaves
+    a log and a redirected table stays a table.
     """
     if console.is_terminal:
         with console.status(what) as status:
@@ -30,12 +30,12 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 
 
 def log(text: str) -> None:
-    """A line of progress, for where no terminal shows one that changes."""
+    """Print a line of progress, where no terminal shows a line that changes."""
     errors.print(text, style="dim", markup=False, highlight=False)
 
 
 def require_outputs(*paths: Path | None, plot: Path | None = None, out: Path | None = None) -> None:
-    """Refuse, before anything is measured, what could not be written.
+    """Refuse paths that cannot be written, before anything is measured.
 
     Args:
         out: a directory that the command makes.
@@ -50,7 +50,7 @@ def require_outputs(*paths: Path | None, plot: Path | None = None, out: Path | N
 
 
 def require_directory(path: Path) -> None:
-    """Refuse one that cannot be made or written to; what is made to try it is removed."""
+    """Refuse a directory that cannot be made or written to; what the trial makes is removed."""
     new: list[Path] = []
     try:
         new = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
@@ -66,7 +66,7 @@ def require_directory(path: Path) -> None:
 
 
 def require_file(path: Path) -> None:
-    """Refuse one that cannot be written; what is there stays."""
+    """Refuse a file that cannot be written; its content stays as it is."""
     try:
         if not path.parent.is_dir():
             fail(f"cannot write {path}: {path.parent} is no folder")
@@ -74,7 +74,7 @@ def require_file(path: Path) -> None:
             fail(f"cannot write {path}: it is a folder; give a file")
         is_new, target = not path.exists(), path.resolve()
         if not (is_new or path.is_file()):
-            # Opening a pipe would tell its reader that all is written.
+            # Closing a pipe would tell its reader that all is written.
             return
         with target.open("ab"):
             pass
@@ -86,7 +86,7 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def measuring() -> Iterator[None]:
-    """A block of runs over a link: what they raise becomes a message that ends the command."""
+    """Turn what runs raise within the block into a message that ends the command."""
     from gradsieve.lab.runs.launch import RunError
 
     try:
@@ -98,7 +98,7 @@ def measuring() -> Iterator[None]:
 
 
 def require_data(*workloads: str) -> None:
-    """End with a message where the data of a workload is missing, before any rank is started.
+    """End the command where the data of a workload is missing, before any rank is started.
 
     Raises:
         ValueError: there is no workload of that name.
@@ -114,7 +114,7 @@ def require_data(*workloads: str) -> None:
 
 
 def require_drawing() -> None:
-    """End with a message where what draws figures is missing."""
+    """End the command where the packages that draw figures are missing."""
     try:
         import altair  # noqa: F401
         import vl_convert  # noqa: F401

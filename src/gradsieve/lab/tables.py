@@ -9,7 +9,7 @@ from rich.table import Table
 def table_of(
     headings: Sequence[str], *, title: str, caption: str | None = None, words: Sequence[str] = ()
 ) -> Table:
-    """An empty table of numbers; the columns in `words` hold words and stand at the left."""
+    """Return an empty table of numbers; the columns in `words` hold text, aligned to the left."""
     table = Table(
         title=title,
         caption=caption,

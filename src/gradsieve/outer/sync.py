@@ -20,6 +20,7 @@ from gradsieve.outer.buffers import averaged_buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.replicas import require_node_of, share
+from gradsieve.outer.requirements import require_no_start, require_same_parameters
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import load_under_way
 from gradsieve.outer.weights import (
@@ -211,7 +212,7 @@ class OuterSync:
                 OuterSync was made.
         """
         self._require_success()
-        self._require_same_parameters()
+        require_same_parameters(self._model, self._known)
         with self._failing():
             self._schedule.advance(self._exchange.begin, self._exchange.end)
         if self._follows_budget and not self._engine.topology.is_dense:
@@ -226,7 +227,7 @@ class OuterSync:
         evaluated or saved for good. Raises what `step` raises.
         """
         self._require_success()
-        self._require_same_parameters()
+        require_same_parameters(self._model, self._known)
         with self._failing():
             self._schedule.finish(self._exchange.begin, self._exchange.end)
         self._tell()
@@ -261,14 +262,6 @@ class OuterSync:
                 "an exchange of local steps has failed, and weights and residuals no longer belong "
                 "together: load the last checkpoint"
             )
-
-    def _require_same_parameters(self) -> None:
-        for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad and id(parameter) not in self._known:
-                raise SieveError(
-                    f"parameter {name} is trained now and was frozen when OuterSync was made: the "
-                    "ranks would part. Call finish, and make a new OuterSync with it."
-                )
 
     def __getstate__(self) -> NoReturn:
         """Raise TypeError, because what ranks share cannot be copied on one of them."""
@@ -354,13 +347,3 @@ class OuterSync:
     def _settings(self) -> list[str]:
         """The settings of a saved state, beside those of the sieve."""
         return [*self._schedule.settings, f"optimizer={type(self.optimizer).__name__}"]
-
-
-def require_no_start(config: SieveConfig) -> None:
-    """Raise ValueError if the sieve is to prune later than from the first exchange on."""
-    for name in ("start_step", "ramp_steps"):
-        if getattr(config, name):
-            raise ValueError(
-                f"OuterSync prunes from its first exchange on, without {name}: train with attach "
-                "or plain DDP first, and make the OuterSync then"
-            )

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from gradsieve.parameters.parameter import Dealt, Owned, ParameterState
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.pieces import Dealt, Owned
 from gradsieve.saved.memory import order_in_memory
 from gradsieve.saved.parameter import MOMENTS
 from gradsieve.sieve import Moments

@@ -7,18 +7,23 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from numbers import Real
 from operator import index
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.recording.counting import counted, histogram_of, sampled
+from gradsieve.recording.arguments import chooser, group_of, require_number
+from gradsieve.recording.counting import (
+    accumulates_in_place,
+    counted,
+    histogram_of,
+    kept_residual,
+    sampled,
+)
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
 from gradsieve.recording.histogram import Histogram
 from gradsieve.recording.mailbox import Mailbox
@@ -326,49 +331,7 @@ class Recorder:
 OWN_FIELDS = frozenset(field.name for field in fields(StepRecord))
 
 
-def require_number(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is one number, without waiting for a device.
-
-    Ranks that write nothing check it, too, so that all ranks fail alike.
-    """
-    is_one = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, Real)
-    if not is_one:
-        raise TypeError(f"log: {name} must be a number, got {value!r}")
-
-
 def close_if_alive(recorder: "weakref.ref[Recorder]") -> None:
     alive = recorder()
     if alive is not None:
         alive.close()
-
-
-def chooser(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
-    if callable(every):
-        return every
-    steps = index(every)
-    if steps < 0:
-        raise ValueError(f"histograms_every must be 0 or more, got {steps}")
-    return lambda step: steps > 0 and step % steps == 0
-
-
-def accumulates_in_place(parameter: ParameterState, state: SieveState | None) -> bool:
-    """Return whether a rank prunes the sum of its own gradient and residual, element by element."""
-    of_node = state is not None and state.engine.topology.averages_on_node
-    return not (parameter.whole or parameter.rotation is not None or of_node)
-
-
-def kept_residual(parameter: ParameterState) -> Tensor:
-    """Return the residual that this rank keeps, which may be a piece for its node."""
-    residual = parameter.flat_residual()
-    if parameter.dealt is None:
-        return residual
-    return residual[parameter.dealt.start : parameter.dealt.stop]
-
-
-def group_of(model: nn.Module) -> dist.ProcessGroup:
-    if isinstance(model, DistributedDataParallel):
-        return model.process_group
-    group = dist.group.WORLD
-    if group is None:
-        raise ValueError("a Recorder wants a DDP model, or an initialized default group")
-    return group

@@ -1,4 +1,4 @@
-"""A shared basis in which few coefficients carry most of a matrix's gradient."""
+"""Rotate gradients into a basis in which few coefficients hold most of their energy."""
 
 from gradsieve.rotation.rotation import Rotation, rotation_of
 

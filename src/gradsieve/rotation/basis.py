@@ -1,4 +1,4 @@
-"""An orthonormal basis that follows the gradients."""
+"""An orthonormal basis that adapts to gradients."""
 
 import numpy as np
 import torch
@@ -8,30 +8,37 @@ from gradsieve.rotation.fixed_order import add_gram, multiply, orthonormal_facto
 from gradsieve.runtime.arrays import FLOAT32, FLOAT64, require_matrix
 
 FORGETTING = 0.6
-"""What is left of the covariance at each turn: as long a memory as about 25 steps."""
+"""The factor of the covariance at each turn. It then remembers about 25 steps."""
 
 
 class Basis:
-    """A basis of rows, which follows their gradients.
+    """An orthonormal basis for the rows of a gradient.
 
-    It approaches the eigenvectors of the covariance of the averaged gradients' rows, by one step a
-    turn of the unshifted QR algorithm (J. Francis, The QR Transformation, Computer Journal 4(3),
-    1961), which sorts them by their eigenvalues. That is the subspace iteration of SOAP (N. Vyas
-    et al., 2024, algorithm 4), written in the coordinates that the basis has reached.
+    It approaches the eigenvectors of the covariance of averaged gradients' rows, sorted by
+    eigenvalue. Each turn is one step of the unshifted QR algorithm (J. Francis, The QR
+    Transformation, Computer Journal 4(3), 1961). This is the subspace iteration of SOAP (N. Vyas et
+    al., 2024, algorithm 4), written in the coordinates of the current basis.
+
+    Args:
+        size: the length of a row.
+        device: where the basis is kept.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.vectors = torch.eye(size, device=device, dtype=torch.float32)
-        """float32 [size, size], a vector a row."""
+        """float32 [size, size]. Each row is a vector of the basis."""
         self.covariance = torch.zeros(size, size, device=device, dtype=torch.float32)
-        """float32 [size, size], in the coordinates of `vectors`."""
+        """float32 [size, size], in the coordinates of `vectors`, and not centred."""
 
     def learn(self, matrix: Tensor) -> None:
-        """Add rows of averaged coefficients, float32 [*, size], to the covariance.
+        """Add rows of averaged coefficients to the covariance.
+
+        Args:
+            matrix: float32 [rows, size].
 
         Raises:
-            TypeError: another dtype.
-            ValueError: another shape.
+            TypeError: the matrix has another dtype.
+            ValueError: the matrix has another shape.
         """
         if matrix.is_cpu:
             rows, covariance = matrix.contiguous().numpy(), self.covariance.numpy()
@@ -43,9 +50,11 @@ class Basis:
             self.covariance.addmm_(matrix.T, matrix)
 
     def turn(self) -> Tensor | None:
-        """Turn the basis; returns what coefficients are multiplied by on the right, [size, size].
+        """Turn the basis towards the eigenvectors of the covariance.
 
-        None where nothing was learned, or nothing finite.
+        Returns:
+            the turn, float32 [size, size]: the new coefficients are the old ones times the turn.
+            None, with the basis unchanged, if nothing was learned or the covariance is not finite.
         """
         covariance = self.covariance.double()
         if not bool(covariance.isfinite().all()):
@@ -63,11 +72,14 @@ class Basis:
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
-    """Q of the QR decomposition of a square matrix, float64, the same bits on every CPU.
+    """Return Q of the QR decomposition of a matrix, in the same bits on every CPU.
+
+    Args:
+        matrix: float64 [N, N].
 
     Raises:
-        TypeError: another dtype.
-        ValueError: another shape.
+        TypeError: the matrix has another dtype.
+        ValueError: the matrix is not square.
     """
     if not matrix.is_cpu:
         return torch.linalg.qr(matrix).Q  # type: ignore[no-any-return]
@@ -79,11 +91,15 @@ def orthonormal(matrix: Tensor) -> Tensor:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product, of one dtype, the same bits on every CPU.
+    """Return a matrix product, in the same bits on every CPU.
+
+    Args:
+        left: float32 or float64 [M, K].
+        right: [K, N], of the same dtype.
 
     Raises:
-        TypeError: dtypes that differ, or neither float32 nor float64.
-        ValueError: shapes that do not fit.
+        TypeError: the dtypes differ, or are neither float32 nor float64.
+        ValueError: the shapes do not fit.
     """
     if not left.is_cpu:
         return torch.mm(left, right)

@@ -1,4 +1,4 @@
-"""Tell once where rotating takes more of a step than it is likely to be worth, or is missing."""
+"""Warn once where rotation takes a large part of a step, or where it is missing."""
 
 import statistics
 import time
@@ -6,22 +6,25 @@ import time
 from gradsieve.runtime.notices import tell
 
 FIRST, LAST = 5, 25
-"""Steps of which the cost is taken; those before compile and find memory."""
+"""The first and the last step that are measured. Those before compile and allocate memory."""
 LARGE = 0.25
-"""Of a step."""
+"""The share of a step from which rotation is reported."""
 SCARCE = 0.3
-"""Bits an element, below which unrotated gradients lose much (see docs/quality.md)."""
+"""The bits an element below which unrotated gradients lose much (see docs/quality.md)."""
 
 
 class RotationCost:
+    """A measure of the share of a step that rotation takes."""
+
     def __init__(self) -> None:
         self._steps = 0
         self._start = self._rotated_before = 0.0
 
     def end_step(self, rotating: float) -> None:
-        """Take what rotating has taken so far, in seconds, at the end of each step.
+        """Measure a step, and warn after `LAST` steps if the share was large.
 
-        Tells after `LAST` steps, where it was a large part of the time.
+        Args:
+            rotating: the seconds that rotation has taken in all steps so far.
         """
         self._steps += 1
         now = time.perf_counter()
@@ -39,13 +42,17 @@ class RotationCost:
 
 
 class ScarceBits:
-    """Where a budget leaves few bits and nothing is rotated."""
+    """A measure of the bits that a budget leaves, where nothing is rotated."""
 
     def __init__(self) -> None:
         self._bits: list[float] = []
 
     def end_step(self, bits: float) -> None:
-        """Take the bits an element of each step with frames; tells after `LAST` of them."""
+        """Note a step that has sent frames, and warn after `LAST` of them if bits were few.
+
+        Args:
+            bits: the bits that were sent for each element.
+        """
         if len(self._bits) == LAST:
             return
         self._bits.append(bits)

@@ -1,9 +1,10 @@
-"""Linear algebra whose results are the same bits on every machine and with any number of threads.
+"""Linear algebra with the same bits on every machine, and with any number of threads.
 
-Ranks invert the rotation each for itself, and their replicas must agree. A library's matrix product
-adds in an order that depends on the processor; here every element is a sum in the order of its
-terms, each product rounded before it is added. The inner loops run along rows, over elements that
-do not depend on each other, and so in vector registers all the same.
+Each rank inverts the rotation for itself, and the ranks' replicas must stay equal. The matrix
+product of a library adds terms in an order that depends on the processor. Here every element is the
+sum of its terms in their order, and each product is rounded before it is added. The inner loops run
+along rows, over elements that are independent of each other, so that they still use vector
+registers.
 """
 
 import math
@@ -13,22 +14,23 @@ import numpy as np
 from gradsieve.runtime.compiled import compiled
 
 AT_ONCE = 4
-"""Rows that are added while a row of the result is in registers."""
+"""The rows that are added at once, while a part of the result is in registers."""
 NEGLIGIBLE = 1e-30
-"""A column's norm, beside entries of up to 1, from which no direction can be told."""
+"""The norm below which a column has no direction, in a matrix with entries of up to 1."""
 SPARSE = 4
-"""A row with fewer than one survivor in so many elements is multiplied by its survivors alone."""
+"""Rows with fewer than one nonzero element in SPARSE are multiplied by these elements alone."""
 
 
 @compiled
 def add_row(row, factor, other):  # type: ignore[no-untyped-def]
+    """Compute row += factor · other."""
     for j in range(row.size):
         row[j] += factor * other[j]
 
 
 @compiled
 def add_rows(row, factors, places, count, others):  # type: ignore[no-untyped-def]
-    """row += Σ factors[k] · others[places[k]] for the first `count` of them."""
+    """Compute row += Σ factors[k] · others[places[k]] for k below `count`, in order."""
     whole = count // AT_ONCE * AT_ONCE
     for k in range(0, whole, AT_ONCE):
         f, g, h, i = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
@@ -42,6 +44,10 @@ def add_rows(row, factors, places, count, others):  # type: ignore[no-untyped-de
 
 @compiled
 def gather_nonzero(row, factors, places):  # type: ignore[no-untyped-def]
+    """Write a row's nonzero elements and their places, and return their number.
+
+    factors, places: with room for one more element than the row has.
+    """
     count = 0
     for k in range(row.size):
         factors[count] = row[k]
@@ -52,9 +58,9 @@ def gather_nonzero(row, factors, places):  # type: ignore[no-untyped-def]
 
 @compiled
 def multiply(left, right, product):  # type: ignore[no-untyped-def]
-    """product = left · right; zeros of `left` cost nothing.
+    """Compute product = left · right, skipping zeros of `left`.
 
-    left: [M, K], right: [K, N], product: [M, N], contiguous, of one dtype.
+    left: [M, K]; right: [K, N]; product: [M, N]. All are contiguous and of one dtype.
     """
     factors = np.empty(left.shape[1] + 1, left.dtype)
     places = np.empty(left.shape[1] + 1, np.int64)
@@ -67,7 +73,10 @@ def multiply(left, right, product):  # type: ignore[no-untyped-def]
 
 @compiled
 def add_gram(matrix, gram):  # type: ignore[no-untyped-def]
-    """gram += matrixᵀ · matrix, both float32; zeros of `matrix` cost nothing."""
+    """Compute gram += matrixᵀ · matrix, skipping zeros of `matrix`.
+
+    matrix: float32 [M, N]; gram: float32 [N, N].
+    """
     n = matrix.shape[1]
     factors = np.empty(n + 1, np.float32)
     places = np.empty(n + 1, np.int64)
@@ -85,11 +94,11 @@ def add_gram(matrix, gram):  # type: ignore[no-untyped-def]
 
 @compiled
 def orthonormal_factor(matrix, factor):  # type: ignore[no-untyped-def]
-    """Write Q of matrix = Q · R to `factor`; both float64 [N, N], `matrix` is overwritten by R.
+    """Write Q of matrix = Q · R to `factor`, and R to `matrix`. Both are float64 [N, N].
 
-    The largest entry of `matrix` should be about 1. By Householder reflections (G. Golub, C. Van
-    Loan, Matrix Computations, algorithm 5.2.1), which keep Q orthonormal where the matrix has no
-    full rank. The diagonal of R is not made positive.
+    The largest entry of `matrix` should be about 1. Householder reflections are used (G. Golub, C.
+    Van Loan, Matrix Computations, algorithm 5.2.1), which keep Q orthonormal even if the matrix
+    does not have full rank. The diagonal of R may be negative.
     """
     n = matrix.shape[0]
     reflectors = np.zeros((n, n))
@@ -117,7 +126,10 @@ def orthonormal_factor(matrix, factor):  # type: ignore[no-untyped-def]
 
 @compiled
 def reflect(matrix, v, scale, first, sums):  # type: ignore[no-untyped-def]
-    """matrix -= scale · v · (vᵀ · matrix) in the rows and columns from `first` on."""
+    """Compute matrix -= scale · v · (vᵀ · matrix) in the rows and columns from `first` on.
+
+    v: float64 [N]; matrix: float64 [N, N]; sums: float64 [N], overwritten.
+    """
     part = sums[first:]
     part[:] = 0
     for i in range(first, v.size):

@@ -1,4 +1,4 @@
-"""Both sides of a matrix: gradients to coefficients, averaged coefficients to gradients."""
+"""Rotate gradients of a matrix to coefficients, and averaged coefficients back to gradients."""
 
 import time
 import zlib
@@ -14,17 +14,18 @@ from gradsieve.rotation.basis import Basis, product
 SavedRotation = Mapping[str, Any]
 
 EARLY = (1, 3, 7)
-"""The steps after which the bases turn for the first times."""
+"""The steps after which the bases turn first."""
 PERIOD = 10
-"""Steps from turn to turn after that."""
+"""The steps between later turns."""
 LONGEST_SIDE = 2**14
-"""A longer side (a vocabulary) has rows of its own that come and go, and is left as it is."""
+"""The longest side that is rotated. In a longer one, such as a vocabulary, rows come and go."""
 
 
 class Side:
-    """One side of a matrix, in blocks of nearly equal size with a basis each; or none at all.
+    """One side of a matrix, in blocks of nearly equal size, each with a basis.
 
-    The cost of a rotation is proportional to the size of a block, whatever the size of the matrix.
+    A side longer than LONGEST_SIDE has no blocks. The cost of rotating an element is proportional
+    to the size of a block, whatever the size of the matrix.
     """
 
     def __init__(self, size: int, block: int, device: torch.device) -> None:
@@ -43,15 +44,18 @@ class Side:
 
 
 class Rotation:
-    """Orthonormal bases of the rows and the columns of a gradient G [M, N].
+    """Orthonormal bases for the rows and the columns of a gradient G [M, N].
 
-    Its coefficients are left · G · rightᵀ: few of them carry most of it, as few products of a
-    vector of each side do (what PowerSGD sends: T. Vogels et al., NeurIPS 2019). The bases follow
-    what the ranks have decoded, which is the same on all: they cost no byte.
+    The coefficients are left · G · rightᵀ. Gradients are nearly of low rank (the premise of
+    PowerSGD: T. Vogels et al., NeurIPS 2019), so that few coefficients hold most of their energy.
+    The bases are computed from what ranks have decoded, which is the same on all of them, so that
+    they are never sent.
 
     Args:
-        rows, columns: M and N, as the parameter lies in memory.
-        block: the largest size of a basis; longer sides are rotated in blocks.
+        rows: M, as the parameter lies in memory.
+        columns: N, as the parameter lies in memory.
+        block: the largest size of a basis. Longer sides are rotated in blocks.
+        device: where the parameter is.
     """
 
     def __init__(self, rows: int, columns: int, block: int, device: torch.device) -> None:
@@ -59,19 +63,19 @@ class Rotation:
         self.left, self.right = Side(rows, block, device), Side(columns, block, device)
         self.steps = 0
         self.is_due = False
-        """Whether the bases turn after this step."""
+        """Whether the bases are to turn after this step."""
         self._before: tuple[int, bool, list[Tensor]] | None = None
-        """Steps, `is_due` and covariances, before this step has taught anything."""
+        """`steps`, `is_due` and the covariances before this step, for `undo`."""
         self.seconds = 0.0
-        """What the rotation has taken so far, in all threads."""
+        """The time that the rotation has taken so far, added up over threads."""
         self.fingerprint = 0
-        """Of the bases: alike on two ranks where these are the same bits."""
+        """A CRC-32 of the bases, to compare them between ranks."""
 
     def coefficients(self, flat: Tensor) -> Tensor:
-        """Of a gradient, float32 [M · N]; a new tensor."""
+        """Return the coefficients of a gradient, both float32 [M · N], as a new tensor."""
         matrix = flat.view(self.rows, self.columns)
         coefficients = torch.empty_like(matrix) if self.left else matrix.clone()
-        # A backward pass under autocast would round the products.
+        # Under autocast a backward pass would round the products.
         with self._timed(), torch.autocast(flat.device.type, enabled=False):
             for rows, basis in self.left:
                 torch.mm(basis.vectors, matrix[rows], out=coefficients[rows])
@@ -80,7 +84,10 @@ class Rotation:
         return coefficients.view(-1)
 
     def restore(self, flat: Tensor) -> None:
-        """Coefficients that all ranks share become a gradient, float32 [M · N], in place."""
+        """Turn coefficients into a gradient, float32 [M · N], in place.
+
+        The same coefficients give the same bits on every CPU.
+        """
         matrix = flat.view(self.rows, self.columns)
         with self._timed(), torch.autocast(flat.device.type, enabled=False):
             for columns, basis in self.right:
@@ -91,7 +98,7 @@ class Rotation:
                 matrix[rows] = product(vectors.T, matrix[rows][occupied])
 
     def learn(self, flat: Tensor) -> None:
-        """Look at a step's coefficients that all ranks share, float32 [M · N]."""
+        """Learn from a step's averaged coefficients, float32 [M · N], the same on all ranks."""
         matrix = flat.view(self.rows, self.columns)
         self._before = self.steps, self.is_due, [basis.covariance.clone() for basis in self.bases]
         self.steps += 1
@@ -105,7 +112,7 @@ class Rotation:
                 basis.learn(matrix[:, columns])
 
     def undo(self) -> None:
-        """Forget what this step has taught."""
+        """Restore what `learn` has changed in this step."""
         if self._before is not None:
             self.steps, self.is_due, covariances = self._before
             for basis, covariance in zip(self.bases, covariances, strict=True):
@@ -113,11 +120,15 @@ class Rotation:
             self._before = None
 
     def commit(self) -> None:
-        """The step is done."""
+        """Finish the step: it can no longer be undone."""
         self._before = None
 
     def turn(self, residuals: Sequence[Tensor]) -> None:
-        """Turn the bases, and coefficients that are kept: float32 [M · N] each, in place."""
+        """Turn the bases, and with them the residuals, which are coefficients.
+
+        Args:
+            residuals: float32 [M · N] each, changed in place.
+        """
         matrices = [flat.view(self.rows, self.columns) for flat in residuals]
         with self._timed():
             for rows, basis in self.left:
@@ -144,13 +155,15 @@ class Rotation:
 
     @property
     def bases(self) -> list[Basis]:
+        """All bases, those of the rows first."""
         return [basis for side in (self.left, self.right) for _, basis in side]
 
     def save(self) -> SavedRotation:
+        """Return what `load` restores, as copies."""
         return {
             "steps": self.steps,
             "vectors": [basis.vectors.clone() for basis in self.bases],
-            # One that is not finite would be forgotten when the bases turn.
+            # A covariance that is not finite would be cleared at the next turn.
             "covariances": [
                 torch.where(basis.covariance.isfinite(), basis.covariance, 0.0)
                 for basis in self.bases
@@ -158,7 +171,7 @@ class Rotation:
         }
 
     def require_fit(self, name: str, saved: SavedRotation) -> None:
-        """Raise ValueError if `load` cannot take what was saved of the parameter `name`."""
+        """Raise ValueError if what was saved of the parameter `name` does not fit this one."""
         mine = [list(basis.vectors.shape) for basis in self.bases]
         theirs = [list(vectors.shape) for vectors in saved["vectors"]]
         if theirs != mine:
@@ -168,7 +181,7 @@ class Rotation:
             )
 
     def load(self, saved: SavedRotation) -> None:
-        """What `require_fit` lets pass."""
+        """Restore a saved rotation that `require_fit` has accepted."""
         self.steps, self.is_due = saved["steps"], False
         for basis, vectors, covariance in zip(
             self.bases, saved["vectors"], saved["covariances"], strict=True
@@ -179,7 +192,12 @@ class Rotation:
 
 
 def rotation_of(parameter: Tensor, block: int) -> Rotation | None:
-    """For a parameter that is dense in memory; None where it is a vector, or with block 0."""
+    """Return a rotation for a parameter, or None if it is a vector or `block` is 0.
+
+    Args:
+        parameter: a tensor that is dense in memory.
+        block: the largest size of a basis.
+    """
     rows, columns = matrix_of(parameter)
     if not block or min(rows, columns) < 2:
         return None
@@ -188,9 +206,10 @@ def rotation_of(parameter: Tensor, block: int) -> Rotation | None:
 
 
 def matrix_of(parameter: Tensor) -> tuple[int, int]:
-    """Rows and their length: the outermost dimension in memory, and all others.
+    """Return the number of rows of a parameter and their length.
 
-    A dimension of size 1 is none. Matrices that lie stacked in one parameter count as one.
+    Rows run along the outermost dimension in memory whose size is not 1. The other dimensions make
+    up a row. Several matrices stacked in one parameter count as one.
     """
     dimensions = [number for number, size in enumerate(parameter.shape) if size > 1]
     if not dimensions or not parameter.numel():

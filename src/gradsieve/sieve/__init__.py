@@ -1,4 +1,4 @@
-"""The first stage of a bucket's way: which gradients go out, and what stays."""
+"""Select the gradients to send, and keep the others in the residual. One process, any device."""
 
 from gradsieve.sieve.magnitudes import Magnitudes, sample_magnitudes
 from gradsieve.sieve.moments import Moments

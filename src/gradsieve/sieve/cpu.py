@@ -1,4 +1,4 @@
-"""The sieve on the CPU: the kernel over chunks of a parameter, one a thread."""
+"""Selection on the CPU: the kernel runs over chunks of a parameter, each in a thread."""
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from gradsieve.sieve.workspace import Workspace
 Floats = NDArray[np.float32]
 
 SMALLEST_CHUNK = 256 * 1024
-"""Elements below which handing a chunk to another thread costs more than it saves."""
+"""The fewest elements of a chunk that are worth handing to another thread."""
 STREAMED_FROM = 4 * 1024 * 1024
-"""Elements from which a new residual elsewhere is written past the caches, which it would not fit:
-else each line is read before it is written (1.4 to 1.5 instead of 1.0 G elements/s on one core)."""
+"""The fewest elements of a new residual that is written past the caches, if it goes to other memory
+than the old one. It would not fit the caches, and writing through them reads each line first (1.0
+instead of 1.4 to 1.5 G elements/s on one core)."""
 SMALLEST_SQUARE_SUM = 1e-25
-"""Below, the squares of a tile may have vanished in float32: they are summed again in float64."""
+"""Smaller sums are computed again in float64, since squares may have vanished in float32."""
 
 
 def sieve_on_cpu(
@@ -31,9 +32,16 @@ def sieve_on_cpu(
     *,
     clear: bool,
 ) -> tuple[NDArray[np.int32], Floats, Moments]:
-    """Sieve flat float32 arrays; the survivors lie in `out`.
+    """Do what `select` does, for flat float32 arrays.
 
-    The new residual goes to `into`: `residual` itself, or an array that does not overlap it.
+    The new residual is written to `into`, which is `residual` itself or does not overlap it.
+
+    Returns:
+        indices (int32) and values (float32), as views into `out`, and the moments.
+
+    Raises:
+        TypeError: an array has another dtype.
+        ValueError: sizes differ, an array is not contiguous, or one to be written is read-only.
     """
     numel = gradient.size
     require_gradient = require_target if clear else require_array
@@ -43,8 +51,8 @@ def sieve_on_cpu(
     bounds = chunk_bounds(numel, torch.get_num_threads())
     indices, values = out.free(numel + len(bounds) * PADDING)
     totals = totals_for(numel)
-    way = (CLEAR if clear else 0) | (STREAM if streams(residual, into) else 0)
-    one_pass = Pass(gradient, residual, into, np.float32(threshold), indices, values, totals, way)
+    flags = (CLEAR if clear else 0) | (STREAM if streams(residual, into) else 0)
+    one_pass = Pass(gradient, residual, into, np.float32(threshold), indices, values, totals, flags)
 
     def sieve(chunk: int) -> int:
         start, stop = bounds[chunk]
@@ -61,6 +69,12 @@ def sieve_on_cpu(
 
 
 def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
+    """Do what `measure` does, for flat float32 arrays.
+
+    Raises:
+        TypeError: an array has another dtype.
+        ValueError: sizes differ, or an array is not contiguous.
+    """
     numel = gradient.size
     require_array("the gradient", gradient, FLOAT32)
     if residual is not None:
@@ -90,12 +104,12 @@ def measure_on_cpu(gradient: Floats, residual: Floats | None) -> Moments:
 
 
 def totals_for(numel: int) -> NDArray[np.float64]:
-    """Zeros, a row for each unit."""
+    """Return zeros, float64 [units, TOTALS]."""
     return np.zeros((max(1, -(-numel // UNIT)), TOTALS))
 
 
 def chunk_bounds(numel: int, threads: int) -> list[tuple[int, int]]:
-    """Cut a parameter into at most `threads` ranges of whole units."""
+    """Cut a parameter into at most `threads` ranges of whole units, each (start, stop)."""
     chunks = max(1, min(threads, numel // SMALLEST_CHUNK))
     size = -(-numel // chunks)
     size = -(-size // UNIT) * UNIT
@@ -103,7 +117,7 @@ def chunk_bounds(numel: int, threads: int) -> list[tuple[int, int]]:
 
 
 class Pass:
-    """One pass over a parameter; several threads may be at its ranges."""
+    """The arrays of one pass over a parameter, whose ranges several threads may work on."""
 
     def __init__(
         self,
@@ -114,18 +128,17 @@ class Pass:
         indices: NDArray[np.int32],
         values: Floats,
         totals: NDArray[np.float64],
-        way: int,
+        flags: int,
     ) -> None:
         self.gradient, self.residual, self.into = gradient, residual, into
-        self.threshold, self.way = threshold, way
+        self.threshold, self.flags = threshold, flags
         arrays = (gradient, residual, into, indices, values, totals)
         self.addresses = [array.ctypes.data for array in arrays]
 
     def sieve(self, start: int, stop: int, out: int) -> int:
-        """Sieve a range that begins with a unit; survivors go to place `out` and behind.
+        """Sieve a range that begins with a unit, and return the number of survivors.
 
-        Returns:
-            the number of survivors.
+        The survivors are written from place `out` on.
         """
         gradient, residual, into, indices, values, totals = self.addresses
         whole = start + (stop - start) // BLOCK * BLOCK
@@ -139,10 +152,10 @@ class Pass:
             values + out * 4,
             start,
             totals + start // UNIT * ROW_BYTES,
-            self.way,
+            self.flags,
         )
         if whole < stop:
-            # The last elements go through the same code, on copies filled up to a whole block.
+            # The last elements go through the same code, as copies filled up to a whole block.
             rest, left = filled_blocks(self.gradient, self.residual, whole, stop)
             assert left is not None
             at = left.ctypes.data
@@ -158,14 +171,14 @@ class Pass:
                 totals + whole // UNIT * ROW_BYTES,
                 0,
             )
-            if self.way & CLEAR:
+            if self.flags & CLEAR:
                 self.gradient[whole:stop] = 0
             self.into[whole:stop] = left[: stop - whole]
         return int(survivors)
 
 
 def streams(residual: Floats, into: Floats) -> bool:
-    """Whether the new residual is written past the caches."""
+    """Return whether the new residual is to be written past the caches."""
     if into is residual or into.size < STREAMED_FROM:
         return False
     return into.ctypes.data % STREAM_ALIGNMENT == 0
@@ -174,7 +187,7 @@ def streams(residual: Floats, into: Floats) -> bool:
 def filled_blocks(
     gradient: Floats, residual: Floats | None, start: int, stop: int
 ) -> tuple[Floats, Floats | None]:
-    """Copies of `start` to `stop`, filled up to a block with elements that send nothing."""
+    """Return copies of the elements `start` to `stop`, filled up to a block with zeros."""
 
     def filled(array: Floats) -> Floats:
         block = np.zeros(BLOCK, np.float32)
@@ -190,7 +203,7 @@ def close_gaps(
     bounds: list[tuple[int, int]],
     counts: list[int],
 ) -> int:
-    """Move the chunks' survivors together; returns their number."""
+    """Move the chunks' survivors together, and return their number."""
     end = counts[0]
     for chunk in range(1, len(bounds)):
         at, count = bounds[chunk][0] + chunk * PADDING, counts[chunk]
@@ -201,13 +214,14 @@ def close_gaps(
 
 
 def moments_from(totals: NDArray[np.float64], numel: int, survivors: int) -> Moments:
-    """Join the units' totals in order: all are sums but the largest magnitude."""
+    """Return the moments of all units. Sums are added up in the order of the units."""
     joined = np.add.accumulate(totals)[-1]
     joined[LARGEST] = totals[:, LARGEST].max()
     return Moments.from_totals(numel, survivors, joined.tolist())
 
 
 def vanished_or_overflowed(moments: Moments) -> bool:
+    """Return whether squares may have left the range of float32."""
     squares = moments.unsent_square_sum + moments.survivor_square_sum
     return moments.largest > 0 and not SMALLEST_SQUARE_SUM < squares < np.inf
 
@@ -215,7 +229,7 @@ def vanished_or_overflowed(moments: Moments) -> bool:
 def exact_moments(
     values: Floats, residual: Floats, nonfinite: int, gradient_square_sum: float
 ) -> Moments:
-    """The moments of what was sent and what was left, summed in float64."""
+    """Return the moments of survivors' values and of the new residual, summed in float64."""
     sent = values[np.isfinite(values)].astype(np.float64)
     unsent = residual.astype(np.float64)
     magnitudes = np.abs(unsent), np.abs(sent)
@@ -234,5 +248,5 @@ def exact_moments(
 
 
 def in_order(terms: NDArray[np.float64]) -> float:
-    """A sum from first to last; numpy's own order, and a library's, depend on the processor."""
+    """Return a sum in the order of its terms; numpy's own order depends on the processor."""
     return float(np.add.accumulate(terms)[-1]) if terms.size else 0.0

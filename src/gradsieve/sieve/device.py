@@ -1,4 +1,4 @@
-"""The sieve in torch operations, for tensors on any device."""
+"""Selection in torch operations, for tensors on any device."""
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ def sieve_on_device(
     clear: bool = False,
     into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Moments]:
-    """Sieve flat float32 tensors of one device; the new residual goes `into` or is left in place.
+    """Do what `select` does, for flat float32 tensors of one device.
 
-    One synchronisation with the device for the number of survivors, one for the moments.
+    The host waits for the device twice: for the number of survivors, and for the moments.
     """
     accumulated, squares = gradient + residual, gradient.double().square().sum()
     finite = accumulated.isfinite()
@@ -34,6 +34,7 @@ def sieve_on_device(
 
 
 def measure_on_device(gradient: Tensor, residual: Tensor | None) -> Moments:
+    """Do what `measure` does, for flat float32 tensors of one device."""
     before = torch.zeros_like(gradient) if residual is None else residual
     accumulated = gradient + before
     finite = accumulated.isfinite()
@@ -45,6 +46,12 @@ def measure_on_device(gradient: Tensor, residual: Tensor | None) -> Moments:
 def moments_on_device(
     kept: Tensor, sent: Tensor, squares: Tensor, *, survivors: int, finite: Tensor
 ) -> Moments:
+    """Return the moments, summed in float64.
+
+    kept: the accumulated gradient, with the old residual where it is not finite; sent: which
+    elements are finite survivors; squares: the sum of squares of the gradient; survivors: their
+    number; finite: which elements of the accumulated gradient are finite.
+    """
     exact = kept.double()
     unsent = exact.masked_fill(sent, 0.0)
     passed = exact - unsent

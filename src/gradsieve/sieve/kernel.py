@@ -14,28 +14,32 @@ from gradsieve.sieve.tile import (
 )
 
 UNIT = 16 * TILE
-"""Elements that have a row of totals of their own, so that sums do not depend on the threads."""
+"""The elements that share a row of totals. Sums of rows do not depend on the number of threads."""
 ROW_BYTES = 8 * TOTALS
 
 
 @compiled
 def totals_row(totals, first, at):  # type: ignore[no-untyped-def]
-    """The address of the row for element `at` where element `first` has the one at `totals`."""
+    """Return the address of the row of element `at`, given that `totals` is that of `first`."""
     return totals + (at // UNIT - first // UNIT) * ROW_BYTES
 
 
 @compiled
 def sieve_blocks(  # type: ignore[no-untyped-def]
-    gradient, residual, into, length, threshold, indices, values, first, totals, way
+    gradient, residual, into, length, threshold, indices, values, first, totals, flags
 ):
-    """Sieve `length` elements, a multiple of BLOCK; returns the number of survivors.
+    """Sieve `length` elements, a multiple of BLOCK, and return the number of survivors.
 
-    gradient, residual, into, indices, values, totals: addresses of float32 (three times), int32,
-    float32 and float64; threshold: float32, not negative; first: the index of the first element;
-    way: CLEAR and STREAM, added up. The new residual goes to `into`, which may be `residual`, up to
-    PADDING elements behind the survivors are overwritten; `totals` has a row of TOTALS for each
-    UNIT of the parameter from that of `first` on, which are added to. With CLEAR the gradient
-    becomes 0; with STREAM `into` is aligned to STREAM_ALIGNMENT.
+    All arrays are given by their addresses:
+        gradient, residual: float32 [length]. With CLEAR the gradient becomes 0.
+        into: float32 [length], where the new residual is written. It may be `residual`. With
+            STREAM it is aligned to STREAM_ALIGNMENT.
+        indices, values: int32 and float32, where survivors are written. Up to PADDING elements
+            behind them are overwritten.
+        totals: float64 [*, TOTALS], a row for each UNIT from that of `first` on, added to.
+
+    threshold: float32, not negative. first: the index of the first element in the parameter.
+    flags: the sum of CLEAR and STREAM, where wanted.
     """
     survivors = 0
     dense = 0
@@ -52,22 +56,22 @@ def sieve_blocks(  # type: ignore[no-untyped-def]
             values + survivors * 4,
             first + start,
             totals_row(totals, first, first + start),
-            way + dense,
+            flags + dense,
         )
         survivors += count
-        # Where one vector in five holds a survivor, a mispredicted branch for each costs more
-        # than packing them all.
+        # Once a vector in five holds a survivor, mispredicted branches cost more than packing all
+        # vectors.
         dense = DENSE if count * 40 > size else 0
-    if way & STREAM:
+    if flags & STREAM:
         wait_for_stores()
     return survivors
 
 
 @compiled
 def measure_blocks(gradient, residual, length, totals):  # type: ignore[no-untyped-def]
-    """Add to `totals` what `sieve_blocks` would at threshold infinity, and change nothing else.
+    """Add to `totals` what `sieve_blocks` adds at a threshold of infinity; change nothing else.
 
-    gradient, totals: addresses as for `sieve_blocks`; residual: float32 [length] or None.
+    gradient, totals: addresses as for `sieve_blocks`; residual: float32 [length], or None for 0.
     """
     scratch = np.zeros(TILE, np.float32)
     indices = np.empty(PADDING + TILE, np.int32)

@@ -1,4 +1,4 @@
-"""A histogram of the magnitudes of one parameter: which threshold would let how many pass."""
+"""A histogram of one parameter's magnitudes, which tells how many pass a threshold."""
 
 from dataclasses import dataclass
 
@@ -10,34 +10,39 @@ from torch import Tensor
 from gradsieve.runtime.compiled import compiled
 
 SAMPLE = 256 * 1024
-"""Elements that are looked at, at most."""
+"""The largest number of elements that are counted."""
 RUN = 64
-"""Neighbouring elements of a sample: a cache line costs the same for one as for sixteen."""
+"""The number of neighbours that are counted together, since memory is read by cache lines."""
 SHIFT = 17
-"""A bin is the exponent and the first six bits of the mantissa: 64 bins an octave."""
+"""The lower bits of a float32 that a bin ignores. Six bits of the mantissa are left, which makes 64
+bins an octave."""
 BINS = 2 ** (31 - SHIFT)
 FIRST_NONFINITE = 0x7F800000
 MAGNITUDE_BITS = 0x7FFFFFFF
 GOLDEN_RATIO = 0.6180339887498949
 LARGEST_INTERPOLATED = 0.25
-"""Share of the wanted elements that a bin may hold for a place inside it to be guessed."""
+"""The largest share of the wanted elements in a bin for which a threshold inside it is guessed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Magnitudes:
-    """Counts of the finite magnitudes of a sample, on a logarithmic scale."""
+    """The counts of the finite magnitudes of a sample, on a logarithmic scale."""
 
     counts: NDArray[np.int64]
-    """[BINS]; exact zeros are in the first."""
+    """int64 [BINS]. Exact zeros are in the first bin."""
     phase: float
-    """A number in 0..1 that differs from step to step: what a bin is rounded up or down by."""
+    """A number in 0 .. 1 that differs from step to step, and decides how a bin is rounded."""
 
     def threshold_for(self, density: float) -> float:
-        """The threshold that this share of the sample's magnitudes exceeds, on average over steps.
+        """Return the threshold that the given share of magnitudes exceeds, on average over steps.
 
-        The wanted element lies in some bin. A bin that holds few is divided evenly. One that holds
-        many (a constant gradient, the edge that a fallen threshold leaves in the residual) passes
-        whole in some steps and stays whole in the others, in the proportion that keeps the average.
+        The threshold is in one of the bins. If that bin holds few elements, they are taken to be
+        spread evenly over it. If it holds many, as with a constant gradient, or at the edge that a
+        falling threshold leaves in the residual, the whole bin passes in some steps and is kept in
+        the others, in the proportion that gives the density on average.
+
+        Args:
+            density: the share of the sample that is to pass, 0 to 1, exact zeros included.
         """
         filled = np.flatnonzero(self.counts)
         if not filled.size or filled[-1] == 0:
@@ -54,27 +59,31 @@ class Magnitudes:
 
 
 def bin_edge(number: int) -> float:
-    """The smallest magnitude of a bin."""
+    """Return the smallest magnitude of a bin."""
     return float(np.array(number << SHIFT, np.int32).view(np.float32))
 
 
 def below(magnitude: float) -> float:
+    """Return the next smaller float32."""
     return float(np.nextafter(np.float32(magnitude), np.float32(0)))
 
 
 def phase_of(step: int) -> float:
-    """Numbers in 0..1 that fill the interval evenly from any step on."""
+    """Return a number in 0 .. 1. Those of successive steps fill the interval evenly."""
     return step * GOLDEN_RATIO % 1.0
 
 
 def sample_magnitudes(gradient: Tensor, residual: Tensor, step: int) -> Magnitudes:
-    """Histogram of the accumulated gradient from at most SAMPLE elements.
+    """Return a histogram of the magnitudes of gradient + residual, from at most SAMPLE elements.
 
-    gradient, residual: flat float32 tensors of one device. The sample moves with the step.
+    Args:
+        gradient: float32 [numel], contiguous.
+        residual: float32 [numel], contiguous, on the same device.
+        step: the number of the step, which the sample moves with.
 
     Raises:
-        TypeError: tensors of another dtype.
-        ValueError: sizes or devices that differ, or strides.
+        TypeError: a tensor has another dtype.
+        ValueError: sizes or devices differ, or a tensor is not flat and contiguous.
     """
     require_flat("the gradient", gradient, gradient)
     require_flat("the residual", residual, gradient)
@@ -91,6 +100,7 @@ def sample_magnitudes(gradient: Tensor, residual: Tensor, step: int) -> Magnitud
 
 
 def require_flat(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Require flat, contiguous float32 of the size and the device of another tensor."""
     if tensor.dtype is not torch.float32:
         raise TypeError(f"{name} must be torch.float32, got {tensor.dtype}")
     if tensor.dim() != 1 or not tensor.is_contiguous():
@@ -106,11 +116,13 @@ def require_flat(name: str, tensor: Tensor, like: Tensor) -> None:
 
 
 def every_nth_run(flat: Tensor, first: int, every: int) -> Tensor:
+    """Return one run of RUN elements out of `every`, beginning with run number `first`."""
     runs = [run for run in torch.split(flat, RUN * every) if run.numel() > RUN * first]
     return torch.cat([run[RUN * first : RUN * (first + 1)] for run in runs])
 
 
 def count_on_device(accumulated: Tensor) -> NDArray[np.int64]:
+    """Return the counts of a float32 tensor's finite magnitudes, int64 [BINS]."""
     magnitude_bits = accumulated.contiguous().view(torch.int32) & MAGNITUDE_BITS
     bins = magnitude_bits[magnitude_bits < FIRST_NONFINITE] >> SHIFT
     counts: NDArray[np.int64] = torch.bincount(bins, minlength=BINS).cpu().numpy()
@@ -119,6 +131,10 @@ def count_on_device(accumulated: Tensor) -> NDArray[np.int64]:
 
 @compiled
 def count_magnitudes(gradient, residual, first, every, counts):  # type: ignore[no-untyped-def]
+    """Count the finite magnitudes of gradient + residual in one run of RUN elements out of `every`.
+
+    gradient, residual: float32 [numel]; first: the number of the first run; counts: int64 [BINS].
+    """
     accumulated = np.empty(1, np.float32)
     pattern = accumulated.view(np.int32)
     for start in range(first * RUN, gradient.size, every * RUN):

@@ -1,4 +1,4 @@
-"""What one pass over a parameter yields for its next threshold."""
+"""The sums over one parameter from which its next threshold is computed."""
 
 import math
 from collections.abc import Sequence
@@ -9,39 +9,41 @@ from gradsieve.sieve.magnitudes import Magnitudes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """Sums over the accumulated gradient of one parameter, split by what was sent.
+    """Sums over one parameter's accumulated gradient, which is gradient + residual.
 
-    A non-finite element counts as a survivor and as non-finite; in the sums the residual that it
-    leaves behind stands for it.
+    They are split into elements that were sent (survivors) and elements that were not. NaN and
+    infinite elements count as survivors and as non-finite. Each keeps its old residual,
+    which stands in for it in the sums.
     """
 
     numel: int
-    """Elements of the parameter."""
+    """The number of elements of the parameter."""
     survivors: int
-    """Elements that were sent."""
+    """The number of elements that were sent."""
     nonfinite: int
-    """Survivors that are NaN or infinite."""
+    """The number of survivors that are NaN or infinite."""
     sum: float
-    """Signed sum of the accumulated gradient."""
+    """The sum of all elements, with their signs."""
     unsent_sum: float
-    """Sum of the magnitudes that were not sent."""
+    """The sum of the magnitudes that were not sent."""
     unsent_square_sum: float
-    """Sum of the squares that were not sent: the squared norm of the new residual."""
+    """The sum of the squares that were not sent, which is the squared norm of the new residual."""
     survivor_sum: float
-    """Sum of the finite magnitudes that were sent."""
+    """The sum of the finite magnitudes that were sent."""
     survivor_square_sum: float
-    """Sum of the finite squares that were sent."""
+    """The sum of the finite squares that were sent."""
     gradient_square_sum: float
-    """Sum of the squares of the gradient alone, in float32 within 4,096 elements: it may vanish or
-    overflow where the gradient's square does; not finite where the gradient is not."""
+    """The sum of the squares of the gradient alone. It is not finite if the gradient is not. On the
+    CPU runs of 4,096 elements are summed in float32, where very small squares vanish and very large
+    ones overflow."""
     largest: float
-    """Largest finite magnitude."""
+    """The largest finite magnitude."""
     magnitudes: Magnitudes | None = None
-    """Histogram of the accumulated magnitudes before the selection, where it was asked for."""
+    """A histogram of the magnitudes before selection, if the threshold policy has asked for one."""
 
     @classmethod
     def from_totals(cls, numel: int, survivors: int, totals: Sequence[float]) -> "Moments":
-        """From a pass: sum, unsent's, survivors' and gradient's sums, largest, non-finite."""
+        """Make moments of the totals of a pass, which are in the order of `tile.SUMS`."""
         signed, unsent, unsent_squares, sent, sent_squares, squares, largest, nonfinite = totals
         return cls(
             numel=numel,
@@ -58,21 +60,24 @@ class Moments:
 
     @property
     def density(self) -> float:
+        """The share of elements that were sent, 0 to 1."""
         return self.survivors / self.numel if self.numel else 0.0
 
     @property
     def mean_magnitude(self) -> float:
+        """The mean magnitude of all elements."""
         return (self.unsent_sum + self.survivor_sum) / self.numel if self.numel else 0.0
 
     @property
     def unsent_mean(self) -> float:
-        # A non-finite survivor has left its residual behind, which is in the sum.
+        """The mean magnitude of unsent elements, and of the residuals of non-finite ones."""
+        # A non-finite survivor keeps its old residual, which is in the sum.
         unsent = self.numel - self.survivors + self.nonfinite
         return self.unsent_sum / unsent if unsent else 0.0
 
     @property
     def std(self) -> float:
-        """Population standard deviation of the accumulated gradient."""
+        """The population standard deviation of all elements."""
         if not self.numel:
             return 0.0
         mean = self.sum / self.numel

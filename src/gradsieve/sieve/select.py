@@ -1,4 +1,4 @@
-"""Select: add the residual, compare, compact, write the new residual back."""
+"""`select` and `measure`: the public functions that prune a gradient, and look at one."""
 
 import torch
 from torch import Tensor
@@ -21,30 +21,48 @@ def select(
     clear: bool = False,
     into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Moments]:
-    """Prune one parameter's gradient by a threshold.
+    """Prune one parameter's gradient by a threshold, with error feedback.
 
     The accumulated gradient is gradient + residual, rounded once to float32. Elements with
-    ``abs(accumulated) > threshold`` are the survivors; the others become the new residual, written
-    in place, or to `into`. A non-finite element always survives and leaves its old residual.
+    ``abs(accumulated) > threshold`` survive. The others become the new residual, which is 0 at the
+    survivors. An element that is NaN or infinite always survives, and keeps its old residual.
 
     Args:
-        gradient: any shape and strides; float32, float16 or bfloat16.
-        residual: contiguous float32 with as many elements, on the gradient's device.
-        threshold: not negative; infinity keeps everything.
-        out: memory to reuse; the returned tensors are then views into it that hold until it is
-            cleared. Used on the CPU only.
-        clear: set the gradient to 0 in the same pass; it must be float32 and contiguous then.
-        into: where the new residual goes, so that `residual` stays as it was: as for `residual`,
-            in other memory than it and the gradient.
+        gradient: float32, float16 or bfloat16, of any shape and strides, with fewer than 2^31
+            elements.
+        residual: contiguous float32 with as many elements, on the gradient's device. The new
+            residual is written to it, unless `into` is given.
+        threshold: 0 or more, in the units of the gradient. At infinity only elements that are not
+            finite survive.
+        out: memory to reuse. The returned tensors are then views into it, valid until it is
+            cleared. It is used on the CPU only.
+        clear: whether to set the gradient to 0 in the same pass. It must be contiguous float32.
+        into: where to write the new residual instead, like `residual`, but in other memory than
+            this and the gradient.
 
     Returns:
         indices (int32 [survivors], ascending, into the flattened parameter), values (float32
-        [survivors]) and the moments of the accumulated gradient.
+        [survivors]), both on the gradient's device, and the moments of the accumulated gradient.
 
     Raises:
-        TypeError: a dtype other than these, or a sparse gradient.
-        ValueError: a negative or NaN threshold; sizes, devices or strides that do not fit, or
-            memory that overlaps.
+        TypeError: a tensor has another dtype, or the gradient is sparse.
+        ValueError: the threshold is negative or NaN; sizes, devices or strides do not fit; or
+            tensors overlap that must not.
+
+    Example:
+        What is not sent stays in the residual until its sum exceeds the threshold.
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> gradient, residual = torch.tensor([0.5, -2.0, 0.75]), torch.zeros(3)
+        >>> indices, values, moments = gs.select(gradient, residual, 1.0)
+        >>> indices.tolist(), values.tolist(), residual.tolist()
+        ([1], [-2.0], [0.5, 0.0, 0.75])
+        >>> moments.survivors, moments.unsent_mean
+        (1, 0.625)
+        >>> indices, values, _ = gs.select(gradient, residual, 1.0)
+        >>> indices.tolist(), values.tolist(), residual.tolist()
+        ([1, 2], [-2.0, 1.5], [1.0, 0.0, 0.0])
     """
     check(gradient, residual)
     if into is not None:
@@ -70,9 +88,21 @@ def select(
 
 
 def measure(gradient: Tensor, residual: Tensor | None = None) -> Moments:
-    """The moments that `select` would yield at threshold infinity, with nothing changed.
+    """Return the moments of gradient + residual, as if nothing survived, and change nothing.
 
-    Without a residual they are those of the gradient alone. Arguments and errors as for `select`.
+    Args:
+        gradient: as for `select`.
+        residual: as for `select`, or None for zeros.
+
+    Raises:
+        TypeError, ValueError: as for `select`.
+
+    Example:
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> moments = gs.measure(torch.tensor([3.0, -4.0]))
+        >>> moments.mean_magnitude, moments.largest, moments.gradient_square_sum
+        (3.5, 4.0, 25.0)
     """
     check(gradient, residual)
     flat = flatten(gradient)
@@ -83,10 +113,12 @@ def measure(gradient: Tensor, residual: Tensor | None = None) -> Moments:
 
 
 def flatten(tensor: Tensor) -> Tensor:
+    """Return a tensor as contiguous float32 [numel], copied only if it is not that already."""
     return tensor.detach().reshape(-1).float().contiguous()
 
 
 def check(gradient: Tensor, residual: Tensor | None) -> None:
+    """Raise where a gradient cannot be selected from, or its residual does not fit."""
     if gradient.layout is not torch.strided:
         raise TypeError(
             f"the gradient is {gradient.layout}; pass a dense one "
@@ -104,6 +136,7 @@ def check(gradient: Tensor, residual: Tensor | None) -> None:
 
 
 def check_into(gradient: Tensor, residual: Tensor, into: Tensor) -> None:
+    """Raise where the new residual cannot be written to `into`."""
     check_residual(gradient, into, "into")
     for name, tensor in (("the residual", residual), ("the gradient", gradient)):
         if overlap(tensor, into):
@@ -111,7 +144,7 @@ def check_into(gradient: Tensor, residual: Tensor, into: Tensor) -> None:
 
 
 def overlap(one: Tensor, other: Tensor) -> bool:
-    """Whether some byte lies between the first and the last element of both."""
+    """Return whether the memory from the first to the last element of both overlaps."""
     if one.device != other.device or not one.numel() or not other.numel():
         return False
     (start, stop), (other_start, other_stop) = extent(one), extent(other)
@@ -119,13 +152,14 @@ def overlap(one: Tensor, other: Tensor) -> bool:
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
-    """The address of the first element, and that behind the last in memory."""
+    """Return the address of the first element, and the one behind the last in memory."""
     sides = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in sides)
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def check_residual(gradient: Tensor, residual: Tensor, name: str) -> None:
+    """Raise where a residual does not fit the gradient."""
     if residual.dtype is not torch.float32:
         raise TypeError(f"{name} must be torch.float32, got {residual.dtype}")
     if residual.numel() != gradient.numel():

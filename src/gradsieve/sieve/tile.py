@@ -1,10 +1,10 @@
-"""The inner loop of the CPU kernel over one tile, written as vector instructions.
+"""The inner loop of the CPU kernel over one tile, emitted as vector instructions.
 
-numba vectorizes plain loops but has no word for "pack the lanes that passed": a scalar loop with a
-branch or a running output position stays four to ten times below the memory's speed. This module
-emits that one loop as LLVM vector code. It compiles for the host's own vector unit: AVX2 packs with
-a permutation looked up by the lane mask, everything else with LLVM's own compress operation, which
-is one instruction on AVX-512. Sums are the same bits on all of them.
+numba vectorizes plain loops, but it cannot express "pack the lanes that passed". A scalar loop with
+a branch, or with a running output position, is four to ten times slower than memory. This module
+emits that one loop as LLVM vector code for the host's own vector unit. On AVX2 lanes are packed
+with a permutation that is looked up by the lane mask, on all others with LLVM's compress operation,
+which is one instruction on AVX-512. Sums have the same bits on all processors.
 """
 
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ INT64 = ir.IntType(64)
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 DOUBLE = ir.DoubleType()
 SUMS = 7
-"""Sums of a tile: signed, unsent magnitudes, unsent squares, sent magnitudes, sent squares, the
-gradient's squares, then the largest magnitude. The number of non-finite elements follows them."""
+"""The sums of a tile: signed elements, unsent magnitudes, unsent squares, sent magnitudes, sent
+squares, the gradient's squares; then the largest magnitude, and after it the non-finite count."""
 GRADIENT_SQUARES = SUMS - 2
 LARGEST = SUMS - 1
 TOTALS = SUMS + 1
 
 
 def features() -> set[str]:
-    """What the processor that is compiled for has, as LLVM names it."""
+    """Return the features of the processor that code is compiled for, by LLVM's names."""
     settings: Any = numba.config
     named = settings.CPU_FEATURES
     if named is None:
@@ -43,22 +43,23 @@ def features() -> set[str]:
 
 
 LANES = 8
-"""Elements of a vector, on any processor: element i is summed in lane i modulo 8, so that all get
-the same sums. Vectors of 16 were a sixth quicker where 30 % survive, and elsewhere no quicker."""
+"""The elements of a vector. Element i is summed in lane i modulo 8 on all processors, so that sums
+are the same. Vectors of 16 were a sixth faster where 30 % survive, and elsewhere no faster."""
 HAS_PERMUTE = {"avx2"} == features() & {"avx2", "avx512vl"}
 BLOCK = 4 * LANES
-"""Elements an iteration; tiles are multiples of it."""
+"""The elements of an iteration. Tiles are multiples of it."""
 LINE = 16
-"""float32 in a cache line."""
+"""The float32 in a cache line."""
 PREFETCH = 512
-"""Elements ahead of the loop that are fetched into the cache."""
+"""How many elements ahead of the loop memory is fetched into the cache."""
 TILE = 4096
-"""Elements that are summed in float32 before the sums go on in float64; fits the L1 cache."""
+"""The elements that are summed in float32. They fit the L1 cache. Sums of tiles are float64."""
 PADDING = BLOCK
-"""Elements of room behind the survivors: the kernel writes whole vectors."""
-DENSE, CLEAR, STREAM, WAYS = 1, 2, 4, 8
-"""How a tile is sieved, added up: pack survivors of every vector instead of looking first whether
-it has any; set the gradient to 0; write the new residual past the caches, whole aligned vectors."""
+"""The room behind the survivors, in elements, since the kernel writes whole vectors."""
+DENSE, CLEAR, STREAM, VARIANTS = 1, 2, 4, 8
+"""Flags, and the number of their combinations. DENSE packs every vector, without testing first
+whether it has survivors. CLEAR sets the gradient to 0. STREAM writes the new residual past the
+caches, in whole aligned vectors."""
 STREAM_ALIGNMENT = 64
 
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -68,27 +69,31 @@ MASK_BITS = ir.IntType(LANES)
 
 
 def constant(kind: ir.VectorType, value: float) -> ir.Constant:
+    """Return a vector constant that has the value in each lane."""
     return ir.Constant(kind, [value] * kind.count)
 
 
 def broadcast(builder: ir.IRBuilder, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """Return a vector that has the scalar in each lane."""
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, INT32(0))
     lanes = constant(ir.VectorType(INT32, kind.count), 0)
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, kind: ir.Type) -> ir.Value:
+    """Load a vector of 4-byte elements at an offset of elements."""
     address = builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
     return builder.load(address, align=4)
 
 
 def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+    """Store a vector of 4-byte elements at an offset of elements."""
     address = builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())
     builder.store(value, address, align=4)
 
 
 def permutations() -> list[list[int]]:
-    """For each mask of 8 lanes, the lanes that are set, in order, then zeros."""
+    """Return a row for each mask of 8 lanes: the lanes that are set, in order, then zeros."""
     rows = []
     for mask in range(256):
         lanes = [lane for lane in range(8) if mask >> lane & 1]
@@ -97,13 +102,14 @@ def permutations() -> list[list[int]]:
 
 
 def permutation_table(builder: ir.IRBuilder) -> ir.Value:
+    """Return `permutations` as a constant of the module that is built."""
     row = ir.VectorType(INT8, 8)
     table = ir.Constant(ir.ArrayType(row, 256), [ir.Constant(row, r) for r in permutations()])
     return cgutils.global_constant(builder, "gradsieve_permutations", table)
 
 
 def pack(builder: ir.IRBuilder, values: ir.Value, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Move the masked lanes to the front: their values and their lane numbers."""
+    """Move the masked lanes to the front. Return their values and their lane numbers."""
     if HAS_PERMUTE:
         bits = builder.zext(builder.bitcast(mask, MASK_BITS), INT32)
         row = builder.gep(permutation_table(builder), [INT32(0), bits], inbounds=True)
@@ -122,10 +128,14 @@ def pack(builder: ir.IRBuilder, values: ir.Value, mask: ir.Value) -> tuple[ir.Va
 
 
 class TileLoop:
-    """Emits the loop over one tile; an instance lives while one intrinsic is compiled."""
+    """An emitter of the loop over one tile, used once while the intrinsic is compiled."""
 
-    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], way: int) -> None:
-        self.dense, self.clear, self.stream = bool(way & DENSE), bool(way & CLEAR), way & STREAM
+    def __init__(self, builder: ir.IRBuilder, args: Sequence[ir.Value], flags: int) -> None:
+        self.dense, self.clear, self.stream = (
+            bool(flags & DENSE),
+            bool(flags & CLEAR),
+            flags & STREAM,
+        )
         gradient, residual, into, self.length, threshold, indices, values, self.first, sums = args
         self.builder = builder
         floats, ints = FLOAT.as_pointer(), INT32.as_pointer()
@@ -143,6 +153,7 @@ class TileLoop:
         self.sums = [cgutils.alloca_once_value(builder, self.zero) for _ in range(SUMS)]
 
     def emit(self) -> ir.Value:
+        """Emit the loop, and return the number of survivors."""
         builder = self.builder
         vectors = BLOCK // LANES if self.dense else LINE // LANES
         step = INT64(vectors * LANES)
@@ -155,7 +166,7 @@ class TileLoop:
         return builder.load(self.survivors)
 
     def prefetch(self, offset: ir.Value) -> None:
-        """Ask for a cache line of each input: the hardware's own prefetch ends with the page."""
+        """Fetch a cache line of each input, because the hardware's own prefetch ends at a page."""
         builder = self.builder
         pointer = INT8.as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
@@ -165,6 +176,7 @@ class TileLoop:
             builder.call(function, [address, INT32(write), INT32(3), INT32(1)])
 
     def emit_vector(self, offset: ir.Value) -> None:
+        """Emit the code for one vector."""
         builder = self.builder
         before = load(builder, self.residual, offset, VECTOR)
         gradient = load(builder, self.gradient, offset, VECTOR)
@@ -189,9 +201,10 @@ class TileLoop:
     def emit_survivors(
         self, offset: ir.Value, accumulated: ir.Value, before: ir.Value, passed: ir.Value
     ) -> None:
+        """Emit the code for a vector that may have survivors."""
         builder = self.builder
         finite = builder.fcmp_ordered("<=", self.magnitude(accumulated), self.limit)
-        # What is not finite goes out, so that the training loop sees it, and leaves the residual.
+        # Elements that are not finite are sent, since training must see them, and keep residuals.
         kept = builder.select(finite, accumulated, before)
         sent = builder.and_(passed, finite)
         self.store_residual(builder.select(sent, self.zero, kept), offset)
@@ -226,7 +239,7 @@ class TileLoop:
         return call(self.builder, f"llvm.fabs.v{LANES}f32", VECTOR, [value])
 
     def at_most_finite(self, value: ir.Value) -> ir.Value:
-        """At a threshold of infinity non-finite elements must pass."""
+        """Return the value, or the largest float32 if it is infinite, which infinity exceeds."""
         below = self.builder.fcmp_ordered("<", value, self.limit)
         return self.builder.select(below, value, self.limit)
 
@@ -279,14 +292,15 @@ class TileLoop:
 
 @intrinsic
 def sieve_tile(  # type: ignore[no-untyped-def]
-    typing, gradient, residual, into, length, threshold, indices, values, first, sums, way
+    typing, gradient, residual, into, length, threshold, indices, values, first, sums, flags
 ):
-    """Sieve one tile; returns the number of survivors.
+    """Sieve one tile, and return the number of survivors.
 
-    gradient, residual, into: addresses of the tile's first element, where `into` gets the new
-    residual; length: a multiple of BLOCK; threshold: float32; indices, values: addresses where
-    int32 and float32 go, with room for the tile and one vector more; first: the index of the
-    tile's first element; sums: address of SUMS + 1 float64 totals; way: see WAYS.
+    gradient, residual, into: the addresses of the tile's first element, where `into` is where the
+    new residual is written; length: a multiple of BLOCK; threshold: float32; indices, values: the
+    addresses where survivors are written (int32, float32), with room for the tile and one vector
+    more; first: the index of the tile's first element in the parameter; sums: the address of TOTALS
+    float64, which are added to; flags: the sum of DENSE, CLEAR and STREAM, where wanted.
     """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -294,8 +308,8 @@ def sieve_tile(  # type: ignore[no-untyped-def]
         behind = builder.append_basic_block("behind")
         unknown = builder.append_basic_block("unknown")
         switch = builder.switch(args[-1], unknown)
-        for number in range(WAYS):
-            block = builder.append_basic_block(f"way{number}")
+        for number in range(VARIANTS):
+            block = builder.append_basic_block(f"flags{number}")
             switch.add_case(INT64(number), block)
             builder.position_at_end(block)
             builder.store(TileLoop(builder, args[:-1], number).emit(), survivors)
@@ -325,7 +339,7 @@ def sieve_tile(  # type: ignore[no-untyped-def]
 
 @intrinsic
 def wait_for_stores(typing):  # type: ignore[no-untyped-def]
-    """What was written past the caches is there for other threads from now on."""
+    """Make what was written past the caches visible to other threads."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         builder.fence("seq_cst")

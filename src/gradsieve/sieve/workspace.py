@@ -1,15 +1,24 @@
-"""Memory for survivors, kept between steps: fresh buffers cost a page fault every 4 KiB."""
+"""Memory for survivors that is kept between steps, since new memory costs page faults."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class Workspace:
-    """Room for the survivors of several parameters, side by side.
+    """Memory for the survivors of several parameters, to pass to `select` as `out`.
 
-    What was written stays valid until `clear`. Memory that was never written to is never committed
-    by the operating system: room for every element costs what the survivors of the fullest step
-    need.
+    Survivors stay valid until `clear`. There is room for every element to survive, but memory that
+    was never written is not committed by the operating system. The cost is that of the step with
+    the most survivors.
+
+    Example:
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> workspace = gs.Workspace()
+        >>> for step in range(2):
+        ...     workspace.clear()
+        ...     for gradient in (torch.randn(100), torch.randn(30)):
+        ...         survivors = gs.select(gradient, torch.zeros_like(gradient), 1.0, out=workspace)
     """
 
     def __init__(self) -> None:
@@ -19,22 +28,22 @@ class Workspace:
         self._asked = 0
 
     def clear(self) -> None:
-        """Forget what was written; from now on there is room for as much as was asked for."""
+        """Free all memory for reuse. It grows to what was needed since the last `clear`."""
         if self._asked > self._indices.size:
             self._make(self._asked)
         self._used = self._asked = 0
 
     def free(self, room: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Arrays of `room` elements behind what is in use."""
+        """Return free arrays of `room` elements, for indices and for values."""
         self._asked += room
         if self._used + room > self._indices.size:
-            # The arrays before stay alive through the views that were handed out.
+            # Views that were handed out keep the old arrays alive.
             self._make(room)
         stop = self._used + room
         return self._indices[self._used : stop], self._values[self._used : stop]
 
     def keep(self, count: int) -> None:
-        """Put `count` elements of the last free arrays in use."""
+        """Keep the first `count` elements of the arrays that `free` has returned last."""
         self._used += count
 
     def _make(self, room: int) -> None:

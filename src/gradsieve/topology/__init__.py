@@ -1,7 +1,7 @@
 """The topologies of an exchange, in a table by name.
 
 A new topology is a class in a file of its own, an entry in `FRAMES` or `DENSE_TOPOLOGIES`, and its
-name in `gradsieve.exchange.names.Exchange`.
+name in `gradsieve.exchange.names.Exchange`, in the same order.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Playing ranks in one process: what is averaged, what is counted, what is kept."""
+"""Runs that are played in one process: how they are kept, compared and drawn."""
 
 import json
 from dataclasses import asdict, replace
@@ -6,140 +6,19 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-import gradsieve as gs
 from gradsieve.lab.bench.rate.play import PlayedRun, Setting, play
-from gradsieve.lab.bench.rate.report import comparisons, draw, rate_tables, summarize
+from gradsieve.lab.bench.rate.report import (
+    UNITS,
+    WHAT,
+    comparisons,
+    draw,
+    drawn_points,
+    method_name,
+    rate_tables,
+    summarize,
+)
 from gradsieve.lab.bench.rate.runs import RunFile
-from gradsieve.lab.methods.played.sieve import Sieve
-from gradsieve.lab.methods.table import read_method, require_playable
-from gradsieve.lab.workloads.workload import load_workload
-
-SHAPES = [(64, 96), (128, 40), (100,)]
-NUMEL = sum(torch.Size(shape).numel() for shape in SHAPES)
-
-
-def gradients(ranks, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(ranks)]
-
-
-def mean_of(all_gradients):
-    return [torch.stack(own).mean(dim=0) for own in zip(*all_gradients, strict=True)]
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "topk:0.1",
-        "sieve:density=0.1",
-        "sieve:density=0.1,values=float32",
-        "sieve:density=0.3,values=bfloat16",
-        "sieve:balanced-sigma=1.5,rotation=16,min_numel=50",
-        "sieve:balanced-sigma=1.5,rotation=16,min_numel=50,exchange=two-shot",
-        "powersgd:3",
-    ],
-)
-def test_what_is_not_sent_now_is_sent_later(method):
-    ranks, steps = 3, 4
-    compressor = read_method(method).compressor(gradients(1, 0)[0], ranks)
-    arrived = [torch.zeros(shape) for shape in SHAPES]
-    wanted = [torch.zeros(shape) for shape in SHAPES]
-    for step in range(steps):
-        given = gradients(ranks, step)
-        averages, bits = compressor.average(gradients(ranks, step))
-        assert 0 < bits < 32 * NUMEL
-        for total, part in zip(arrived, averages, strict=True):
-            total += part
-        for total, part in zip(wanted, mean_of(given), strict=True):
-            total += part
-    short = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
-    assert 0 < short < 1.1 * sum(float(b.norm()) for b in wanted)
-    # With next to nothing new, what was kept arrives.
-    for _ in range(60):
-        nothing = [[1e-6 * gradient for gradient in own] for own in gradients(ranks, steps)]
-        averages, _ = compressor.average(nothing)
-        for total, part in zip(arrived, averages, strict=True):
-            total += part
-    late = sum(float((a - b).norm()) for a, b in zip(arrived, wanted, strict=True))
-    assert late < 0.35 * short
-
-
-def test_steps_before_start_step_send_everything():
-    sieve = read_method("sieve:density=0.1,start_step=2").compressor(gradients(1, 0)[0], 2)
-    for step in range(4):
-        given = gradients(2, step)
-        averages, bits = sieve.average(gradients(2, step))
-        assert (bits == 32 * NUMEL) == (step < 2)
-        if step < 2:
-            torch.testing.assert_close(averages, mean_of(given))
-
-
-def test_a_residual_decays_between_exchanges():
-    arguments = {"threshold": gs.Sigma(1.0), "min_numel": 200}
-    kept, faded = (Sieve(gradients(1, 0)[0], 2, arguments, decay) for decay in (1.0, 0.25))
-    for step in range(2):
-        averages = [sieve.average(gradients(2, step))[0] for sieve in (kept, faded)]
-        assert torch.equal(averages[0][0], averages[1][0]) == (step == 0)
-        if step == 0:
-            for of_kept, of_faded in zip(kept.states, faded.states, strict=True):
-                residuals = of_faded.residuals
-                assert len(residuals) == 3
-                for name, residual in of_kept.residuals.items():
-                    assert torch.equal(residuals[name], residual / 4)
-
-
-@pytest.mark.parametrize(("method", "bits"), [("dense", 32), ("fp16", 16), ("8-bit", 8)])
-def test_rounding_counts_its_bits(method, bits):
-    given = gradients(2, 0)
-    averages, sent = read_method(method).compressor(given[0], 2).average(given)
-    assert sent == bits * NUMEL
-    for average, mean in zip(averages, mean_of(given), strict=True):
-        torch.testing.assert_close(average, mean, rtol=0, atol=0.02 if bits == 8 else 0.002)
-
-
-def test_powersgd_sends_a_matrix_of_its_rank_exactly():
-    left, right = torch.randn(64, 2), torch.randn(2, 96)
-    given = [[left @ right], [left @ right]]
-    averages, bits = read_method("powersgd:2").compressor(given[0], 2).average(given)
-    torch.testing.assert_close(averages[0], left @ right, rtol=1e-3, atol=1e-3)
-    assert bits == 32 * 2 * (64 + 96)
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "none",
-        "sieve:x",
-        "sieve:density=0.1,sigma=2",
-        "sieve:budget=auto",
-        "sieve:exchange=dense",
-        "sieve:density=x",
-        "sieve:0.1",
-        "powersgd:4:2",
-        "powersgd:0",
-        "powersgd:x",
-        "topk:0",
-        "topk:2",
-        "topk:nan",
-        "topk:x",
-        "sieve:density=0.1,values=int3",
-        "local:sigma=2:3",
-        "local:every=0,sigma=2",
-        "local:every=x,sigma=2",
-        "local:delay=11,sigma=2",
-        "local:lr=0,sigma=2",
-        "local:momentum=1,sigma=2",
-        "local:start_step=-1,sigma=2",
-        "local:start=late,sigma=2",
-        "local:residual_decay=2,sigma=2",
-        "local:every=20",
-        "local:every=20,fragments=20,sigma=2",
-    ],
-)
-def test_a_method_that_is_none_is_named(method):
-    with pytest.raises(ValueError, match=f"{method!r} is no method"):
-        require_playable(method, load_workload("mnist_cnn"))
-
+from gradsieve.lab.workloads.workload import WORKLOADS, load_workload
 
 SETTING = Setting(
     workload="gpt-small", method="sieve:density=0.05", learning_rate=1e-3, seed=3, steps=2, ranks=2
@@ -219,8 +98,49 @@ def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
     assert (tmp_path / "rate.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "rate.png").stat().st_size < 200_000
     picture = (tmp_path / "rate.svg").read_text()
-    assert "own learning rate" in picture
-    assert "each method's best" in picture
+    assert "A transformer of 1 M parameters, 2 steps on 2 ranks" in picture
+    assert "held-out loss, nats per byte (lower is better)" in picture
+    assert "dense training, 32 bits" in picture
+    assert "gradsieve, every step" in picture
+    assert "density=0.1" not in picture
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("fp16", "fp16"),
+        ("powersgd:4", "PowerSGD"),
+        ("topk:0.01", "top-k"),
+        ("sieve:balanced-sigma=1,rotation=256", "gradsieve, every step"),
+        ("local:every=20,balanced-sigma=1,start_step=200,start=sieve", "gradsieve, local steps"),
+        ("local:every=10,exchange=dense,lr=0.7,momentum=0.5", "DiLoCo"),
+        ("local:every=10,exchange=dense,lr=1,momentum=0", "local SGD"),
+        ("local:every=10,exchange=dense,lr=1,momentum=0,start_step=200", "post-local SGD"),
+        # Nobody can train with these.
+        ("local:every=20,balanced-sigma=1,residual_decay=0.9", None),
+        ("sieve-model:sigma=1,rotation=256", None),
+    ],
+)
+def test_a_method_is_drawn_by_its_name(method, name):
+    assert method_name(method) == name
+
+
+def test_the_frontier_holds_what_no_setting_with_as_few_bits_beats():
+    runs = [
+        made("powersgd:1", 1e-3, 0, 2.2, 0.6),
+        made("powersgd:2", 1e-3, 0, 2.3, 0.9),
+        made("powersgd:4", 1e-3, 0, 2.0, 1.6),
+        made("topk:0.01", 1e-3, 0, 2.5, 0.9),
+    ]
+    points = drawn_points(summarize(runs), higher_is_better=False)
+    assert {point["method"] for point in points if not point["frontier"]} == {"powersgd:2"}
+    points = drawn_points(summarize(runs), higher_is_better=True)
+    assert {point["method"] for point in points if not point["frontier"]} == {"powersgd:4"}
+
+
+def test_every_workload_has_a_title():
+    assert WHAT.keys() == WORKLOADS.keys()
+    assert {load_workload(name).metric_name for name in WORKLOADS} == UNITS.keys()
 
 
 def test_lower_loss_and_higher_accuracy_are_better():

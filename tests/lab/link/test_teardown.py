@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import gradsieve.lab.link as link_package
-from gradsieve import units
 from gradsieve.lab.link import ShapedLink
+from gradsieve.runtime import units
 
 pytestmark = pytest.mark.usefixtures("namespaces")
 
@@ -122,9 +122,10 @@ def light_imports():
     with tempfile.TemporaryDirectory() as directory:
         package = Path(directory, "gradsieve")
         shutil.copytree(Path(link_package.__file__).parent, package / "lab" / "link")
-        shutil.copy(units.__file__, package)
-        (package / "__init__.py").touch()
-        (package / "lab" / "__init__.py").touch()
+        (package / "runtime").mkdir()
+        shutil.copy(units.__file__, package / "runtime")
+        for room in (package, package / "lab", package / "runtime"):
+            (room / "__init__.py").touch()
         Path(directory).chmod(0o755)
         path = os.pathsep.join([directory, str(pyroute2.parent)])
         yield {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}

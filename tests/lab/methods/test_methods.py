@@ -4,9 +4,10 @@ import pytest
 import torch
 from ranks import run_ranks
 
+from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
 from gradsieve.control.thresholds import Sigma
-from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.lab.methods.sieve_words import read_config
 from gradsieve.lab.methods.table import (
     DISTRIBUTED,
     METHODS,
@@ -54,19 +55,18 @@ def test_ranks_that_exchange_nothing_have_no_common_model():
         assert trains_together(method)
 
 
-def test_settings_are_those_of_the_state():
-    settings = read_settings("balanced-sigma=2,rotation=0,values=float32")
-    assert settings == {
-        "threshold": Sigma(2.0, of="balanced"),
-        "rotation": 0,
-        "values": "float32",
-    }
-    assert read_settings("") == {}
-    assert read_settings("min_numel=16") == {"min_numel": 16}
-    assert read_settings("budget=auto,exchange=two-shot") == {
-        "threshold": Budget("auto"),
-        "exchange": "two-shot",
-    }
+def test_options_are_those_of_a_config():
+    assert read_config("balanced-sigma=2,rotation=0,values=float32") == SieveConfig(
+        threshold=Sigma(2.0, of="balanced"), rotation=0, values="float32"
+    )
+    assert read_config("") == SieveConfig()
+    assert read_config("min_numel=16") == SieveConfig(min_numel=16)
+    assert read_config("error_feedback=no,node_size=4") == SieveConfig(
+        error_feedback=False, node_size=4
+    )
+    assert read_config("budget=auto,exchange=two-shot") == SieveConfig(
+        threshold=Budget("auto"), exchange="two-shot"
+    )
 
 
 def average_of_ranks():

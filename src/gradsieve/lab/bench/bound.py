@@ -5,23 +5,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 POINTS = 201
-"""Of the grid for values and for reconstructions, odd: 0 is one."""
+"""The points of the grids for values and for reconstructions; odd, so that 0 is one."""
 ITERATIONS = 300
 SMALLEST = 1e-300
 SLOPES = tuple(np.geomspace(0.02, 3000, 14).tolist())
-"""Trade of bits against squared error, in units of the variance."""
+"""The prices of squared error in bits, in units of the variance."""
 MOST_BITS = 4.5
-"""Above, the grid is coarser than the error."""
+"""Above this rate the grid is coarser than the error."""
 FINEST = 0.003
-"""Distance of the grid's points near 0, in standard deviations."""
+"""The distance between the grid's points near 0, in standard deviations."""
 
 
 def rate_distortion(gradients: list[Tensor]) -> list[tuple[float, float]]:
-    """(bits a parameter, relative squared error) along the bound of independent numbers.
+    """Return points of the bound: pairs of bits a parameter and relative squared error.
 
-    Each parameter is taken in units of its own deviation and all together, so that one bound
-    stands for them. What depends on an element's place (rows that are larger than others) is not in
-    it: a code that uses places may lie below.
+    Each parameter is scaled to its own standard deviation, so that one bound stands for all. The
+    bound is that of independent numbers: a code that uses the places of elements may lie below it.
 
     R. Blahut, Computation of Channel Capacity and Rate-Distortion Functions, IEEE Trans. IT 18(4),
     1972; S. Arimoto, same issue.
@@ -37,7 +36,7 @@ def rate_distortion(gradients: list[Tensor]) -> list[tuple[float, float]]:
 
 
 def grid_for(largest: float) -> NDArray[np.float64]:
-    """Fine near 0 and coarse far out."""
+    """Return a grid that is fine near 0 and coarse far out."""
     half = POINTS // 2
     reach = np.arcsinh(largest / FINEST)
     return FINEST * np.sinh(np.linspace(-reach, reach, 2 * half + 1))
@@ -46,7 +45,7 @@ def grid_for(largest: float) -> NDArray[np.float64]:
 def blahut_arimoto(
     grid: NDArray[np.float64], shares: NDArray[np.float64], slope: float
 ) -> tuple[float, float]:
-    """Bits and squared error of one point of the bound."""
+    """Return the bits and the squared error of one point of the bound."""
     distances = (grid[:, None] - grid[None, :]) ** 2
     likeness = np.exp(-slope * distances)
     used = np.full(grid.size, 1 / grid.size)

@@ -19,45 +19,45 @@ from gradsieve.sieve import Workspace, select
 
 DENSITIES = (0.0005, 0.001, 0.01, 0.05, 0.15, 0.30, 0.60)
 DENSER = (0.75, 0.85, 0.92)
-"""Up to some six bits a parameter, for the curve of rate and error."""
+"""More densities for the curve of rate and error; they take up to six bits a parameter."""
 Curve = list[tuple[float, float]]
-"""Bits a parameter and relative squared error."""
+"""Pairs of bits a parameter and relative squared error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecRow:
-    """One frame of all large parameters of a source, each at this density."""
+    """One frame that holds all large parameters of a source, each pruned to this density."""
 
     source: str
     density: float
     survivors: int
     uniform_entropy: float
-    """Bits a survivor that uniform positions at this density cannot go below."""
+    """The entropy of uniform positions at this density, in bits a survivor."""
     position_bits: float
-    """Bits a survivor, counts of blocks included."""
+    """What the positions take, in bits a survivor, with the counts of blocks."""
     position_ratio: float
     """position_bits / uniform_entropy."""
     unsplit_ratio: float
-    """The same with one block a parameter: the difference is the gain from clustering."""
+    """The same with one block a parameter; the difference is what clustering gains."""
     bits_per_parameter: float
-    """Of the frame."""
+    """The size of the whole frame."""
     frame_ratio: float
-    """Frame over the entropy of uniform positions, signs and the levels' own histogram."""
+    """The frame's size over the entropy of uniform positions, signs and the levels' histogram."""
     relative_error: float
-    """Squared error of what arrives over the squares of what was to be sent."""
+    """The squared error of what arrives over the squared norm of what was to be sent."""
     encode_rate: float
     """Survivors a second, one thread."""
     settle_rate: float
-    """The same with the remainder written to the residual."""
+    """The same where the rounding error is written to the residual too."""
     decode_rate: float
     """Survivors a second, decoded and added to a bucket, one thread."""
     select_encode_ratio: float
-    """Elements a second of select and encode, remainder and all, over those of `add_`."""
+    """Elements a second of select and encode together, over those of `add_`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A parameter's survivors, and what the frame needs to know of it."""
+    """The survivors of one parameter, and what a frame needs to know about it."""
 
     gradient: Tensor
     indices: NDArray[np.int32]
@@ -77,7 +77,7 @@ class Selected:
 
 
 def bench_codec(source: str, gradients: dict[str, Tensor], repeats: int) -> Iterator[CodecRow]:
-    """A row a density; one thread."""
+    """Yield a row for each density, measured on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -119,7 +119,7 @@ def bench_density(source: str, gradients: list[Tensor], density: float, repeats:
 
 
 def rates_of_denser(gradients: dict[str, Tensor]) -> Curve:
-    """What frames at the densities behind the table's take, and the error."""
+    """Return bits and error of frames that are denser than those of the table."""
     numel = sum(gradient.numel() for gradient in gradients.values())
     curve = []
     for density in DENSER:
@@ -138,7 +138,7 @@ def select_share(gradient: Tensor, density: float) -> Selected:
 
 
 def entropy(count: int, numel: int) -> float:
-    """Bits of which elements were sent, all sets of this size being alike."""
+    """Return the bits that tell which elements were sent, where all sets of this size are alike."""
     p = count / numel
     if p in (0, 1):
         return 0.0
@@ -146,7 +146,7 @@ def entropy(count: int, numel: int) -> float:
 
 
 def level_entropy(parameter: Selected, section: Section) -> float:
-    """Bits of the levels of all survivors, by their own histogram."""
+    """Return the bits of all survivors' levels by the entropy of their histogram."""
     step = section.step
     levels = (np.abs(parameter.values.astype(np.float64)) - parameter.threshold) // step
     _, counts = np.unique(levels, return_counts=True)
@@ -180,7 +180,9 @@ def relative_error(parameters: list[Selected], frame: Tensor) -> float:
 def speeds(
     parameters: list[Selected], frame: Tensor, repeats: int
 ) -> tuple[float, float, float, float]:
-    """Median seconds of encode, encode and settle, decode and add; select and encode over add_."""
+    """Return the median seconds of encode, of encode with the residual, and of decode and add.
+
+    The last number is the ratio of select and encode together to `add_`."""
     buckets = [
         torch.zeros(p.gradient.numel(), dtype=torch.float32, device="cpu") for p in parameters
     ]

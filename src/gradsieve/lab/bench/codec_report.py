@@ -23,7 +23,7 @@ COLOURS = {
     "PowerSGD rank 4": "#d94801",
 }
 OF_RATE = [LEVELS, "index, float32", "bitmap, fp16"]
-"""Methods with a rate to choose."""
+"""Methods whose rate can be chosen."""
 SHOWN = (0.004, 20.0)
 SMALLEST_ERROR = 1e-6
 BIT_HEADINGS = (
@@ -118,7 +118,7 @@ def peers_table(peers: list[PeerRow], curves: dict[str, Curve]) -> Table:
 def draw(
     curves: dict[str, Curve], peers: list[PeerRow], bounds: dict[str, Curve], path: Path
 ) -> None:
-    """Rate against error, a panel a source; PNG or SVG by the path's ending."""
+    """Draw rate against error with a panel for each source; the path ends in .png or .svg."""
     points = [point(source, LEVELS, *pair) for source, curve in curves.items() for pair in curve]
     points += [point(source, BOUND, *pair) for source, line in bounds.items() for pair in line]
     for peer in peers:

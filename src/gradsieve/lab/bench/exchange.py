@@ -17,7 +17,7 @@ REPEATS, WARM_UP = 5, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeOrder:
-    """What each rank is to do."""
+    """What each rank of the benchmark has to do."""
 
     exchange: Exchange
     ranks: int
@@ -29,7 +29,7 @@ class ExchangeOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeRow:
-    """Medians over the repeats, of rank 0."""
+    """Medians over the repeats, as rank 0 measured them."""
 
     exchange: str
     link: str
@@ -37,13 +37,13 @@ class ExchangeRow:
     numel: int
     density: float
     seconds: float
-    """From a bucket of gradients to their average."""
+    """The time from a bucket of gradients to their average."""
     transfer_seconds: float
-    """Of that, while frames were under way."""
+    """The part of that time in which frames were under way."""
     frame_bytes: float
-    """That the rank has made, of sums as well."""
+    """The size of all frames that the rank made, those of sums included."""
     sent_bytes: float
-    """By the interface's counter; on bare loopback a rank's share."""
+    """What the interface's counter saw; on bare loopback, a rank's share."""
 
 
 def bench_exchange(
@@ -56,10 +56,10 @@ def bench_exchange(
     out: Path,
     begin: Callable[[str], None] = lambda what: None,
 ) -> list[ExchangeRow]:
-    """A row for each topology and number of ranks.
+    """Measure a row for each topology and number of ranks.
 
     Raises:
-        ValueError: the link is written otherwise.
+        ValueError: `link` is no link.
         RunError: a rank failed.
     """
     name = "loopback" if link == UNSHAPED else link
@@ -83,7 +83,7 @@ def bench_exchange(
 
 
 def exchange_table(rows: Sequence[ExchangeRow]) -> Table:
-    """Of one link."""
+    """Return the table of one link's rows."""
     first = rows[0]
     link, _, why = first.link.removeprefix(f"{first.ranks} ranks, ").partition(":")
     cores = usable_cores()

@@ -10,11 +10,11 @@ from gradsieve.lab.workloads.workload import cross_entropy, load_workload
 
 STEPS = {"mnist_cnn": 100, "mlp": 40, "gpt": 20}
 SMALLEST = 100_000
-"""Elements; smaller parameters are left out."""
+"""The number of elements below which a parameter is left out."""
 
 
 def recorded_gradients(workload: str, seed: int = 0) -> dict[str, Tensor]:
-    """Name → gradient (float32, the parameter's shape) of the last of STEPS, of one rank.
+    """Train on one rank and return the last step's gradients by name (float32, parameters' shapes).
 
     Raises:
         ValueError: there is no such workload, or it has small parameters only.
@@ -41,7 +41,7 @@ def recorded_gradients(workload: str, seed: int = 0) -> dict[str, Tensor]:
 
 
 def sources(names: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Laplace numbers at uniform positions, then each workload's gradients."""
+    """Yield Laplace numbers at uniform positions, then the gradients of each workload."""
     yield "uniform", {"laplace": laplace(2**22)}
     for name in names:
         yield name, recorded_gradients(name)

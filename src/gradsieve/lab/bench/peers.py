@@ -1,4 +1,4 @@
-"""What other ways to send the same gradients cost: bits a parameter and squared error."""
+"""What other methods make of the same gradients: bits a parameter and squared error."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from gradsieve.lab.methods.powersgd import power_iteration, random_factor
 from gradsieve.lab.methods.topk import prune
 
 POWER_ITERATIONS = 3
-"""PowerSGD's hook makes one a step and starts from the last step's result; from random numbers it
+"""PowerSGD's hook makes one iteration a step, from the last step's result. From random numbers it
 takes about three to come as near."""
 
 
@@ -23,7 +23,7 @@ class PeerRow:
     method: str
     bits_per_parameter: float
     relative_error: float
-    """Squared error of what arrives over the squares of what was to be sent."""
+    """The squared error of what arrives over the squared norm of what was to be sent."""
 
 
 def peer_rows(
@@ -68,7 +68,7 @@ def squares(tensor: Tensor) -> float:
 
 
 def low_rank(gradient: Tensor, rank: int) -> tuple[Tensor, float]:
-    """The approximation of PowerSGD (T. Vogels et al., NeurIPS 2019, algorithm 1), and its bits."""
+    """Return the approximation that PowerSGD makes of a gradient, and its bits."""
     matrix = gradient.reshape(gradient.shape[0], -1)
     if matrix.shape[1] == 1 or gradient.dim() < 2:
         return gradient, 32.0 * gradient.numel()
@@ -80,9 +80,9 @@ def low_rank(gradient: Tensor, rank: int) -> tuple[Tensor, float]:
 
 
 def error_at(rate: float, curve: list[tuple[float, float]]) -> float | None:
-    """The error of a curve of (rate, error) at a rate, between its points in logarithms.
+    """Return the error of a curve of (rate, error) at a rate, interpolated in logarithms.
 
-    Behind the curve's end that of its end; None before its start.
+    Beyond the end of the curve it is the error at the end; before its start it is None.
     """
     ordered = sorted(curve)
     if rate > ordered[-1][0]:

@@ -1,4 +1,4 @@
-"""What recording takes of a training step."""
+"""How much of a training step recording takes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ RANKS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderOrder:
-    """What each rank is to do."""
+    """What each rank of the benchmark has to do."""
 
     workload: str
     steps: int
@@ -34,25 +34,30 @@ class RecorderOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderRow:
-    """Of the slower rank, in seconds: of the step by the clock, else of the processor."""
+    """Figures of the slower rank: `step` in seconds by the clock, the others of the processor."""
 
     workload: str
     parameters: int
     layers: int
     step: float
-    """Without recording: what is recorded is taken off."""
+    """The step without recording."""
     scalars: float
-    """Of a step with scalars alone."""
+    """What recording adds to a step without histograms."""
     histograms: float
-    """Of a step with histograms, all in all."""
+    """What recording adds to a step with histograms, in all."""
     record_bytes: int
-    """On disk, a step."""
+    """Bytes on disk for a step."""
     histogram_bytes: int
-    """On disk, a step with histograms."""
+    """Bytes on disk for a step with histograms."""
 
 
 def bench_recorder(workloads: Sequence[str], steps: int, out: Path) -> list[RecorderRow]:
-    """Raises RunError where a rank failed, ValueError where there is no such workload."""
+    """Measure a row for each workload.
+
+    Raises:
+        RunError: a rank failed.
+        ValueError: there is no such workload.
+    """
     from gradsieve.lab.link import UNSHAPED, open_link
     from gradsieve.lab.runs.order import ask_ranks
 

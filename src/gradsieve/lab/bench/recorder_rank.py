@@ -22,14 +22,14 @@ from gradsieve.recording import Recorder
 from gradsieve.recording.files import HISTOGRAMS, RECORDS
 
 HISTOGRAMS_EVERY, WARM_UP = 5, 6
-"""In steps; the first histograms are counted in the warm-up."""
+"""Numbers of steps. The first histograms are counted in the warm-up."""
 Result = TypeVar("Result")
 
 
 class Stopwatch:
-    """Processor seconds that calls have taken of their thread since it was last read.
+    """The processor seconds that calls took on their thread since the last reading.
 
-    By the clock the communication thread would count too, where it has the same core.
+    A clock would count the communication thread too, where both share a core.
     """
 
     def __init__(self) -> None:

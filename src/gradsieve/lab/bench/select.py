@@ -1,4 +1,4 @@
-"""How fast `select` is beside `tensor.add_` on the same arrays, and what its first call costs."""
+"""How fast `select` is compared with `tensor.add_`, and what its first call costs."""
 
 import os
 import statistics
@@ -28,7 +28,7 @@ print(time.perf_counter() - start)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectRow:
-    """Medians of one density; rates in elements a second."""
+    """Medians at one density; rates are in elements a second."""
 
     threads: int
     density: float
@@ -36,11 +36,11 @@ class SelectRow:
     select_rate: float
     add_rate: float
     ratio: float
-    """select_rate / add_rate: 1 is the memory's limit for reading two arrays and writing one."""
+    """select_rate / add_rate. At 1 memory is the limit, for reading two arrays and writing one."""
 
 
 def bench_select(numel: int, repeats: int) -> Iterator[SelectRow]:
-    """Rows for one thread, then for all; the two are timed in turn, on the same arrays."""
+    """Yield the rows of one thread, then of all; both take turns on the same arrays."""
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(numel, generator=generator, dtype=torch.float32, device="cpu")
     residual = torch.randn(numel, generator=generator, dtype=torch.float32, device="cpu").mul_(0.1)
@@ -99,7 +99,7 @@ def seconds(run: Callable[[], None]) -> float:
 
 
 def bench_first_call() -> tuple[float, float]:
-    """Seconds of the first `select` of a process: with an empty compiler cache, and with a full."""
+    """Return the seconds of a first `select`, with an empty compiler cache and with a full one."""
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"NUMBA_CACHE_DIR": cache}
         times = [

@@ -1,4 +1,4 @@
-"""Steps a second over an emulated link: real ranks, real training, one method after the other."""
+"""The time of a training step of real ranks over an emulated link, by each method."""
 
 import re
 import statistics
@@ -19,7 +19,7 @@ from gradsieve.runtime.threads import usable_cores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow(RunResult):
-    """Medians over the rounds; the metric is the first round's."""
+    """Medians over the rounds; the metric is that of the first round."""
 
     rounds: int
     lowest_ratio: float
@@ -38,15 +38,15 @@ def bench_step(
     out: Path,
     begin: Callable[[RunConfig], None] = lambda config: None,
 ) -> list[StepRow]:
-    """A row a method; the methods take turns, round after round.
+    """Measure a row for each method; the methods take turns, round after round.
 
     Args:
         link: as for `open_link`.
         out: where each run writes its configuration, records and logs.
-        begin: told of each run before it starts.
+        begin: is called with each run before it starts.
 
     Raises:
-        ValueError: no such workload, or a number is out of range.
+        ValueError: there is no such workload, or a number is out of range.
         RunError: a rank of a run failed.
     """
     for method in methods:
@@ -112,7 +112,7 @@ def median_of(rounds: Sequence[RunResult]) -> StepRow:
 
 
 def step_table(rows: Iterable[StepRow]) -> Table:
-    """Of one workload and link."""
+    """Return the table of one workload and link."""
     rows = list(rows)
     first = rows[0]
     cores = usable_cores()
@@ -143,7 +143,7 @@ def rounds_in_words(rounds: int) -> str:
 
 
 def columns_for(rows: Sequence[StepRow]) -> dict[str, Callable[[StepRow], str]]:
-    """Headings, and what stands in a row."""
+    """Return the headings, each with what makes its cell of a row."""
     columns: dict[str, Callable[[StepRow], str]] = {
         "step, ms": lambda row: f"{row.step_seconds * 1000:.1f}",
         "× lock-step": lambda row: f"{row.ratio:.3f}",

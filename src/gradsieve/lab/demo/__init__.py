@@ -1,1 +1,1 @@
-"""The main job, shown: the same training by five ways of exchanging gradients."""
+"""The same training with five methods of exchanging gradients."""

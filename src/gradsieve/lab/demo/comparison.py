@@ -1,4 +1,4 @@
-"""The comparison that a demo ends with."""
+"""The table that the demo ends with."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method's outcome."""
+    """The outcome of one method."""
 
     method: Shown
     result: RunResult

@@ -31,7 +31,7 @@ def run_demo(
     seed: int,
     console: Console,
 ) -> list[Row]:
-    """Train by each method in SHOWN; returns a row each.
+    """Train with each method in SHOWN and return their rows.
 
     Raises:
         DemoError: an option is out of range, the output directory cannot be written, or a run
@@ -61,7 +61,7 @@ def run_demo(
 
 
 def sampled_steps(steps: int) -> tuple[int, ...]:
-    """Five, from the first to the last."""
+    """Return five steps, from the first to the last."""
     return tuple(round(part * (steps - 1) / 4) for part in range(5))
 
 

@@ -1,4 +1,4 @@
-"""A progress bar a run, fed from the records that rank 0 writes."""
+"""A progress bar for each run, fed from the records that rank 0 writes."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class RunProgress:
 
     def begin(self, title: str, directory: Path) -> None:
         if not self.bars.console.is_terminal:
-            # There the bars are drawn when all has ended.
+            # Without a terminal, rich draws the bars only when all has ended.
             log(f"{title}, {self.steps} steps ...")
         self.tail = Tail(directory)
         self.task = self.bars.add_task(title, total=self.steps, numbers="starting ranks ...")

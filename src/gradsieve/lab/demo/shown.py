@@ -1,4 +1,4 @@
-"""The ways of exchanging gradients that the demo shows."""
+"""The methods that the demo shows."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from gradsieve.lab.methods.table import trains_together
 @dataclass(frozen=True, slots=True)
 class Shown:
     name: str
-    """Of its directory."""
+    """The name of its directory."""
     title: str
-    """For tables and legends."""
+    """What tables and legends call it."""
     method: str
 
     @property
@@ -21,10 +21,10 @@ class Shown:
 SHOWN = (
     Shown("ddp", "plain DDP", "ddp"),
     Shown("lock-step", "lock-step (the limit)", "lock-step"),
-    Shown("auto", "sieve, by itself", "sieve"),
-    # After a dense step Adam knows every element.
+    Shown("auto", "sieve, default", "sieve"),
+    # After one dense step Adam has a moment for every element.
     Shown("sigma-2", "sieve, 2 σ", "sieve:sigma=2,start_step=1"),
-    # Without a ramp its first steps send too little for the network to find its way.
+    # Without a ramp the first steps send too little for the network to learn.
     Shown(
         "unsent-mean",
         "sieve, unsent mean",

@@ -140,12 +140,12 @@ class Relay:
         self.rate, self.delay = rate, delay
         self.longest_queue = 8 * _limit(rate) / rate
         self.free_at = [0.0] * len(tunnels)
-        """When what was taken so far will have left each rank's line."""
+        """The time at which each rank's line will have sent what was taken so far."""
         self.waiting: list[tuple[float, int, int, bytes]] = []
         self.taken = 0
 
     def take(self, tunnel: int) -> None:
-        """Take the packets that a rank has sent; one too many for a line's queue is lost."""
+        """Take the packets that a rank has sent; those that a line's queue cannot hold are lost."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 packet = os.read(tunnel, MTU)
@@ -162,7 +162,7 @@ class Relay:
                 heapq.heappush(self.waiting, (due, self.taken, target, packet))
 
     def deliver(self) -> float | None:
-        """Hand on what is due; returns the seconds until the next packet is."""
+        """Deliver the packets that are due; return the seconds until the next one is."""
         while self.waiting and self.waiting[0][0] <= time.monotonic():
             _, _, target, packet = heapq.heappop(self.waiting)
             with contextlib.suppress(OSError):

@@ -47,7 +47,7 @@ def parse_link(text: str) -> tuple[int, float]:
     """Return rate, in bits per second, and round trip, in seconds: "20mbit", "20mbit+40ms".
 
     Raises:
-        ValueError: `text` is no rate, or less than a link can have, or what follows is no time.
+        ValueError: `text` is no rate, the rate is too low, or no round trip follows the "+".
     """
     rate, plus, round_trip = text.partition("+")
     match = _MILLISECONDS.fullmatch(round_trip.strip().lower())
@@ -64,7 +64,7 @@ def parse_link(text: str) -> tuple[int, float]:
 
 
 class _Closing(ABC):
-    """A `with` block that ends in `close`."""
+    """The base of links: the end of a `with` block closes the link."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -94,8 +94,8 @@ class ShapedLink(_Closing):
     Args:
         ranks: number of ranks, 1 to 200.
         rate: bits per second, or text as for `parse_rate`; 10 kbit to 30 gbit.
-        round_trip: seconds that packets there and back are under way, up to 2. A process carries
-            them and takes some of the machine: keep to rates of 100 mbit and less.
+        round_trip: seconds that packets take there and back, up to 2. A process carries them and
+            takes some of the machine: keep to rates of 100 mbit and less.
 
     Raises:
         ValueError: `ranks`, `rate` or `round_trip` is out of range.
@@ -152,7 +152,7 @@ class ShapedLink(_Closing):
 
 
 class Loopback(_Closing):
-    """All ranks on the loopback interface: the same use as `ShapedLink`, and no shaping.
+    """All ranks on the loopback interface, used like `ShapedLink` but not shaped.
 
     Args:
         ranks: number of ranks, 1 to 200.
@@ -189,7 +189,7 @@ class Loopback(_Closing):
 
 Link: TypeAlias = ShapedLink | Loopback
 UNSHAPED = "none"
-"""As text: bare loopback."""
+"""The text that stands for bare loopback."""
 
 
 def open_link(ranks: int, link: str) -> Link:

@@ -1,4 +1,4 @@
-"""Local steps in one line of text: "every=10,delay=2,POLICY=NUMBER,OPTION=VALUE"."""
+"""The options of local steps in one line of text: "every=10,delay=2,POLICY=NUMBER,OPTION=VALUE"."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ class LocalSettings:
     delay: int = 0
     fragments: int = 1
     lr: float = LEARNING_RATE
-    """Of the outer optimizer, SGD."""
+    """The learning rate of the outer optimizer, which is SGD."""
     momentum: float = MOMENTUM
-    """Nesterov's; 0: none."""
+    """The outer optimizer's Nesterov momentum; 0 turns it off."""
     start_step: int = 0
-    """Synchronous steps before."""
+    """The number of synchronous steps before the local ones."""
     start: str = "dense"
-    """What they send: "dense", all gradients; "sieve", what the same sieve lets pass of them."""
+    """What the synchronous steps send: "dense" sends all gradients, "sieve" prunes them alike."""
     residual_decay: float = 1.0
-    """What an exchange leaves of the residual (SparseLoCo, arXiv 2508.15706)."""
+    """The factor that each exchange applies to the residual (SparseLoCo, arXiv 2508.15706)."""
     sieve: SieveConfig = field(default_factory=SieveConfig)
     """The options of the sieve."""
 
@@ -62,10 +62,10 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
 
 
 def read_local_settings(text: str) -> LocalSettings:
-    """What is no setting of local steps is one of the sieve, as `read_config` takes it.
+    """Read the options of local steps, and all others as options of the sieve.
 
     Raises:
-        ValueError: it is written otherwise, or a number is out of range.
+        ValueError: an option is unknown, or a value is out of range.
     """
     own: dict[str, Any] = {}
     others = []

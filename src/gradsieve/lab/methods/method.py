@@ -1,4 +1,4 @@
-"""What a method is: a way of training together, which is written as a line of text."""
+"""What a method is: ranks train together by it, and a line of text names it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Method:
     """A method with its options.
 
     Args:
-        options: what stands behind the colon, "4" in "powersgd:4".
+        options: the text behind the colon, "4" in "powersgd:4".
 
     Raises:
         ValueError: the options are written otherwise, or a number is out of range.

@@ -34,7 +34,7 @@ class LowRank:
     """Average matrices by one power iteration a step; vectors travel as they are, as in DDP's hook.
 
     Args:
-        rank: of the approximations.
+        rank: the rank of the approximations.
     """
 
     def __init__(self, parameters: Sequence[Tensor], ranks: int, rank: int) -> None:
@@ -70,7 +70,7 @@ class LowRank:
 
 
 class PowerSgd(Distributed, PlayedInStep):
-    """Among real ranks PyTorch's hook, from the second step on."""
+    """PowerSGD at a rank. Real ranks use PyTorch's hook, from the second step on."""
 
     form = "powersgd:RANK"
 

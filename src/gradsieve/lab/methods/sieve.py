@@ -1,4 +1,4 @@
-"""The hook of this package."""
+"""The sieve: the hook of this package."""
 
 from collections.abc import Sequence
 

@@ -33,7 +33,7 @@ WORDS = {"yes": True, "no": False}
 
 
 def read_option(name: str, text: str) -> Any:
-    """The value of an option, of the type that `SieveConfig` says; raises ValueError."""
+    """Return the value of an option, of its type in `SieveConfig`; raises ValueError."""
     if TYPES[name] is bool:
         return WORDS[require_word(name, text, tuple(WORDS))]
     if TYPES[name] in (int, int | None):
@@ -49,10 +49,10 @@ def read_count(name: str, text: str) -> int:
 
 
 def read_config(text: str) -> SieveConfig:
-    """The options that `text` names; an empty one names none.
+    """Return the options that `text` names; an empty text names none.
 
     Raises:
-        ValueError: it is written otherwise, or a number is out of range.
+        ValueError: an option is unknown, or a value is out of range.
     """
     options: dict[str, Any] = {}
     for part in text.split(",") if text else []:

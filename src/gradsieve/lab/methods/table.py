@@ -1,4 +1,4 @@
-"""All methods, and how a line of text names one."""
+"""The table of all methods, and how a line of text names one."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -94,6 +94,6 @@ def require_playable(text: str, workload: Workload) -> None:
 
 
 def trains_together(text: str) -> bool:
-    """Tell whether the ranks of a run had a common model in the end; a text may be unknown."""
+    """Return whether the ranks of a run had a common model in the end, as with unknown methods."""
     method = NAMED.get(text.partition(":")[0])
     return method is None or method.trains_together

@@ -1,1 +1,1 @@
-"""What a step will take, from what this machine and the link can do."""
+"""Predictions of the time of a step, from measurements of this machine."""

@@ -1,4 +1,4 @@
-"""What a training step is without an exchange."""
+"""A training step without an exchange."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ class BucketSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BareStep:
-    """Seconds of one rank's lock-step, and the buckets in the order of the backward pass."""
+    """The seconds of one rank's step, and the buckets in the order of the backward pass."""
 
     step: float
     backward: float
-    """Of that: the backward pass, behind which buckets are exchanged."""
+    """The part of `step` in the backward pass, beside which buckets are exchanged."""
     wrapper: float
-    """What DDP adds without any exchange: it copies gradients into buckets."""
+    """What DDP adds without any exchange, since it copies gradients into buckets."""
     buckets: tuple[BucketSize, ...]
 
 
 def buckets_of(numels: Iterable[int], cap_mb: float = 25.0) -> tuple[BucketSize, ...]:
-    """As DDP fills them, with float32 gradients of as many elements.
+    """Return the buckets that DDP fills with float32 gradients.
 
     Args:
-        numels: of the parameters, in the model's order.
+        numels: the elements of each parameter, in the model's order.
     """
     buckets, elements, parameters = [], 0, 0
     limit = float(FIRST_BUCKET_BYTES)
@@ -44,13 +44,13 @@ def buckets_of(numels: Iterable[int], cap_mb: float = 25.0) -> tuple[BucketSize,
 
 
 BACKWARD_SHARE = 0.6
-"""Of a step: usual where a forward pass, twice as much backward, and an update make one."""
+"""The backward pass's usual share of a step: twice the forward pass, beside an update."""
 USUAL_PARAMETER = 1_000_000
-"""Elements."""
+"""The elements of a parameter whose size is not known."""
 
 
 def like_usual(elements: float, step: float) -> BareStep:
-    """Of a model of which no more is known than its size and its step's seconds."""
+    """Return the usual step of a model, where only its size and the step's seconds are known."""
     count = max(1, round(elements / USUAL_PARAMETER))
     buckets = buckets_of([round(elements / count)] * count)
     return BareStep(step=step, backward=BACKWARD_SHARE * step, wrapper=0.0, buckets=buckets)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +21,7 @@ from gradsieve.lab.plan.bare_step import BareStep, buckets_of
 from gradsieve.lab.plan.machine import Machine, MachineOrder, Measured
 from gradsieve.lab.runs.order import answer_order
 from gradsieve.lab.workloads.workload import load_workload
+from gradsieve.runtime.torch_private import GradBucket
 from gradsieve.sieve import Workspace, select
 from gradsieve.topology import GATHER
 
@@ -37,7 +37,7 @@ def seconds_of(
     clock: Callable[[], float],
     prepare: Callable[[], object] = lambda: None,
 ) -> float:
-    """The median of some runs; `prepare` is called before each and not timed."""
+    """Return the median of some runs; `prepare` is called before each and not timed."""
     taken = []
     for _ in range(REPEATS):
         prepare()
@@ -64,7 +64,7 @@ def select_seconds(gradient: Tensor) -> float:
 
 
 def code_seconds(gradient: Tensor) -> tuple[float, float]:
-    """Of a byte, made and read."""
+    """Return the seconds of a frame's byte, to make it and to read it."""
     largest = gradient.abs().topk(int(DENSITY * NUMEL)).indices.sort().values
     threshold = float(gradient[largest].abs().min())
     indices, values = largest.int().numpy(), gradient[largest].numpy()
@@ -116,7 +116,7 @@ def halve_seconds(gradient: Tensor) -> float:
 
 
 def train_alone(name: str) -> BareStep:
-    """A workload's steps in lock-step, and with DDP around it whose hook exchanges nothing."""
+    """Time a workload's steps in lock-step, and within DDP whose hook exchanges nothing."""
     workload = load_workload(name)
     model = workload.make_model()
     optimizer = workload.make_optimizer(model, workload.learning_rate)

@@ -60,7 +60,8 @@ def plan(
 ) -> None:
     """Predict the seconds of a step with each exchange, from what this machine measures.
 
-    The quickest way is not all there is to it: what is sent of a gradient decides what is learned.
+    The quickest exchange need not be the best: the part of a gradient that is sent decides what
+    is learned.
     """
     from gradsieve.lab.link import UNSHAPED, parse_link
     from gradsieve.lab.plan.bare_step import like_usual
@@ -110,19 +111,19 @@ def plan(
 
 
 def plan_table(rows: Sequence[PlanRow]) -> Table:
-    """Of one workload."""
+    """Return the table of one workload."""
     from gradsieve.lab.tables import table_of
 
     first = rows[0]
-    ways = list(first.seconds)
+    names = list(first.seconds)
     table = table_of(
-        ("link", "ranks", *ways, "quickest"),
+        ("link", "ranks", *names, "quickest"),
         title=f"{first.workload}: milliseconds of a step, {1000 * first.limit_seconds:,.0f} with "
         f"no exchange; frames of {first.bits:g} bits an element",
         words=("link", "quickest"),
     )
     for row in rows:
-        cells = (f"{1000 * row.seconds[way]:,.0f}" for way in ways)
+        cells = (f"{1000 * row.seconds[name]:,.0f}" for name in names)
         table.add_row(row.link, f"{row.ranks:,}", *cells, ", ".join(row.quickest))
     return table
 

@@ -12,7 +12,7 @@ def parse_count(text: str) -> float:
     """Return a number of parameters, 1 or more: "350M", "1.5B", "20k", "350e6", "350000000".
 
     Raises:
-        ValueError: `text` is none; the message says which forms are accepted.
+        ValueError: `text` is no such number; the message says which forms are accepted.
     """
     match = _COUNT.fullmatch(text.strip().lower().replace(",", "").replace("_", ""))
     count = 0.0
@@ -27,7 +27,7 @@ def parse_count(text: str) -> float:
 
 
 def count_of(text: str) -> float:
-    """Return `parse_count` of an option of a command."""
+    """Parse a number of parameters that is an option of a command."""
     try:
         return parse_count(text)
     except ValueError as error:

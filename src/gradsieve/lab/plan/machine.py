@@ -1,4 +1,4 @@
-"""What the exchange's work takes on this machine: measured by two ranks over loopback."""
+"""The time that an exchange's work takes on this machine, measured by two ranks over loopback."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ from gradsieve.lab.runs.order import ask_ranks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Processor seconds of one thread."""
+    """Processor seconds of one thread, for each unit of work."""
 
     select: float
-    """An element: adding the residual, comparing, and clearing the bucket."""
+    """Adding the residual to an element, comparing it, and clearing the bucket."""
     section: float
-    """A parameter of a frame, made and read from two ranks, however little is sent."""
+    """Making a section of a frame and reading it from two ranks, however little is sent."""
     make: float
-    """A byte of a frame."""
+    """Making a byte of a frame."""
     read: float
-    """A byte of a frame, added to the average."""
+    """Reading a byte of a frame and adding it to the average."""
     collective: float
-    """A bucket: sizes told, frames sent, by all of the process's threads."""
+    """Telling sizes and sending frames for a bucket, on all threads of the process."""
     reduce: float
-    """A byte of an all-reduce, by all of the process's threads."""
+    """A byte of an all-reduce, on all threads of the process."""
     halve: float
-    """A float32 element cast to half precision and back."""
+    """Casting a float32 element to half precision and back."""
 
 
 @dataclass(frozen=True, slots=True)
 class MachineOrder:
-    """What the ranks are to measure, beside the machine."""
+    """What the ranks measure beside the machine."""
 
     workloads: list[str]
 
@@ -41,14 +41,14 @@ class MachineOrder:
 class Measured:
     machine: Machine
     bare_steps: dict[str, BareStep]
-    """Of each workload that was ordered."""
+    """The step of each workload that was asked for."""
 
 
 def measure(workloads: Sequence[str], directory: Path) -> Measured:
-    """It takes half a minute, and some steps of each workload.
+    """Measure this machine for half a minute, and some steps of each workload.
 
     Args:
-        directory: for logs and the numbers.
+        directory: where logs and the numbers are written.
 
     Raises:
         RunError: a rank failed.

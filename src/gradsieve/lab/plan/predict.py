@@ -1,8 +1,8 @@
-"""What a step takes with each exchange, by the α–β model and what the processor has to do.
+"""The time of a step with each exchange, by the α–β model and the processor's work.
 
-Buckets become ready one after the other, evenly spread over the backward pass; each is exchanged
-when it is ready and the one before is through. What is not through at the end of the backward pass
-is waited for.
+Buckets become ready one after the other, evenly spread over the backward pass. Each is exchanged
+as soon as it is ready and the one before is done. After the backward pass the step waits for the
+rest.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from gradsieve.topology import AnyTopology, DenseTopology, FrameTopology
 FLOAT32 = 4
 """Bytes of an element."""
 A_PEER = 0.25
-"""Of a collective of two ranks: what each further rank adds, to which a size and a frame are sent
-and from which they come. Not measured on more than eight ranks."""
+"""What each further rank adds to a collective, as a share of a collective of two ranks. It has been
+measured on eight ranks at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Seconds of one bucket."""
+    """The seconds of one bucket's exchange."""
 
     processor: float
     line: float
-    """On the link, or of processors that work while it is."""
+    """The time on the link, or of processors that work meanwhile."""
 
 
 def predict(
     topology: AnyTopology, bare: BareStep, machine: Machine, links: Links, bits: float
 ) -> float:
-    """Seconds of a step.
+    """Return the seconds of a step.
 
     Args:
-        bits: size of a rank's frames an element, where frames travel.
+        bits: the size of a rank's frames in bits an element, where frames travel.
     """
     if isinstance(topology, DenseTopology):
         dense = [dense_service(topology, bucket, machine, links) for bucket in bare.buckets]
@@ -66,7 +66,8 @@ def frame_service(
 
 
 def step_seconds(bare: BareStep, services: Sequence[Service], *, at_once: bool) -> float:
-    """
+    """Return the seconds of a step whose buckets are exchanged behind the backward pass.
+
     Args:
         at_once: the processor's part of an exchange runs while the line is busy.
     """

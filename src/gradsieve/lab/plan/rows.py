@@ -1,4 +1,4 @@
-"""Rows of a plan: what each way would take, and how near that comes to what was measured."""
+"""Rows of a plan: the predicted time of each exchange, and how near it is to a measured one."""
 
 import json
 import math
@@ -27,12 +27,13 @@ from gradsieve.topology import (
 )
 
 ON_THE_WIRE = 0.957
-"""Of a link's rate: the rest are headers of Ethernet, IP and TCP."""
+"""The share of a link's rate that is left beside headers of Ethernet, IP and TCP."""
 ALIKE = 1.03
-"""Ways within this factor are called alike. Predictions are off by more, but mostly all alike: what
-is computed beside the exchange."""
+"""Exchanges within this factor count as alike. Predictions are off by more, but mostly by the same
+for all, which is the computation beside the exchange."""
 MOSTLY_DENSE, MOSTLY_FRAMES = 16.0, 6.0
-"""Bits an element: what a run sends more than, or less than, that has chosen one way."""
+"""Bits an element: a run that sent more than the first was dense, one below the second sent frames
+alone."""
 DESCRIBED = re.compile(r"([\d.]+) ([GMk]?)bit/s each way \(tbf\)(?:, ([\d.]+) ms round trip)?")
 Seconds = dict[str, float]
 
@@ -43,13 +44,13 @@ class PlanRow:
     link: str
     ranks: int
     bits: float
-    """Of frames, an element."""
+    """The size of frames, in bits an element."""
     limit_seconds: float
-    """A step with no exchange at all."""
+    """The seconds of a step without any exchange."""
     seconds: Seconds
-    """A step, by exchange."""
+    """The seconds of a step, by exchange."""
     quickest: tuple[str, ...]
-    """The quickest way, and those that are as quick as the prediction can tell."""
+    """The quickest exchange, and those that the prediction cannot tell from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +68,9 @@ class Comparison:
 
 
 def link_cost(rate: float, round_trip: float, machine: Machine) -> LinkCost:
-    """Of a link with a rate in bits a second and a round trip in seconds.
+    """Return the cost of a link with a rate in bits a second and a round trip in seconds.
 
-    A collective of Gloo asks before it sends: it takes a round trip.
+    A collective of Gloo asks before it sends, so that it takes a round trip.
     """
     return LinkCost(round_trip + machine.collective / 2, ON_THE_WIRE * rate / 8)
 
@@ -77,7 +78,7 @@ def link_cost(rate: float, round_trip: float, machine: Machine) -> LinkCost:
 def plan_row(
     workload: str, bare: BareStep, machine: Machine, link: str, ranks: int, bits: float
 ) -> PlanRow:
-    """Raises ValueError where `link` is not written as for `open_link`."""
+    """Predict a row. Raises ValueError where `link` is not written as for `open_link`."""
     rate, round_trip = (math.inf, 0.0) if link == UNSHAPED else parse_link(link)
     cost = link_cost(rate, round_trip, machine)
     links = Links(ranks, cost)
@@ -88,7 +89,7 @@ def plan_row(
         # Not those that need nodes.
         if topology.seconds(links, 1.0, 1.0) < math.inf
     }
-    by_speed = sorted(seconds, key=lambda way: seconds[way])
+    by_speed = sorted(seconds, key=lambda name: seconds[name])
     return PlanRow(
         workload=workload,
         link=link,
@@ -96,14 +97,14 @@ def plan_row(
         bits=bits,
         limit_seconds=bare.step,
         seconds=seconds,
-        quickest=tuple(way for way in by_speed if seconds[way] <= ALIKE * seconds[by_speed[0]]),
+        quickest=tuple(name for name in by_speed if seconds[name] <= ALIKE * seconds[by_speed[0]]),
     )
 
 
 def comparisons(rows: Iterable[dict[str, object]], measured: Measured) -> Iterator[Comparison]:
-    """Rows of `gradsieve bench step` beside what is predicted for them, where the model knows how.
+    """Yield the rows of `gradsieve bench step` that can be predicted, beside their predictions.
 
-    Each with the lock-step time of its own run: machines drift.
+    A prediction starts from the lock-step time of its own run, because machines drift.
     """
     for row in rows:
         bare = measured.bare_steps[str(row["workload"])]
@@ -135,19 +136,19 @@ def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) 
         return predict(DENSE_HALF, bare, machine, links, bits)
     if isinstance(method, Ddp) or (isinstance(method, Sieve) and bits > MOSTLY_DENSE):
         return predict(DENSE, bare, machine, links, bits)
-    # Between, a run has taken several topologies.
+    # Between the two, a run has used several topologies.
     if not isinstance(method, Sieve) or bits > MOSTLY_FRAMES:
         return None
     topology = TOPOLOGIES.get(method.config.topology, GATHER)
     if isinstance(topology, DenseTopology) or topology.of_nodes:
         return None
-    # Frames of sums are counted among the bits.
+    # The bits include the frames of sums.
     bits /= topology.work(links, 1, 1).made
     return predict(topology, bare, machine, links, bits)
 
 
 def described_link(words: str, machine: Machine) -> LinkCost:
-    """Of the words that a link describes itself with."""
+    """Return the cost of a link from the words that it describes itself with."""
     found = DESCRIBED.search(words)
     if found is None:
         return link_cost(math.inf, 0.0, machine)

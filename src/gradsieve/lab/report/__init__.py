@@ -1,1 +1,1 @@
-"""What was recorded, for reading."""
+"""Reports of what was recorded."""

@@ -1,4 +1,4 @@
-"""Histograms made ready to be drawn: even bins over the values, and bins over magnitudes."""
+"""Histograms ready to be drawn, over values in even bins and over magnitudes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from gradsieve.recording.histogram import BINS_A_SIGN, Histogram, edges, overall
 
 WHOLE_MODEL = "whole model"
 REACH = 4.0
-"""Standard deviations on either side that the even bins cover."""
+"""The even bins cover this many standard deviations on either side."""
 EVEN_BINS = 65
-"""Odd: the mean, and with it most zeros, lies within one and not between two."""
+"""An odd number, so that the mean, and with it most zeros, lies within a bin."""
 OCTAVE = 8
-"""Bins that are drawn as one over magnitudes."""
+"""So many bins are drawn as one over magnitudes."""
 KINDS = ("gradient", "accumulated", "residual", "weight")
 
 
 def drawn(groups: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """run → kind → layer → a list of shapes, of the first seed of each title."""
+    """Return the shapes of each title's first seed, as run → kind → layer → list."""
     found: dict[str, Any] = {}
     for title, runs in groups.items():
         if runs[0].counted:
@@ -45,8 +45,10 @@ def with_whole(by_layer: Mapping[str, Histogram]) -> dict[str, Histogram]:
 
 
 def shape_of(histogram: Histogram) -> Row:
-    """Shares in %; "even": [first edge, width, shares ...], "negative" and "positive": [exponent of
-    the first magnitude, shares of octaves ...]."""
+    """Return a histogram's shares in %.
+
+    "even" is [first edge, width, shares ...]; "negative" and "positive" are [exponent of the first
+    magnitude, shares of octaves ...]."""
     return {
         "mean": digits(histogram.mean),
         "deviation": digits(histogram.deviation),
@@ -88,7 +90,7 @@ def octaves(histogram: Histogram, sign: int) -> list[object]:
 
 
 def bars(shape: Row, scale: str) -> list[Row]:
-    """Rows of a chart, as the page makes them of the same shape."""
+    """Return the rows of a chart; the page makes the same ones of a shape."""
     if scale == "linear":
         first, width, *shares = shape["even"]
         return [
@@ -103,7 +105,7 @@ def bars(shape: Row, scale: str) -> list[Row]:
 
 
 def marks(shape: Row, scale: str) -> list[Row]:
-    """Where standard deviations lie: from the mean, or as magnitudes."""
+    """Return where the standard deviations lie, from the mean or as magnitudes."""
     mean, deviation = shape["mean"], shape["deviation"]
     if scale == "linear":
         names = ("−2 σ", "−1 σ", "mean", "+1 σ", "+2 σ")

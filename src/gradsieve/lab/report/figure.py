@@ -1,4 +1,4 @@
-"""What all figures share: their form, axes, colours, and lines over the steps."""
+"""What figures share: their form, axes, colours, and lines over the steps."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Control = Literal["run", "layer", "kind", "step"]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 MARK = "#767676"
-"""Of what is written into a figure: as far from white as from the dark page."""
+"""The colour of text within a figure, as far from white as from the dark page."""
 HEIGHT = 260
 STATIC_WIDTH = 620
 STEPS = alt.X(
@@ -31,16 +31,16 @@ STEPS = alt.X(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     name: str
-    """Of its files, and of its place in the page."""
+    """What its files and its place in the page are called."""
     title: str
     caption: str
-    """What to see."""
+    """What the reader can see in it."""
     charts: Mapping[Scale, Any]
-    """The same figure on either axis; one where only one makes sense."""
+    """The same figure on a linear and a logarithmic axis, or on the one that makes sense."""
     data: Mapping[str, Sequence[Row]]
-    """Rows by the name that the charts call them, as the files draw them."""
+    """The rows that the files draw, by the name that the charts use."""
     controls: tuple[Control, ...] = ()
-    """Which choices of the page the figure follows."""
+    """The controls of the page that the figure follows."""
 
     @property
     def default(self) -> Any:
@@ -48,16 +48,16 @@ class Figure:
 
 
 def colour(field: str, title: str, words: Sequence[str], among: Sequence[str]) -> Any:
-    """The same one for a word in every figure that draws some of `among`."""
+    """Return an encoding that gives a word one colour in all figures that draw some of `among`."""
     colours = [PALETTE[among.index(word) % len(PALETTE)] for word in words]
     scale = alt.Scale(domain=list(words), range=colours)
-    # Else a legend shows the pale bands behind the lines.
+    # Without it the legend shows the pale bands behind the lines.
     legend = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2)
     return alt.Color(f"{field}:N", title=title, sort=list(words), scale=scale, legend=legend)
 
 
 def dashes(field: str, title: str, words: Sequence[str], among: Sequence[str]) -> dict[str, Any]:
-    """The encoding that tells lines apart where there are more words than colours."""
+    """Return the encoding that tells lines apart where there are more words than colours."""
     if len(among) <= len(PALETTE):
         return {}
     patterns = [DASHES[among.index(word) // len(PALETTE) % len(DASHES)] for word in words]
@@ -97,9 +97,9 @@ def lines(
     band: bool = False,
     domain: Sequence[float] | None = None,
 ) -> Any:
-    """One line a word of `by`, of those in `only` if any; with `band` the extremes of seeds.
+    """Draw a line for each word of `by`, or of `only`; `band` adds the extremes of the seeds.
 
-    Colours are those of `among`, the words of all figures that are to agree.
+    Colours follow `among`, the words of all figures that are to agree.
     """
     found = list(dict.fromkeys(row[by] for row in rows))
     among, words = list(among or found), list(only or found)
@@ -149,7 +149,7 @@ def on_both_axes(**options: Any) -> dict[Scale, Any]:
 
 
 def slug(words: str) -> str:
-    """As a name of a file and of an element."""
+    """Return `words` as a name of a file and of an element."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 

@@ -20,13 +20,13 @@ from gradsieve.lab.report.series import Row
 
 ALL_LAYERS = "all layers"
 LAYERS_AT_ONCE = len(PALETTE) * 2
-"""Where all are chosen: more lines cannot be told apart."""
+"""The most layers that are drawn at once: more lines cannot be told apart."""
 
 
 def metric_figure(
     rows: Sequence[Row], metric: str, column: str, *, name: str, only: Sequence[str] = ()
 ) -> Figure:
-    """A number that training has logged, which stands in a column of the rows."""
+    """Draw a number that training has logged, from a column of the rows."""
     values = [row[column] for row in rows if row.get(column) is not None]
     is_share = metric == "accuracy" and max(values, default=0) <= 1
     spread = any(f"{column}_low" in row for row in rows)
@@ -49,7 +49,7 @@ def metric_figure(
 
 
 def overview_figure(rows: Sequence[Row], field: str, title: str) -> Figure:
-    """Drag over it to choose the steps that all others show."""
+    """Draw a figure over which a reader drags to choose the steps that all others show."""
     words = runs_of(rows)
     chart = (
         alt.Chart(alt.NamedData(name="steps"))
@@ -140,7 +140,7 @@ LAYER_LINES = {
 
 
 def layer_figure(rows: Sequence[Row], field: str, first: Sequence[str]) -> Figure:
-    """`first`: the layers that are drawn where none is chosen."""
+    """Draw a number of each layer; `first` are the layers drawn where none is chosen."""
     title, axis, caption = LAYER_LINES[field]
     charts: dict[Scale, Any] = {}
     for scale in ("log", "linear"):
@@ -172,7 +172,7 @@ STAGE_COLOURS = ("#009E73", "#E69F00", "#CC79A7")
 
 
 def time_figure(rows: Sequence[Row]) -> Figure:
-    """`rows` of run, stage, order and milliseconds."""
+    """Draw rows of run, stage, order and milliseconds."""
     runs = runs_of(rows)
     chart = (
         alt.Chart(alt.NamedData(name="stages"))
@@ -204,7 +204,7 @@ def time_figure(rows: Sequence[Row]) -> Figure:
 
 
 def ratio_figure(rows: Sequence[Row], table: str) -> Figure:
-    """Rows of `bench step`, from a file of that name."""
+    """Draw the rows of `bench step` from the file `table`."""
     data = f"ratios-{slug(table)}"
     methods = list(dict.fromkeys(row["method"] for row in rows))
     chart = (

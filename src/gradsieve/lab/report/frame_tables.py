@@ -1,4 +1,4 @@
-"""A frame in a file, as a table."""
+"""Tables of what a frame in a file holds."""
 
 from pathlib import Path
 
@@ -14,7 +14,12 @@ BITS = ("section", "positions", "signs", "values", "overhead", "all", "all, an e
 
 
 def read_frame(path: Path) -> FrameReport:
-    """Raises OSError where the file cannot be read, FrameError where it is no frame."""
+    """Read a frame.
+
+    Raises:
+        OSError: the file cannot be read.
+        FrameError: it holds no frame.
+    """
     return inspect(torch.from_numpy(np.fromfile(path, np.uint8)))
 
 

@@ -13,7 +13,7 @@ HISTOGRAM_TITLES = {"linear": "value", "log": "magnitude (log scale)"}
 
 
 def histogram_figure(shapes: Mapping[str, Any]) -> Figure:
-    """`shapes` as `distribution.drawn` gives them; drawn is the last step of the first run."""
+    """Draw the last step of the first run in `shapes`, which `distribution.drawn` gives."""
     run, kinds = next(iter(shapes.items()))
     kind, layers = next(iter(kinds.items()))
     shape = layers[WHOLE_MODEL][-1]

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: it opens without a network."""
+"""One self-contained HTML page, which opens without a network."""
 
 import html
 import json
@@ -17,23 +17,23 @@ from gradsieve.lab.report.series import columns
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 FILLED_BY_SCRIPT = ("bars", "marks", "words")
-"""Data of the histogram: the page makes it of shapes, by the choices."""
+"""The data of the histogram, which the page computes from shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of a page: words, then figures, then tables by their names."""
+    """A part of a page with its words, figures and tables."""
 
     title: str = ""
     paragraphs: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
     long_tables: Mapping[str, Table] = field(default_factory=dict)
-    """Closed, until a reader opens them."""
+    """Tables that are closed until a reader opens them."""
 
 
 def page_of(title: str, sections: Sequence[Section], shapes: Mapping[str, Any]) -> str:
-    """HTML; the choices that figures follow stand below the first section.
+    """Return the HTML of a page. Its controls stand below the first section.
 
     `shapes` as `distribution.drawn` gives them.
     """
@@ -75,7 +75,7 @@ def page_of(title: str, sections: Sequence[Section], shapes: Mapping[str, Any]) 
 
 
 def vega() -> str:
-    """Vega-Lite's runtime as one script that defines `vegaEmbed`."""
+    """Return Vega-Lite's runtime as one script that defines `vegaEmbed`."""
     script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # Its stub lacks a default.
     return script
 
@@ -85,13 +85,17 @@ def resource(name: str) -> str:
 
 
 def json_in_html(content: object) -> str:
-    """No word of a title may end the element that holds the data, or begin another."""
+    """Return JSON in which no text can end the element that holds it, or begin another."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     return text.replace("<", "\\u003c")
 
 
 def named_data(figures: Sequence[Figure]) -> dict[str, Sequence[Any]]:
-    """Raises ValueError where two figures call different rows by one name."""
+    """Return the rows of all figures by name.
+
+    Raises:
+        ValueError: two figures call different rows by one name.
+    """
     data: dict[str, Sequence[Any]] = {}
     for figure in figures:
         for name, rows in figure.data.items():

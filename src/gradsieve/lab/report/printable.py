@@ -1,17 +1,17 @@
-"""Text as a page and a chart can show it."""
+"""Text that a page and a chart can show."""
 
 import re
 from typing import Any
 
-# XML has no word for control characters, half a surrogate pair and what is no character; a chart's
-# expressions end at the separators of lines and paragraphs.
+# XML cannot hold control characters, lone surrogates and noncharacters; the expressions of a chart
+# end at the separators of lines and paragraphs.
 UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
 
 
 def printable(content: Any) -> Any:
-    """What JSON holds, with such characters in its texts and keys written as escapes."""
+    """Return content of JSON with the characters that cannot be shown written as escapes."""
     if isinstance(content, str):
         return UNSHOWABLE.sub(escaped, content)
     if isinstance(content, dict):

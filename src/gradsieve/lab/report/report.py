@@ -1,4 +1,4 @@
-"""From a directory to a page and its figures as files."""
+"""From the records in a directory to a page and its figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ from gradsieve.recording.files import Line
 PAGE = "index.html"
 RATIO_KEYS = frozenset({"method", "link", "workload", "ratio"})
 TABLE_ROWS = 200
-"""Of a benchmark's file, at most: pages are read, not searched."""
+"""The most rows of a benchmark's table on a page."""
 
 
 def write_report(source: Source, out: Path, title: str | None = None) -> Path:
-    """Write the page, and each figure as PNG and SVG beside it; returns the page's path.
+    """Write the page, and each figure as PNG and SVG beside it; return the page's path.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     groups = grouped(source.runs)
     shapes = drawn(groups)
@@ -56,7 +56,7 @@ def write_report(source: Source, out: Path, title: str | None = None) -> Path:
 def write_page(
     title: str, sections: Sequence[Section], shapes: Mapping[str, Any], out: Path
 ) -> Path:
-    """Write the page, and its figures as files; returns and raises as `write_report`."""
+    """Write the page and its figures; it returns and raises as `write_report`."""
     out.mkdir(parents=True, exist_ok=True)
     page = out / PAGE
     page.write_text(page_of(title, sections, shapes), encoding="utf-8")
@@ -80,10 +80,10 @@ def benchmark(rows: Rows) -> Section:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What all figures over the steps are drawn from."""
+    """What the figures over the steps are drawn from."""
 
     metrics: dict[str, str]
-    """What training has logged, by the column of the rows."""
+    """The names of what training has logged, by column of the rows."""
     rows: list[Row]
 
     def column(self, metric: str) -> str:
@@ -124,7 +124,7 @@ def training_figures(groups: Mapping[str, Sequence[Run]], steps: Steps) -> list[
 
 
 def figure_names(metrics: Mapping[str, str]) -> dict[str, str]:
-    """By column: what is left of a metric's name in a file's, made one of its own."""
+    """Return a different file name for each column, made from the name of its metric."""
     names: dict[str, str] = {}
     for column, metric in metrics.items():
         name = f"training-{slug(metric)}"
@@ -149,7 +149,7 @@ def benchmark_in_words(tables: Sequence[Rows]) -> list[str]:
 
 
 def write_files(figure: Figure, out: Path) -> None:
-    """As the page shows the figure at first."""
+    """Write the figure as the page shows it at first."""
     chart = figure.default.properties(width=STATIC_WIDTH)
     chart = chart.configure_view(stroke=None).configure_legend(
         orient="top", labelLimit=0, columns=4

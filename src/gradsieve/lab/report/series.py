@@ -1,4 +1,4 @@
-"""What charts are drawn from: rows of numbers, few enough for a page."""
+"""Rows of numbers that charts are drawn from, few enough for a page."""
 
 import math
 import statistics
@@ -14,15 +14,15 @@ from gradsieve.telemetry.record import StepRecord
 Row = dict[str, Any]
 
 OWN_FIELDS = frozenset({*(field.name for field in fields(StepRecord)), "seconds", "sent_bytes"})
-"""Numbers of a record that are no metric of the user's."""
+"""The fields of a record that are no metrics of the user."""
 POINTS = 10_000
-"""Of all runs together, and of all layers of the runs."""
+"""The most points of all runs together, and of all their layers."""
 SMOOTHING_SHARE = 0.02
-"""Of a run's steps: what a point of a metric is the mean of, since batches differ."""
+"""A metric is averaged over this share of a run's steps, since batches differ."""
 
 
 def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """By title, in the order in which they were found."""
+    """Group runs by title, in the order in which they were found."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.title, []).append(run)
@@ -30,7 +30,7 @@ def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def metrics_of(runs: Iterable[Run]) -> list[str]:
-    """Names of the numbers that a training loop has logged of its own."""
+    """Return the names of the numbers that a training loop has logged itself."""
     names: dict[str, None] = {}
     for run in runs:
         for line in run.steps:
@@ -42,9 +42,10 @@ def metrics_of(runs: Iterable[Run]) -> list[str]:
 
 
 def step_rows(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str]) -> list[Row]:
-    """A row a title and step (or stretch of steps): means over seeds, extremes of metrics.
+    """Return a row for each title and step (or stretch of steps), with means over seeds.
 
-    Metrics are in columns of their own names in METRIC: a user's may be anything.
+    Metrics stand in columns named by METRIC, because a user's names may be anything. Their extremes
+    stand beside them.
     """
     every = stride_for(sum(len(run.steps) for runs in groups.values() for run in runs), POINTS)
     return [
@@ -55,7 +56,7 @@ def step_rows(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str]) -> li
 
 
 METRIC = "metric{}"
-"""The column of a metric, by its place among `metrics_of`."""
+"""The column of a metric, by its place in `metrics_of`."""
 
 
 def stride_for(wanted: int, points: int) -> int:
@@ -95,11 +96,11 @@ READ: Mapping[str, Callable[[Line], float | None]] = {
     "milliseconds": times(1000, "seconds"),
     "residual": times(1, "residual_norm"),
 }
-"""Columns beside the metrics: %, bits, ms, ms, norm."""
+"""The columns beside the metrics, in %, bits, ms, ms and as a norm."""
 
 
 def moving_mean(steps: Sequence[Line], name: str) -> list[float | None]:
-    """Of what is known in the window up to each step."""
+    """Return the mean of the known values in the window up to each step."""
     window = max(1, round(SMOOTHING_SHARE * len(steps)))
     numbers = [number_of(line.get(name)) for line in steps]
     sums = [0.0, *accumulate(0.0 if number is None else number for number in numbers)]
@@ -137,7 +138,7 @@ def merged(title: str, seeds: Sequence[dict[int, Row]]) -> list[Row]:
 
 
 def layer_rows(groups: Mapping[str, Sequence[Run]], points: int = 4 * POINTS) -> list[Row]:
-    """A row a title, step and pruned parameter, of the first seed: threshold, density in %."""
+    """Return threshold and density (%) by title, step and pruned parameter, of the first seed."""
     firsts = {title: runs[0] for title, runs in groups.items()}
     wanted = sum(len(run.steps) * len(run.pruned) for run in firsts.values())
     every = stride_for(wanted, points)
@@ -157,7 +158,7 @@ def layer_rows(groups: Mapping[str, Sequence[Run]], points: int = 4 * POINTS) ->
 
 
 def columns(rows: Sequence[Row]) -> dict[str, Any]:
-    """The rows as columns of words or of numbers with four digits: a third of the bytes."""
+    """Return the rows as columns, with numbers of four digits: they take a third of the bytes."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     made: dict[str, Any] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""What gradsieve has written into a directory: training runs, and tables of benchmarks."""
+"""The training runs and the tables of benchmarks that gradsieve has written into a directory."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from gradsieve.recording.files import (
 from gradsieve.recording.sample import Histograms, from_json
 
 RECORD_MARKS = frozenset({"step", "thresholds", "frame_bytes"})
-"""Keys by which a line of a file with any name is known as a step's record."""
+"""The keys that mark a line as the record of a step, whatever the name of its file."""
 
 
 TABLE_MARKS = (
@@ -32,7 +32,7 @@ TABLE_MARKS = (
     frozenset({"workload", "histograms"}),
     frozenset({"workload", "link", "bits"}),
 )
-"""Keys by which rows of benchmarks are known."""
+"""The keys that mark the rows of a benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,16 @@ class Counted:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run."""
+    """A training run that has been recorded."""
 
     name: str
-    """Its place under the directory."""
+    """The place of the run under the directory."""
     path: Path
     """The file of its records."""
     config: Line
-    """Empty where the user's own script has trained."""
+    """Empty where a script of the user has trained."""
     result: Line
-    """Empty where it did not end."""
+    """Empty where the run did not end."""
 
     @cached_property
     def written(self) -> tuple[Line, list[Line]]:
@@ -71,7 +71,7 @@ class Run:
 
     @cached_property
     def counted(self) -> list[Counted]:
-        """Raises RecordsError where a line is no histogram."""
+        """The histograms of the run. Raises RecordsError where a line is no histogram."""
         path = self.path.parent / HISTOGRAMS
         if self.path.name != RECORDS or not path.exists():
             return []
@@ -85,24 +85,24 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Runs of one title differ in their seeds alone."""
+        """The title of the run; runs of one title differ only in their seeds."""
         about = self.heading.get("about") or {}
         return str(self.config.get("title") or about.get("title") or self.name)
 
     @cached_property
     def pruned(self) -> list[str]:
-        """The parameters that were, in any step looked at; the largest first."""
+        """The parameters that were pruned in any step, the largest first."""
         names = {name for line in self.steps for name in line.get("thresholds") or ()}
         return sorted(names, key=lambda name: (-self.parameters.get(name, 0), name))
 
     @property
     def trains_together(self) -> bool:
-        """Ranks of a lock-step run have no common model."""
+        """Whether the ranks had a common model in the end."""
         return trains_together(str(self.config.get("method")))
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Elements by name, where a recorder has told them."""
+        """The number of elements of each parameter, by name, where a recorder has written it."""
         found: dict[str, int] = self.heading.get("parameters") or {}
         return found
 
@@ -123,12 +123,11 @@ class Source:
 
 
 def read_source(directory: Path) -> Source:
-    """
-    Runs come in the order in which they were started.
+    """Find the runs, in the order in which they were started, and the tables of a directory.
 
     Raises:
         RecordsError: it is no directory, holds nothing that gradsieve has written, or something
-            that a newer one has.
+            that a newer version has written.
     """
     if not directory.is_dir():
         raise RecordsError(f"{directory} is no directory; give the one that was written to")
@@ -164,7 +163,7 @@ def found_runs(directory: Path) -> Iterator[Run]:
 
 
 def holds_records(path: Path) -> bool:
-    """Of a file with any name; one that cannot be read is somebody else's."""
+    """Return whether a file begins with a record; one that cannot be read does not."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             first = json.loads(file.readline())
@@ -192,7 +191,7 @@ def object_in(path: Path) -> Line:
 
 
 def content_of(path: Path) -> Any:
-    """None where there is no such file, or it is cut short."""
+    """Return the JSON in a file; None where there is no such file, or it is cut short."""
     try:
         return printable(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The top of a report: a table and a few sentences, written from the records."""
+"""The table and the sentences at the top of a report."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ WORTH_TELLING = 1.5
 
 
 def summary_table(groups: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells; columns that no run fills are left out."""
+    """Return headings and cells, without the columns that no run fills."""
     columns = [(heading, [cell(runs) for runs in groups.values()]) for heading, cell in CELLS]
     several = any(len(runs) > 1 for runs in groups.values())
     kept = [
@@ -28,7 +28,7 @@ def summary_table(groups: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[
 
 
 def summary_rows(source: Source) -> list[dict[str, Any]]:
-    """Of every run: its title, place and result, and means over its steps."""
+    """Return the title, place and result of every run, and means over its steps."""
     return [
         {
             "run": run.title,
@@ -44,13 +44,13 @@ def summary_rows(source: Source) -> list[dict[str, Any]]:
 
 
 def mean_in_words(runs: Sequence[Run], value: Callable[[Run], float | None], form: str) -> str:
-    """Over seeds; empty where none has a value."""
+    """Return the mean over seeds; empty where none has a value."""
     mean = mean_over(runs, value)
     return "" if mean is None else f"{mean:{form}}"
 
 
 def spread(runs: Sequence[Run], value: Callable[[Run], float | None], form: str) -> str:
-    """Mean over seeds, and the extremes where there are several; empty where none has a value."""
+    """Return the mean over seeds, with the extremes of several; empty where none has a value."""
     known = [number for number in map(value, runs) if number is not None]
     mean = mean_in_words(runs, value, form)
     return mean if len(known) < 2 else f"{mean} ({min(known):{form}} to {max(known):{form}})"
@@ -82,7 +82,7 @@ def exposed(run: Run) -> float | None:
 
 
 def last_of(name: str) -> Callable[[Run], float | None]:
-    """The mean of a metric over the last tenth of a run."""
+    """Return what takes the mean of a metric over the last tenth of a run."""
 
     def read(run: Run) -> float | None:
         if not run.trains_together:
@@ -108,7 +108,7 @@ CELLS: Sequence[tuple[str, Callable[[Sequence[Run]], str]]] = (
 
 
 def sentences(groups: Mapping[str, Sequence[Run]]) -> list[str]:
-    """What was run, what it sent, what it learned."""
+    """Return sentences about what was run, what it sent and what it learned."""
     if not groups:
         return []
     told = [setting_in_words(groups), sending_in_words(groups), learning_in_words(groups)]
@@ -136,7 +136,7 @@ def setting_in_words(groups: Mapping[str, Sequence[Run]]) -> str:
 
 
 def plain_of(groups: Mapping[str, Sequence[Run]]) -> Sequence[Run] | None:
-    """Runs of plain DDP that have ended."""
+    """Return the runs of plain DDP that have ended."""
     ended = ([run for run in runs if run.result] for runs in groups.values())
     return next((runs for runs in ended if runs and runs[0].config.get("method") == PLAIN), None)
 
@@ -146,7 +146,7 @@ def mean_over(runs: Sequence[Run], value: Callable[[Run], float | None]) -> floa
 
 
 def sieved(groups: Mapping[str, Sequence[Run]]) -> dict[str, Sequence[Run]]:
-    """Runs that pruned in some step."""
+    """Return the runs that pruned in some step."""
     return {title: runs for title, runs in groups.items() if runs[0].pruned}
 
 
@@ -205,8 +205,9 @@ def loss_in_words(title: str, runs: Sequence[Run]) -> str:
 
 
 def stage_rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
-    """Milliseconds of a median step by stage, means of the seeds beside which the limit was
-    measured."""
+    """Return the milliseconds of a median step by stage.
+
+    They are means over the seeds in whose runs the limit was measured."""
     rows = []
     for title, runs in groups.items():
         seeds = [stage_seconds(run) for run in runs if run.result.get("limit_seconds")]
@@ -223,9 +224,9 @@ def stage_rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
 
 
 def stage_seconds(run: Run) -> dict[str, float]:
-    """Compute is the limit, the rest is what the method adds.
+    """Return the seconds of each stage: computation is the limit, the rest is what the method adds.
 
-    An exchange runs beside the backward pass, so that only what it adds can be told.
+    An exchange runs beside the backward pass, so that only what it adds can be measured.
     """
     step, limit = run.result["step_seconds"], run.result["limit_seconds"]
     added = max(0.0, step - limit) if run.trains_together else 0.0

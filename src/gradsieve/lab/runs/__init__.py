@@ -1,1 +1,1 @@
-"""Training runs on several ranks over an emulated link: what demos and benchmarks are made of."""
+"""Training runs on several ranks over an emulated link."""

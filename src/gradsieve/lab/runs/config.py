@@ -1,4 +1,4 @@
-"""What one run is: enough to repeat it."""
+"""The configuration of a run, which is enough to repeat it, and its result."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,23 +13,23 @@ WARMUP_STEPS = 10
 class RunConfig:
     workload: str
     method: str
-    """As `gradsieve.lab.methods.table` reads it."""
+    """The method as `gradsieve.lab.methods.table` reads it."""
     ranks: int
     steps: int
     directory: str
-    """Where rank 0 writes records, and the result at the end."""
+    """The directory in which rank 0 writes records, and the result at the end."""
     interface: str
     """The network interface whose counters are read, "eth0" or "lo"."""
     link: str
-    """The link in words."""
+    """A description of the link."""
     learning_rate: float
     seed: int = 0
     warmup_steps: int = WARMUP_STEPS
-    """Steps at the start that medians and byte counts leave out."""
+    """Medians and byte counts leave out so many steps at the start."""
     title: str = ""
-    """In words; runs of one title differ in their seeds."""
+    """What reports call the run; runs of one title differ only in their seeds."""
     histograms_at: tuple[int, ...] = ()
-    """Steps in which distributions are counted, of all elements."""
+    """The steps in which distributions of all elements are counted."""
 
     def save(self) -> Path:
         path = Path(self.directory) / CONFIG
@@ -52,30 +52,30 @@ class RunResult:
     ranks: int
     method: str
     step_seconds: float
-    """Median over the steps after the warm-up, of rank 0; of local steps the median over phases, of
-    the mean of a phase's steps."""
+    """Rank 0's median over the steps after the warm-up. With local steps it is the median, over
+    phases, of the mean of a phase's steps."""
     limit_seconds: float
-    """Median of the lock-step steps that were made between them, in the same processes."""
+    """The median of the lock-step steps that the same processes made in between."""
     ratio: float
     """step_seconds / limit_seconds."""
     bytes_per_step: float
-    """Sent by a rank, by the interface's counter, headers included."""
+    """What a rank sent by the interface's counter, headers included."""
     bits_per_parameter: float
-    """8 · bytes of frames / elements, mean of the steps after the warm-up; of what the interface
-    sent where the method makes no frames."""
+    """8 · bytes of frames / elements, as a mean over the steps after the warm-up. Where the method
+    makes no frames, the bytes are those that the interface sent."""
     metric: float | None
-    """None where the method trains no common model."""
+    """The workload's metric; None where the method trains no common model."""
     metric_name: str
     steps: int
     alone_seconds: float | None = None
-    """Median of the local steps beside which nothing was exchanged; None where there are none."""
+    """The median of the local steps beside which nothing was exchanged; None without such steps."""
 
     def save(self, directory: Path) -> None:
         write_whole(directory / RESULT, asdict(self))
 
 
 def write_whole(path: Path, content: object) -> None:
-    """JSON that is there as a whole or not at all, also after a crash."""
+    """Write JSON so that the file is whole or missing, even after a crash."""
     beside = path.with_suffix(".part")
     beside.write_text(json.dumps(content, indent=1) + "\n")
     beside.replace(path)

@@ -18,8 +18,8 @@ POLL_SECONDS = 0.1
 END_SECONDS = 5.0
 LAST_LINES = 15
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""glibc's allocator else returns an optimizer's temporaries to the system in one run and keeps them
-in the next, as the heap happens to lie: 10 ms of page faults a step in any method, or none."""
+"""Without these, glibc returns an optimizer's temporaries to the system in one run and keeps them
+in the next. Page faults then take 10 ms of a step, or nothing, whatever the method."""
 
 
 class RunError(RuntimeError):
@@ -27,7 +27,7 @@ class RunError(RuntimeError):
 
 
 def launch(config: RunConfig, link: Link, watch: Callable[[], None] = lambda: None) -> RunResult:
-    """Run to the end; `watch` is called several times a second meanwhile.
+    """Run to the end, and call `watch` several times a second meanwhile.
 
     Raises:
         RunError: a rank ended with an error; the others are ended.
@@ -108,7 +108,7 @@ def wait_for_all(
 
 
 def end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End what still runs: the launcher ends its rank when it is asked to end."""
+    """End the processes that still run; a launcher that is asked to end ends its rank."""
     for process in processes:
         if process.poll() is None:
             process.terminate()

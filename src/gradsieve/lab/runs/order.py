@@ -1,4 +1,4 @@
-"""What ranks are to measure, and what they have found: a file each way."""
+"""Files that tell ranks what to measure, and bring back what they found."""
 
 import json
 from collections.abc import Callable
@@ -19,10 +19,10 @@ ORDER, FOUND = "order.json", "found.json"
 def ask_ranks(
     module: str, order: "DataclassInstance", directory: Path, ranks: int, link: Link
 ) -> dict[str, Any]:
-    """Run `module`, whose ``main`` is `answer_order`; gives what rank 0 has found, as JSON has it.
+    """Run `module`, which calls `answer_order`, on each rank; return what rank 0 found, as JSON.
 
     Args:
-        directory: for both files and the ranks' logs.
+        directory: where both files and the ranks' logs are written.
 
     Raises:
         RunError: a rank failed.
@@ -40,7 +40,7 @@ def read_found(directory: Path) -> dict[str, Any]:
 
 
 def answer_order(path: str, measure: Callable[[dict[str, Any]], "DataclassInstance"]) -> None:
-    """Join the other ranks, and measure with them what the file at `path` orders."""
+    """Join the other ranks, and measure with them what the file at `path` asks for."""
     from gradsieve.lab.runs.rank import joined
 
     order = json.loads(Path(path).read_text())

@@ -1,4 +1,4 @@
-"""A rank of a run whose steps are timed, as torchrun has started it."""
+"""A rank of a run whose steps are timed, started by torchrun."""
 
 import gc
 import os
@@ -14,7 +14,7 @@ TIMEOUT = timedelta(seconds=120)
 
 @contextmanager
 def joined() -> Iterator[int]:
-    """Be a rank of the default group (Gloo), on cores of its own; gives its number.
+    """Join the default group (Gloo), on cores of this rank's own; the block gets the rank.
 
     The block must leave no DDP model behind.
     """
@@ -23,14 +23,14 @@ def joined() -> Iterator[int]:
     try:
         yield dist.get_rank()
     finally:
-        # Where a model outlives its group, torch may abort the process ("terminate called without
+        # If a model outlives its group, torch may abort the process ("terminate called without
         # an active exception") if the group is destroyed soon after the last backward pass.
         gc.collect()
         dist.destroy_process_group()
 
 
 def pin_to_a_core(rank: int, ranks: int) -> None:
-    """A core a rank where there are enough: ranks stand for machines, which share none."""
+    """Give each rank cores of its own, if there are enough: ranks stand for machines."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= ranks:
         own = len(cores) // ranks
@@ -41,5 +41,5 @@ def pin_to_a_core(rank: int, ranks: int) -> None:
 
 
 def sharers(interface: str) -> int:
-    """Ranks whose traffic one counter counts: all of them on loopback."""
+    """Return how many ranks share one counter of traffic: all of them do on loopback."""
     return dist.get_world_size() if interface == "lo" else 1

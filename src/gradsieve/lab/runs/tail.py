@@ -7,7 +7,7 @@ from gradsieve.recording.files import RECORDS, Line, is_step
 
 
 class Tail:
-    """Reads what was appended to the records in `directory` since it was asked last."""
+    """A reader of what was appended to the records in `directory` since the last call."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / RECORDS

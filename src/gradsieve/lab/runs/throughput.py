@@ -1,4 +1,4 @@
-"""What a link carries: ``torchrun -m gradsieve.lab.runs.throughput ORDER``.
+"""The throughput of a link: ``torchrun -m gradsieve.lab.runs.throughput ORDER``.
 
 All ranks send at the same time, as in an exchange of gradients.
 """
@@ -15,18 +15,18 @@ from gradsieve.lab.link import Link
 from gradsieve.lab.runs.order import answer_order, ask_ranks, read_found
 
 ELEMENTS = 2**21
-"""float32 that each rank sends in a try."""
+"""The float32 elements that each rank sends in a try."""
 TRIES, WARM_UP = 12, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """The quickest of several tries, of rank 0."""
+    """The quickest of several tries, as rank 0 measured it."""
 
     elements_per_second: float
-    """float32 that a rank has sent, and received as many."""
+    """The float32 elements that a rank has sent a second, while it received as many."""
     asked_bits_per_second: int | None
-    """What the link was shaped to; None of a bare loopback."""
+    """The rate that the link was shaped to; None on bare loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ThroughputOrder:
 
 
 def measure_throughput(link: Link, ranks: int, directory: Path) -> None:
-    """Leaves what `read_throughput` reads. Raises RunError where a rank failed."""
+    """Measure, and write what `read_throughput` reads. Raises RunError where a rank failed."""
     ask_ranks("gradsieve.lab.runs.throughput", ThroughputOrder(link.rate), directory, ranks, link)
 
 
@@ -44,9 +44,9 @@ def read_throughput(directory: Path) -> Throughput:
 
 
 def measure(order: ThroughputOrder) -> Throughput:
-    """Each rank sends to the next one, and receives from the one before, at the same time.
+    """Measure while each rank sends to the next one and receives from the one before.
 
-    All-to-all of two ranks may send first and receive then, at half the rate.
+    An all-to-all of two ranks may first send and then receive, at half the rate.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     sent = torch.ones(ELEMENTS, dtype=torch.float32, device="cpu")

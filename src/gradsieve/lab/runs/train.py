@@ -22,9 +22,9 @@ from gradsieve.recording import Recorder
 
 Batch = tuple[Tensor, Tensor]
 LIMIT_EVERY = 5
-"""Steps between two lock-step steps: machines drift, so that the limit must be measured beside."""
+"""A lock-step step follows after so many steps, because machines drift."""
 LIMITS_AT_THE_END = 4
-"""Such steps where there was no time for one before."""
+"""The number of lock-step steps at the end of a run that had no time for one before."""
 
 
 def train_step(
@@ -33,7 +33,7 @@ def train_step(
     batch: Batch,
     meet: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """Train `model`, which is the replica's or wraps it, on a batch; returns logits and loss.
+    """Train `model`, which is the replica's or wraps it, on a batch; return logits and loss.
 
     `meet` is called between the backward pass and the update.
     """
@@ -48,7 +48,7 @@ def train_step(
 
 
 def lock_step(replica: Replica, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The limit of synchronous training: nothing travels but one 4-byte all-reduce a step.
+    """Train one step of the limit: nothing travels but one 4-byte all-reduce.
 
     It trains this rank's model apart from the others'.
     """
@@ -57,7 +57,7 @@ def lock_step(replica: Replica, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class Trainer:
-    """A rank's model, data and account of a run."""
+    """A rank's model and data, and what it measures in a run."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -79,11 +79,11 @@ class Trainer:
         self.frame_bytes = 0
         self.phase = self.method.phase
         self.measured_steps = (config.steps - config.warmup_steps) // self.phase * self.phase
-        """At the end of the run: whole phases of local steps."""
+        """The steps at the end of the run that are measured: whole phases of local steps."""
         self.numel = sum(parameter.numel() for parameter in self.model.parameters())
 
     def train(self) -> float:
-        """Train; returns bytes sent a step, by the interface's counter."""
+        """Train; return the bytes sent a step, by the interface's counter."""
         config = self.config
         data = self.workload.batches(self.rank, self.ranks, config.seed)
         recorder = Recorder(
@@ -111,7 +111,7 @@ class Trainer:
                 sent += record["sent_bytes"]
                 self.seconds.append(float(record["seconds"]))
                 self.bits.append(bits)
-                # An exchange that is under way would have a share of the link.
+                # An exchange under way would take a share of the link.
                 if step % LIMIT_EVERY == 0 and not self.is_exchanging:
                     self.limit_seconds.append(self.time_limit(next(data)))
                     before = read_counters(config.interface)
@@ -129,11 +129,11 @@ class Trainer:
 
     @property
     def exchanges(self) -> int:
-        """Begun so far."""
+        """The number of exchanges begun so far."""
         return 0 if self.state is None else self.state.totals.steps + self.is_exchanging
 
     def frame_bits(self) -> float | None:
-        """A parameter, since it was last asked for; None where the method makes no frames."""
+        """Return the bits a parameter since the last call; None if the method makes no frames."""
         if self.state is None:
             return None
         before, self.frame_bytes = self.frame_bytes, self.state.totals.frame_bytes
@@ -188,7 +188,7 @@ class Trainer:
         )
 
     def metric(self) -> float | None:
-        """All ranks judge a share each; None where they have no common model."""
+        """Return the metric, of which each rank judges a share; None without a common model."""
         if not self.method.trains_together:
             return None
         share = self.workload.metric(self.trained.model, self.rank, self.ranks)

@@ -1,4 +1,4 @@
-"""Histograms of every layer and sampled step in one picture, and their shares in a table."""
+"""Histograms of every layer and sampled step, in one picture and in a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ GRID_SIZE = 130
 
 
 def grid_rows(counted: Sequence[Counted], kind: str) -> dict[str, list[Row]]:
-    """Rows of bars and of marks, of every layer and sampled step."""
+    """Return the rows of bars and of marks, of every layer and sampled step."""
     shapes = [
         (layer, one.step, shape_of(histogram))
         for one in counted
@@ -44,7 +44,7 @@ def beyond_words(shape: Row) -> str:
 
 
 def grid_chart(layers: Sequence[str], title: str) -> Any:
-    """A histogram a layer (row) and step (column), of the data "cells"."""
+    """Draw a histogram for each layer (row) and step (column) from the data "cells"."""
     x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=3, format=".1~e"))
     bar = (
         alt.Chart()
@@ -90,7 +90,7 @@ GRID_KINDS = ("weight", "gradient", "accumulated")
 
 
 def grids(run: str, counted: Sequence[Counted]) -> dict[str, dict[str, Any]]:
-    """Vega-Lite specifications with their data, by kind."""
+    """Return Vega-Lite specifications with their data, by kind."""
     made = {}
     for kind in GRID_KINDS:
         rows = grid_rows(counted, kind)
@@ -103,7 +103,7 @@ def grids(run: str, counted: Sequence[Counted]) -> dict[str, dict[str, Any]]:
 
 
 def share_rows(counted: Sequence[Counted]) -> list[list[str]]:
-    """Under SHARE_HEADINGS, a row a kind and sampled step."""
+    """Return a row for each kind and sampled step, under SHARE_HEADINGS."""
     rows = []
     for kind in KINDS:
         for one in counted:
@@ -126,7 +126,7 @@ def share_rows(counted: Sequence[Counted]) -> list[list[str]]:
 
 
 def between(layers: Sequence[Histogram], k: int) -> str:
-    """The least and the most of the layers whose bins are fine enough to tell."""
+    """Return the smallest and the largest share among layers whose bins are fine enough."""
     shares = [share for layer in layers if (share := layer.share_beyond(k)) is not None]
     return f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %" if shares else "–"
 

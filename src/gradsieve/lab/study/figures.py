@@ -1,4 +1,4 @@
-"""The figures of the study that no other report has."""
+"""The figures that only the study has."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from gradsieve.lab.report.series import Row
 
 
 def bottleneck_figure(rows: Sequence[Row]) -> Figure:
-    """`rows`: name, kind ("link", "network", "run"), millions of float32 a second."""
+    """Draw rows of name, kind ("link", "network", "run") and millions of float32 a second."""
     kinds = {"link": PALETTE[0], "network": PALETTE[1], "sent in training": PALETTE[2]}
     chart = (
         alt.Chart(alt.NamedData(name="rates"))
@@ -41,7 +41,7 @@ def bottleneck_figure(rows: Sequence[Row]) -> Figure:
 
 
 def waiting_figure(rows: Sequence[Row]) -> Figure:
-    """`rows`: run, share in %."""
+    """Draw rows of run and share in %."""
     names = [row["run"] for row in rows]
     chart = (
         alt.Chart(alt.NamedData(name="waiting"))
@@ -70,7 +70,7 @@ def waiting_figure(rows: Sequence[Row]) -> Figure:
 
 
 def trend_figure(rows: Sequence[Row], title: str, name: str, words: str) -> Figure:
-    """Thresholds of all layers over all steps of one run; `words` say how they moved."""
+    """Draw the thresholds of all layers over the steps of one run; `words` say how they moved."""
     charts: dict[Scale, Any] = {
         scale: lines(
             rows,
@@ -97,7 +97,7 @@ def trend_figure(rows: Sequence[Row], title: str, name: str, words: str) -> Figu
 
 
 def test_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure:
-    """`rows`: run, accuracy, a row a seed."""
+    """Draw rows of run and accuracy, one for each seed."""
     among = runs_of(rows)
     base = alt.Chart(alt.NamedData(name="tests")).transform_filter(
         alt.FieldOneOfPredicate(field="run", oneOf=list(titles))
@@ -138,7 +138,7 @@ def test_figure(rows: Sequence[Row], titles: Sequence[str], name: str) -> Figure
 def scale_figures(
     layers: Sequence[Row], steps: Sequence[Row], titles: Sequence[str], layer: str
 ) -> list[Figure]:
-    """Threshold of the largest layer, and density of the model, by scale."""
+    """Draw the threshold of the largest layer and the density of the model, by scale."""
     among = runs_of(steps)
     return [
         Figure(
@@ -194,7 +194,7 @@ def scale_figures(
 def rates(
     shown: Mapping[str, float], link_theory: float | None, link: float, wanted: float
 ) -> list[Row]:
-    """Millions of float32 a second; `shown`: what runs have sent."""
+    """Return the rows of millions of float32 a second; `shown` are the runs."""
     rows: list[Row] = [
         {"name": "link, in theory", "kind": "link", "millions": link_theory},
         {"name": "link, measured", "kind": "link", "millions": link},

@@ -1,4 +1,4 @@
-"""What the original study reported, beside what the records here say."""
+"""What the original study reported, beside the records of this one."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from gradsieve.lab.report.source import Run
 from gradsieve.lab.study.variants import COUNTED_AFTER, ORIGINAL_STEPS
 
 TRAINING_ACCURACY = {50: 0.84, 200: 0.80, 550: 0.96, 950: 1.00}
-"""On the batch of the step after so many."""
+"""Accuracy on the batch of the step after so many steps."""
 TEST_ACCURACY = 0.9635
 
 
 def original_table(shown: Sequence[Sequence[Run]], steps: int) -> Table:
-    """A row a step and the test; columns: the original, then each of `shown` (means of seeds)."""
+    """Return a row for each step and one for the test, of the original and the means of `shown`."""
     headings = ["accuracy", "original", *(runs[0].title for runs in shown)]
     rows = []
     for after in COUNTED_AFTER[1:]:

@@ -1,4 +1,4 @@
-"""The study's page: five parts, then every run to explore. Every number is from the records."""
+"""The page of the study: five parts, then all runs to explore, with numbers from the records."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -42,16 +42,16 @@ from gradsieve.lab.study.variants import (
 from gradsieve.recording.histogram import overall
 
 LARGEST_LAYER = "dense1.weight"
-"""98 % of the parameters."""
+"""It holds 98 % of the parameters."""
 DISTRIBUTED = (PLAIN, *SIGMA.values())
-"""Whose distributions are told of in words and drawn as files."""
+"""The variants whose distributions are described in words and drawn as files."""
 FLOAT32_BITS = 32
 
 Groups = dict[str, list[Run]]
 
 
 def write_study(study: Study, source: Source, throughput: Throughput) -> Path:
-    """Returns the page's path; each figure lies beside it as PNG and SVG."""
+    """Write the page, with each figure beside it as PNG and SVG; return the page's path."""
     groups = grouped(source.runs)
     shapes = drawn(groups)
     steps, tested = steps_of(groups), tests(groups)
@@ -151,11 +151,11 @@ NOT_COMPARABLE = (
     f"original's {ORIGINAL_STEPS:,}: their numbers do not compare with its."
 )
 NORMAL_BEYOND = (31.7, 4.6)
-"""% of a normal distribution beyond one and two standard deviations."""
+"""The % of a normal distribution beyond one and two standard deviations."""
 
 
 def gradients_in_words(groups: Groups) -> list[str]:
-    """Of each rank, before they are pruned: what a threshold of deviations leaves."""
+    """Say what a threshold of standard deviations leaves of a rank's gradients."""
     run = groups[SIGMA[1].title][0]
     if not run.counted:
         return []
@@ -183,7 +183,7 @@ def trends(groups: Groups) -> Section:
 
 
 def fall_in_words(rows: Sequence[Row]) -> str:
-    """How the threshold of the largest layer moved, and how far layers lie apart at the end."""
+    """Say how the threshold of the largest layer moved, and how far layers lie apart at the end."""
     values = [row["threshold"] for row in rows if row["layer"] == LARGEST_LAYER]
     tenth = max(1, len(values) // 10)
     first, last = mean_of(values[:tenth]), mean_of(values[-tenth:])
@@ -259,7 +259,7 @@ def adjusted(groups: Groups, steps: Steps, tested: Sequence[Row]) -> Section:
 
 
 def collapse_in_words(groups: Groups) -> list[str]:
-    """What scale 1, the rule as first proposed, did: told from its records."""
+    """Say what happened at scale 1, the rule as first proposed."""
     runs = groups.get(UNSENT_MEAN[1].title)
     told = [
         (line["step"], line["thresholds"].get(LARGEST_LAYER) or 0.0, line["density"])
@@ -292,7 +292,7 @@ def comparison(groups: Groups, titles: Sequence[str]) -> Table:
 
 
 def write_grids(run: Run, out: Path) -> None:
-    """Histograms of every layer and sampled step, a file a kind."""
+    """Write the histograms of every layer and sampled step, with a file for each kind."""
     for kind, specification in grids(run.title, run.counted).items():
         name = f"distribution-{Path(run.path).parent.name.partition('-seed-')[0]}-{kind}"
         for ending in ("png", "svg"):

@@ -28,7 +28,7 @@ THROUGHPUT = "throughput"
 
 
 def run_study(study: Study, link: str, console: Console) -> tuple[Path, Source]:
-    """Runs that an earlier call has finished are not repeated; returns the page and its runs.
+    """Run what no earlier call has finished; return the page of the study and its runs.
 
     Raises:
         RunError: a rank of a run failed; what is finished stays.
@@ -46,7 +46,7 @@ def run_study(study: Study, link: str, console: Console) -> tuple[Path, Source]:
         study.out.mkdir(parents=True, exist_ok=True)
         if len(missing) < len(runs):
             console.print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished already.")
-        # Runs of one directory are of one link.
+        # All runs of a directory use one link.
         if len(missing) == len(runs) or not (study.out / THROUGHPUT / FOUND).exists():
             with working("probing the link ..."):
                 measure_throughput(opened, study.ranks, study.out / THROUGHPUT)
@@ -63,7 +63,7 @@ def make_all(runs: list[RunConfig], link: Link, progress: "StudyProgress") -> No
         for number, run in enumerate(runs):
             progress.begin(number, run)
             directory = Path(run.directory)
-            # What was cut short.
+            # Remove what was cut short.
             shutil.rmtree(directory, ignore_errors=True)
             launch(run, link, partial(progress.follow, Tail(directory)))
 

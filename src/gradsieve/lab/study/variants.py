@@ -1,4 +1,4 @@
-"""What the study trains: the MNIST network by each rule, from several seeds."""
+"""The variants of training that the study compares: each rule, from several seeds."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,12 +9,12 @@ from gradsieve.lab.runs.config import CONFIG, RunConfig, read_config, read_resul
 WORKLOAD = "mnist_cnn"
 RUNS = "runs"
 # Every parameter is pruned and values travel as they are, as in the original. After one dense step
-# Adam knows every element; else torch's square root takes fifteen times as long for its zeros.
+# Adam has a moment for every element: torch's square root of zeros takes fifteen times as long.
 EXACT = "values=float32,min_numel=0,exchange=gather,start_step=1"
 SCALES = (1, 2, 3, 4, 5)
 STABLE_SCALE = 4
 COUNTED_AFTER = (0, 50, 200, 550, 950)
-"""Of ORIGINAL_STEPS steps, as the original counted distributions."""
+"""The steps, of ORIGINAL_STEPS, after which the original counted distributions."""
 ORIGINAL_STEPS = 1000
 QUICK_STEPS = 40
 
@@ -22,14 +22,14 @@ QUICK_STEPS = 40
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     name: str
-    """Of its directories."""
+    """What its directories are called."""
     title: str
     method: str
     all_seeds: bool = True
     is_quick: bool = True
-    """Trained by the quick study too."""
+    """Whether the quick study trains it too."""
     counts: bool = False
-    """Distributions are counted in the run of the first seed."""
+    """Whether the run of the first seed counts distributions."""
 
 
 PLAIN = Variant(name="plain", title="plain DDP", method="ddp", counts=True)
@@ -74,9 +74,7 @@ LEVELS = {
         is_quick=False,
     ),
 }
-BY_ITSELF = Variant(
-    name="budget-auto", title="by itself (Budget auto)", method="sieve", counts=True
-)
+BY_ITSELF = Variant(name="budget-auto", title="default (Budget auto)", method="sieve", counts=True)
 VARIANTS = (
     PLAIN,
     *SIGMA.values(),
@@ -100,11 +98,11 @@ class Study:
 
     @property
     def counted_at(self) -> tuple[int, ...]:
-        """The steps whose distributions are counted: at the same parts of a shorter run."""
+        """The steps whose distributions are counted, moved to the same part of a shorter run."""
         return tuple(round(step * self.steps / ORIGINAL_STEPS) for step in COUNTED_AFTER)
 
     def runs(self, link: Link) -> list[RunConfig]:
-        """In the order in which they are made: all settings of a seed, then the next seed."""
+        """Return the runs in order: all variants of a seed, then those of the next seed."""
         return [
             RunConfig(
                 workload=WORKLOAD,
@@ -126,10 +124,10 @@ class Study:
 
 
 def is_finished(config: RunConfig) -> bool:
-    """Whether an earlier call has made this run to its end.
+    """Return whether an earlier call has finished this run.
 
     Raises:
-        ValueError: it has made another one there.
+        ValueError: the directory holds another finished run.
     """
     directory = Path(config.directory)
     try:

@@ -1,4 +1,4 @@
-"""MNIST as a task: each rank's batches, and the share that a model classifies correctly."""
+"""MNIST as a task: the batches of each rank, and the accuracy of a model."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -10,13 +10,13 @@ from gradsieve.lab.workloads.mnist import Split, load_mnist
 from gradsieve.lab.workloads.workload import Judged, evaluating, require_rank
 
 BATCH_SIZE = 50
-"""Images a rank and step."""
+"""The images of a rank in a step."""
 
 
 def batches(
     split: Split, rank: int, world_size: int, seed: int, batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches of one rank: images float32 [batch_size, 1, 28, 28], labels int64.
+    """Yield endless batches of one rank: images float32 [batch_size, 1, 28, 28], labels int64.
 
     All ranks cut the same permutation, a new one each epoch, into batches of `world_size *
     batch_size` images, and each takes its own part: within an epoch no image comes twice, and
@@ -54,7 +54,7 @@ def _endless(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
-    """The share of `split` that `model` classifies correctly, 0 to 1, with dropout off.
+    """Return the share of `split`, 0 to 1, that `model` classifies correctly with dropout off.
 
     The images are moved to the model's device `batch` at a time; the model's training flag is
     afterwards as it was.
@@ -71,19 +71,19 @@ def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
 
 @cache
 def _training_images() -> Split:
-    """One copy, 190 MB, for all ranks that are played in a process."""
+    """Return the training images: one copy of 190 MB for all ranks that are played in a process."""
     return load_mnist(train=True)
 
 
 def batches_of_training_images(
     rank: int, world_size: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`batches` of the whole training set."""
+    """Yield `batches` of the whole training set."""
     return batches(_training_images(), rank, world_size, seed)
 
 
 def accuracy_on_test_images(model: nn.Module, rank: int = 0, world_size: int = 1) -> Judged:
-    """`accuracy` on a rank's share of the test set."""
+    """Return the `accuracy` on a rank's share of the test set."""
     test = load_mnist(train=False)
     share = Split(test.images[rank::world_size], test.labels[rank::world_size])
     samples = len(share.labels)

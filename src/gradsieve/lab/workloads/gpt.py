@@ -23,9 +23,9 @@ from gradsieve.lab.workloads.workload import (
 
 VOCABULARY = 256
 CONTEXT = 128
-"""Bytes of a window."""
+"""The bytes of a window."""
 WINDOWS = 8
-"""Windows a rank and step: 1,024 tokens."""
+"""The windows of a rank in a step: 1,024 tokens."""
 LEARNING_RATE = 1e-3
 HELD_OUT_WINDOWS = 256
 EVALUATED_AT_ONCE = 32
@@ -94,9 +94,9 @@ def make_optimizer(model: nn.Module, lr: float = LEARNING_RATE) -> torch.optim.A
 def make_schedule(
     optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """WARMUP_STEPS of linear warm-up, then a cosine down to a tenth at the last of `steps`.
+    """Return a schedule: WARMUP_STEPS of linear warm-up, then a cosine to a tenth at the last step.
 
-    Fewer steps than the warm-up's end in it.
+    A training that is shorter than the warm-up ends within it.
     """
 
     def factor(step: int) -> float:
@@ -109,7 +109,7 @@ def make_schedule(
 
 
 def batches(rank: int, world_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of one rank: bytes int64 [WINDOWS, CONTEXT] and the bytes that follow each.
+    """Yield a rank's batches, endlessly: bytes int64 [WINDOWS, CONTEXT] and those that follow each.
 
     Windows start anywhere in the training text. All ranks draw the same `world_size * WINDOWS`
     places and each takes its own.
@@ -145,7 +145,7 @@ def windows(text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
 def held_out_loss(
     model: nn.Module, rank: int = 0, world_size: int = 1, *, count: int = HELD_OUT_WINDOWS
 ) -> Judged:
-    """Loss in nats a byte on a rank's share of `count` windows, spread over the held-out files."""
+    """Return the loss, in nats a byte, on a rank's share of `count` held-out windows."""
     text = load_stdlib_text().held_out
     last = len(text) - CONTEXT - 1
     places = torch.linspace(0, last, count, dtype=torch.float64, device="cpu")

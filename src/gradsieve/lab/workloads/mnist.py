@@ -52,7 +52,7 @@ class Split(NamedTuple):
     """int64 [N], 0 to 9."""
 
     def first(self, count: int) -> "Split":
-        """The first `count` images and labels, as views."""
+        """Return the first `count` images and labels, as views."""
         return Split(self.images[:count], self.labels[:count])
 
 
@@ -77,7 +77,7 @@ def load_mnist(train: bool, directory: str | os.PathLike[str] | None = None) -> 
 
 
 def require_mnist() -> None:
-    """Raise DataError where a file of MNIST is missing; downloads what can be downloaded."""
+    """Raise DataError where a file of MNIST is missing and cannot be downloaded."""
     folder = _local_folder(None)
     for name in SHA256:
         if folder is None:
@@ -157,13 +157,13 @@ def _read_local(path: Path, name: str) -> bytes:
 
 
 def _read(path: Path, name: str) -> bytes:
-    """The unpacked content of `path`, verified to be that of the MNIST file `name`.
+    """Return the unpacked content of `path`, verified to be that of the MNIST file `name`.
 
     The DataError says only what is wrong; what to do depends on where the file came from.
     """
     try:
         content = path.read_bytes()
-        # Told by content, because a download in progress has no telling suffix.
+        # The content decides, because a download in progress has no suffix to tell by.
         if content.startswith(_GZIP_MAGIC):
             content = gzip.decompress(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -180,7 +180,7 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def _download(name: str) -> bytes:
-    """The verified content of `name` from the user's cache, which is filled when need be."""
+    """Return the verified content of `name` from the user's cache, which is filled when need be."""
     pooch = _import_pooch()
     cached = Path(pooch.os_cache("gradsieve")) / f"{name}.gz"
     failures = []

@@ -8,9 +8,10 @@ from gradsieve.lab.workloads.workload import Workload
 
 
 class Replica:
-    """
+    """The model, the optimizer and the schedule of one rank.
+
     Args:
-        steps: of the whole training, which the schedule spans.
+        steps: the steps of the whole training, which the schedule spans.
     """
 
     def __init__(
@@ -22,7 +23,7 @@ class Replica:
         self._made_with = workload, learning_rate, steps
 
     def copy(self) -> "Replica":
-        """Another one in the same state."""
+        """Return another replica in the same state."""
         workload, learning_rate, steps = self._made_with
         other = Replica(workload, deepcopy(self.model), learning_rate, steps)
         other.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
@@ -30,6 +31,6 @@ class Replica:
         return other
 
     def update(self) -> None:
-        """A step, with the gradients that there are."""
+        """Make a step of optimizer and schedule with the present gradients."""
         self.optimizer.step()
         self.schedule.step()

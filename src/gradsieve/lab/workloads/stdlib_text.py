@@ -26,15 +26,15 @@ EXCLUDED = {
     "tests",
     "turtledemo",
 }
-"""Directories whose files are left out: what is not the library itself, and its tests."""
+"""Directories whose files are left out: they are not the library itself, or are its tests."""
 INSTALLATION_FILES = ("_sysconfigdata", "sitecustomize", "usercustomize")
-"""Beginnings of the names of files that differ from one installation to the next."""
+"""How the names of files begin that differ from one installation to the next."""
 FEWEST_FILES = 300
 HELD_OUT_SHARE = 0.1
 
 
 class Text(NamedTuple):
-    """Bytes of all files of one part, joined in the order of their names."""
+    """The bytes of all files of each part, joined in the order of their names."""
 
     train: torch.Tensor
     """uint8 [N]."""
@@ -68,6 +68,6 @@ def load_stdlib_text(directory: str | None = None) -> Text:
 
 
 def is_held_out(name: str) -> bool:
-    """By the file's name alone, so that a file stays on its side from version to version."""
+    """Decide by the file's name alone, so that a file stays in its part from version to version."""
     digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") < HELD_OUT_SHARE * 2**32

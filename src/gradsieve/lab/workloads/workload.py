@@ -1,4 +1,4 @@
-"""What every workload offers, and where each is found."""
+"""What every workload offers, and the table of all."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
 
 
 def nothing_missing() -> None:
-    """What every Python installation has."""
+    """The workload needs nothing but a Python installation."""
 
 
 class Judged(NamedTuple):
@@ -47,16 +47,16 @@ class Workload:
     make_model: Callable[[], nn.Module]
     """Weights are drawn from torch's global generator."""
     make_optimizer: Callable[[nn.Module, float], Optimizer]
-    """With a learning rate; the gradients are left as they are (no clipping)."""
+    """Takes the model and a learning rate; gradients are not clipped."""
     learning_rate: float
     make_schedule: Callable[[Optimizer, int], LRScheduler] = constant
-    """Of the learning rate, for a number of steps; its `step()` follows the optimizer's."""
+    """Takes the optimizer and a number of steps; its `step()` is called after the optimizer's."""
     batches: Callable[[int, int, int], Iterator[tuple[Tensor, Tensor]]]
-    """Rank, world size and seed to endless inputs and targets (int64 classes)."""
+    """Takes rank, world size and seed; yields endless inputs and targets (int64 classes)."""
     require_data: Callable[[], object] = nothing_missing
-    """Raise DataError where the data is not on this machine and cannot be had."""
+    """Raises DataError where the data is not on this machine and cannot be had."""
     metric: Callable[[nn.Module, int, int], Judged]
-    """Of a model, on a rank's share (rank, world size) of data that no rank trains on."""
+    """Judges a model on a rank's share (rank, world size) of data that no rank trains on."""
     metric_name: str
     higher_is_better: bool
 
@@ -86,7 +86,7 @@ def require_rank(rank: int, world_size: int) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode, and the model's device; the training flag is afterwards as it was."""
+    """Put the model into evaluation mode for the block, which gets the model's device."""
     was_training = model.training
     model.eval()
     try:
@@ -96,6 +96,6 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 
 def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The training loss of every workload, in nats a target: a scalar with its graph."""
+    """Return the training loss of every workload: a scalar with its graph, in nats a target."""
     logits: Tensor = model(inputs)
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())

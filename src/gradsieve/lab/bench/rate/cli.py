@@ -19,7 +19,7 @@ from gradsieve.lab.console import (
 from gradsieve.lab.options import Json
 
 STEPS_A_LINE = 100
-"""Where no terminal shows a line that changes."""
+"""Steps between two lines of progress, where no terminal shows a line that changes."""
 
 
 def bench_rate_command(

@@ -1,4 +1,4 @@
-"""One training run, its ranks one after the other in this process."""
+"""One training run whose ranks are played one after the other in this process."""
 
 import time
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from gradsieve.lab.workloads.replica import Replica
 from gradsieve.lab.workloads.workload import load_workload
 
 MEASURED_AT = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the steps after which quality is measured."""
+"""Quality is measured after these shares of the steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What decides a run's result, on one version of Python and torch."""
+    """What decides the result of a run, given the versions of Python and torch."""
 
     workload: str
     method: str
@@ -29,11 +29,11 @@ class Setting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayedRun(Setting):
     bits_per_parameter: float
-    """A rank and step, all of training."""
+    """The mean over ranks and over all steps."""
     quality: float
     """The workload's metric after the last step."""
     curve: list[list[float]]
-    """Steps done and the metric then."""
+    """Pairs of the steps done and the metric then."""
     seconds: float
     torch: str
 
@@ -41,10 +41,10 @@ class PlayedRun(Setting):
 def play(
     setting: Setting, watch: Callable[[int, float], None] = lambda step, loss: None
 ) -> PlayedRun:
-    """Train; `watch` hears of each step and the first rank's loss.
+    """Train, and call `watch` with each step and the first rank's loss.
 
     Raises:
-        ValueError: no such workload or method.
+        ValueError: there is no such workload or method.
     """
     start = time.perf_counter()
     workload = load_workload(setting.workload)

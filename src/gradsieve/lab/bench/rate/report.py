@@ -1,9 +1,11 @@
 """The table and the plot of quality against bits."""
 
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,50 @@ from rich.table import Table
 
 from gradsieve.lab.bench.rate.play import PlayedRun
 from gradsieve.lab.charts import write_chart
+from gradsieve.lab.methods.local import Local
+from gradsieve.lab.methods.table import read_method
 from gradsieve.lab.tables import table_of
 from gradsieve.lab.workloads.workload import load_workload
 
-DENSE, LOCAL = "dense", "local"
+DENSE = "dense"
+HOOK, SIEVED_LOCAL = "gradsieve, every step", "gradsieve, local steps"
+DILOCO, POST_LOCAL, MEAN_LOCAL = "DiLoCo", "post-local SGD", "local SGD"
+NAMES = {"sieve": HOOK, "powersgd": "PowerSGD", "topk": "top-k"}
+"""Methods that the picture calls by another name than the one they are written by."""
+COLOURS = {
+    HOOK: "#1f5fbf",
+    SIEVED_LOCAL: "#12908a",
+    "PowerSGD": "#c8452f",
+    "top-k": "#8a5a2b",
+    "fp16": "#7a7a7a",
+    "8-bit": "#a0468c",
+    DILOCO: "#8256b0",
+    POST_LOCAL: "#c07d12",
+    MEAN_LOCAL: "#a8952a",
+}
+OTHER_COLOURS = ("#3f7f3f", "#b0508a", "#40708f", "#9f6f4f")
+"""Taken in turn by methods without a colour of their own."""
+data_of: Any = alt.Data
+"""`alt.Data`, which altair leaves untyped."""
+WHAT = {
+    "mnist_cnn": "A convolutional network on MNIST",
+    "mlp": "A dense network on MNIST",
+    "gpt": "A transformer of 10 M parameters",
+    "gpt-small": "A transformer of 1 M parameters",
+}
+UNITS = {"held-out loss": "nats per byte", "test accuracy": "share of the images"}
+WIDTH, HEIGHT = 640, 380
+MOST_BITS = 40.0
+"""The right end of the horizontal axis."""
+EDGE = 2.5
+"""A method whose best point sends less than this many times the fewest bits has its name to the
+right of the point; centred, the name would leave the picture."""
+TICKS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateRow:
-    """The seeds of one method at one learning rate."""
+    """The runs of one method at one learning rate, over all seeds."""
 
     workload: str
     steps: int
@@ -33,13 +70,13 @@ class RateRow:
     lowest: float
     highest: float
     own_rate: bool
-    """The learning rate is the workload's own."""
+    """Whether the learning rate is the workload's own."""
     best: bool
-    """No other learning rate of this method, of those with the most seeds, was better."""
+    """Whether this is the method's best learning rate among those with the most seeds."""
 
 
 def summarize(runs: Iterable[PlayedRun]) -> list[RateRow]:
-    """One row a workload, number of steps and of ranks, method and learning rate."""
+    """Return a row for each workload, number of steps and of ranks, method and learning rate."""
     groups: dict[tuple[Any, ...], list[PlayedRun]] = defaultdict(list)
     for run in runs:
         key = run.workload, run.steps, run.ranks, run.method, run.learning_rate
@@ -72,7 +109,7 @@ def summarize(runs: Iterable[PlayedRun]) -> list[RateRow]:
 
 
 def comparisons(rows: list[RateRow]) -> dict[tuple[str, int, int], list[RateRow]]:
-    """Rows by what must be alike to be compared: workload, steps and ranks."""
+    """Group the rows that can be compared: those of one workload, number of steps and of ranks."""
     groups: dict[tuple[str, int, int], list[RateRow]] = defaultdict(list)
     for row in rows:
         groups[row.workload, row.steps, row.ranks].append(row)
@@ -106,61 +143,170 @@ def rate_tables(rows: list[RateRow]) -> list[Table]:
 
 
 def draw(rows: list[RateRow], path: Path) -> None:
-    """At the workload's own learning rate and at each method's best; PNG or SVG by the ending."""
-    panels = [
-        panel(f"{workload}, {steps} steps, {ranks} ranks: {which}", shown)
-        for (workload, steps, ranks), compared in comparisons(rows).items()
-        for which, shown in (
-            ("own learning rate", [row for row in compared if row.own_rate]),
-            ("each method's best", [row for row in compared if row.best]),
-        )
-        if shown
+    """Draw quality against bits as PNG or SVG, by the path's ending.
+
+    Each comparison is one panel, in which a method is shown at its best learning rate.
+    """
+    panels = [panel(compared) for compared in comparisons(rows).values()]
+    chart = alt.concat(*panels, columns=2, spacing=30).resolve_scale(color="independent")
+    chart = chart.configure_view(stroke=None)
+    write_chart(chart.configure_axis(gridColor="#eeeeee", domainColor="#999999"), path)
+
+
+def panel(rows: Sequence[RateRow]) -> Any:
+    """Draw one comparison: dense training as a band, and each method's points with its frontier."""
+    first, workload = rows[0], load_workload(rows[0].workload)
+    best = [row for row in rows if row.best]
+    dense = [row for row in best if row.method == DENSE]
+    points = drawn_points(best, higher_is_better=workload.higher_is_better)
+    qualities = [end for row in best for end in (row.lowest, row.highest)]
+    bits = [point["bits_per_parameter"] for point in points] or [MOST_BITS]
+    x = alt.X(
+        "bits_per_parameter:Q",
+        scale=alt.Scale(type="log", domain=[0.8 * min(bits), MOST_BITS], nice=False),
+        axis=alt.Axis(values=TICKS, format="~g", tickCount=len(TICKS)),
+        title="bits that a rank sends per parameter and step (logarithmic)",
+    )
+    better = "higher" if workload.higher_is_better else "lower"
+    y_title = f"{workload.metric_name}, {UNITS[workload.metric_name]} ({better} is better)"
+    # Labels stand on the better side of the best points: room for a line of them is left there.
+    room = 0.1 * (max(qualities) - min(qualities) or 1.0)
+    y_domain = [min(qualities) - room, max(qualities) + room]
+    y_scale = alt.Scale(domain=y_domain, zero=False, nice=False)
+    layers = [
+        *dense_layers(dense, x, y_scale, y_title),
+        *point_layers(points, x, y_scale, y_title),
+        *label_layers(points, x, y_scale, higher_is_better=workload.higher_is_better),
     ]
-    write_chart(alt.concat(*panels, columns=2).configure_axis(gridColor="#eeeeee"), path)
-
-
-def panel(title: str, rows: list[RateRow]) -> Any:
-    """A point a method, the seeds' spread, and the dense runs as a band."""
-    data: Any = alt.Data
-    points = [asdict(row) | {"family": family(row.method)} for row in rows]
-    metric = load_workload(rows[0].workload).metric_name
-    dense = [point for point in points if point["method"] == DENSE]
-    others = [point for point in points if point["method"] != DENSE]
-    bits = alt.X("bits_per_parameter:Q", scale=alt.Scale(type="log"), title="bits a parameter")
-    quality = alt.Y("quality:Q", scale=alt.Scale(zero=False), title=metric)
-    colour = alt.Color(
-        "family:N",
-        title=None,
-        legend=alt.Legend(labelLimit=0),
-        scale=alt.Scale(scheme="category10"),
+    title = alt.TitleParams(
+        f"{WHAT[workload.name]}, {first.steps:,} steps on {first.ranks} ranks",
+        subtitle=[
+            "Every method at its best learning rate. A line joins the best settings of one method;",
+            "faint points are its other settings. Bars show the range of several seeds.",
+        ],
+        anchor="start",
+        fontSize=15,
+        subtitleFontSize=12,
+        subtitleColor="#555555",
     )
-    base = alt.Chart(data(values=others)).encode(x=bits, color=colour)
-    spread = base.mark_rule().encode(y=alt.Y("lowest:Q", title=metric), y2="highest:Q")
-    # Local steps differ in more than one setting: no line leads from one to the next.
-    graded = [point for point in others if not str(point["family"]).startswith(LOCAL)]
-    lines = alt.Chart(data(values=graded)).mark_line().encode(x=bits, color=colour, y=quality)
-    marks = base.mark_point(filled=True).encode(y=quality)
-    band = alt.Chart(data(values=dense)).mark_rect(color="#999999", opacity=0.4)
-    level = alt.Chart(data(values=dense)).mark_rule(color="#555555", strokeDash=[4, 3])
-    layers = (
-        band.encode(y="lowest:Q", y2="highest:Q"),
-        level.encode(y=quality),
-        spread,
-        lines,
-        marks,
-    )
-    return alt.layer(*layers).properties(title=title, width=360, height=280)
+    return alt.layer(*layers).properties(title=title, width=WIDTH, height=HEIGHT)
 
 
-def family(method: str) -> str:
-    """The method without its density, rank or multiple, and without what small parameters do."""
-    name, _, options = method.partition(":")
-    if name == LOCAL:
-        what = "all" if "exchange=dense" in options else "sieve"
-        return (
-            f"{LOCAL} steps, {what}{', after synchronous ones' if 'start_step' in options else ''}"
+def drawn_points(rows: Iterable[RateRow], *, higher_is_better: bool) -> list[dict[str, Any]]:
+    """Return the rows to draw, each with its method's name and whether it lies on the frontier.
+
+    A point lies on the frontier where no setting of the same method sends at most as many bits and
+    ends better.
+    """
+    by_name: dict[str, list[RateRow]] = defaultdict(list)
+    for row in rows:
+        if (name := method_name(row.method)) is not None and row.method != DENSE:
+            by_name[name].append(row)
+    sign = -1.0 if higher_is_better else 1.0
+    points = []
+    for name, own in by_name.items():
+        reached = math.inf
+        for row in sorted(own, key=lambda row: (row.bits_per_parameter, sign * row.quality)):
+            on_frontier = sign * row.quality < reached
+            reached = min(reached, sign * row.quality)
+            points.append(asdict(row) | {"name": name, "frontier": on_frontier})
+    return points
+
+
+def dense_layers(dense: Sequence[RateRow], x: Any, y_scale: Any, y_title: str) -> list[Any]:
+    """Draw dense training as a band from its worst seed to its best, with the mean and a label."""
+    if not dense:
+        return []
+    (row,) = dense
+    data = data_of(values=[asdict(row)])
+    base = alt.Chart(data)
+    y = alt.Y("quality:Q", scale=y_scale, title=y_title)
+    label = f"dense training, {row.bits_per_parameter:g} bits"
+    return [
+        base.mark_rect(color="#999999", opacity=0.3).encode(
+            y=alt.Y("lowest:Q", scale=y_scale, title=y_title), y2="highest:Q"
+        ),
+        base.mark_rule(color="#666666", strokeDash=[4, 3]).encode(y=y),
+        base.mark_text(align="right", baseline="bottom", dy=-5, fontSize=12, color="#555555")
+        .encode(x=alt.value(WIDTH), y=y)
+        .transform_calculate(label=repr(label))
+        .encode(text="label:N"),
+    ]
+
+
+def point_layers(points: Sequence[dict[str, Any]], x: Any, y_scale: Any, y_title: str) -> list[Any]:
+    """Draw the points, the spread of their seeds, and a line along each method's frontier."""
+    best = [point for point in points if point["frontier"]]
+    others = [point for point in points if not point["frontier"]]
+    y = alt.Y("quality:Q", scale=y_scale, title=y_title)
+    base = alt.Chart(data_of(values=best)).encode(x=x, color=colour(points))
+    low = alt.Y("lowest:Q", scale=y_scale, title=y_title)
+    return [
+        base.mark_rule(strokeWidth=1.5).encode(y=low, y2="highest:Q"),
+        base.mark_line(strokeWidth=2.5).encode(y=y),
+        base.mark_point(filled=True, size=70, opacity=1).encode(y=y),
+        alt.Chart(data_of(values=others))
+        .mark_point(filled=True, size=40, opacity=0.35)
+        .encode(x=x, y=y, color=colour(points)),
+    ]
+
+
+def label_layers(
+    points: Sequence[dict[str, Any]], x: Any, y_scale: Any, *, higher_is_better: bool
+) -> list[Any]:
+    """Write each method's name beside its best point.
+
+    The name of a method that has a line stands where no point of it is better; the name of a single
+    point to its right.
+    """
+    choose = max if higher_is_better else min
+    by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for point in points:
+        by_name[point["name"]].append(point)
+    layers = []
+    for own in by_name.values():
+        best = choose(own, key=lambda point: float(point["quality"]))
+        place: dict[str, Any] = {"dx": 10, "align": "left"}
+        if sum(point["frontier"] for point in own) > 1:
+            lowest = min(float(point["bits_per_parameter"]) for point in points)
+            is_at_the_edge = best["bits_per_parameter"] < EDGE * lowest
+            place = {"dy": -18 if higher_is_better else 18, "align": "center"}
+            if is_at_the_edge:
+                place |= {"align": "left", "dx": -8}
+        layers.append(
+            alt.Chart(data_of(values=[best]))
+            .mark_text(fontSize=13, fontWeight="bold", baseline="middle", **place)
+            .encode(x=x, y=alt.Y("quality:Q", scale=y_scale), text="name:N", color=colour(points))
         )
-    first, *others = options.split(",")
-    policy = first.partition("=")[0] if "=" in first else ""
-    kept = [option for option in others if not option.startswith("min_numel")]
-    return ", ".join([f"{name} {policy}".strip(), *kept])
+    return layers
+
+
+def colour(points: Sequence[dict[str, Any]]) -> Any:
+    """Give each method its colour, the same in every layer of a panel."""
+    names = sorted({str(point["name"]) for point in points})
+    others = cycle(OTHER_COLOURS)
+    colours = [COLOURS.get(name) or next(others) for name in names]
+    return alt.Color("name:N", legend=None, scale=alt.Scale(domain=names, range=colours))
+
+
+def method_name(text: str) -> str | None:
+    """Return what the picture calls a method, whatever its options.
+
+    None for variants that were tried and left the code (`sieve-model`, say), and for residuals that
+    fade: neither can be trained with.
+    """
+    try:
+        method = read_method(text)
+    except ValueError:
+        return None
+    kind, _, options = text.partition(":")
+    if not isinstance(method, Local):
+        return NAMES.get(kind, kind)
+    settings = method.settings
+    if settings.residual_decay != 1:
+        return None
+    if "exchange=dense" not in options.split(","):
+        return SIEVED_LOCAL
+    if settings.lr != 1 or settings.momentum != 0:
+        return DILOCO
+    return POST_LOCAL if settings.start_step else MEAN_LOCAL

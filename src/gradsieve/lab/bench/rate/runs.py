@@ -1,4 +1,4 @@
-"""The file of finished runs: a line each, appended, never played twice."""
+"""The file of finished runs: each is a line, and none is played twice."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ class RunFile:
         self.path = path
 
     def __iter__(self) -> Iterator[PlayedRun]:
-        """Raises ValueError where a line is no run."""
+        """Yield every run. Raises ValueError where a line is no run."""
         if not self.path.exists():
             return
         with self.path.open() as file:

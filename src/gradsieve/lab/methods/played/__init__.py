@@ -1,1 +1,1 @@
-"""Methods played rank by rank in one process: no link, no process group."""
+"""Methods whose ranks are played one after the other in one process, without torch.distributed."""

@@ -1,4 +1,4 @@
-"""Local steps of many ranks in one process, through OuterSync's own schedule and weights."""
+"""Local steps of many ranks in one process, with the schedule and the weights of OuterSync."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,9 +28,10 @@ class LocalRank:
 
 
 class LocalSteps:
-    """
+    """Local steps of ranks that begin alike.
+
     Args:
-        replica: what all ranks begin as, or, with `start_step`, what they train together first.
+        replica: the model that all ranks begin with, or, with `start_step`, train together first.
 
     Raises:
         ValueError: a number is out of range, or the settings ask for a link.
@@ -40,7 +41,7 @@ class LocalSteps:
         self.settings = settings
         self.schedule = Schedule(settings.every, settings.fragments, settings.delay)
         parameters = list(replica.model.parameters())
-        # What cannot be is told now, not after the synchronous steps.
+        # Refuse too many fragments now, not after the synchronous steps.
         split_alike([parameter.numel() for parameter in parameters], settings.fragments)
         topology = TOPOLOGIES.get(settings.sieve.topology)
         self.compressor: Rounded | Sieve = (
@@ -53,14 +54,14 @@ class LocalSteps:
         self.together = Synchronous(replica, first)
         self.count = ranks
         self.ranks: list[LocalRank] = []
-        """None as long as they train together."""
+        """Empty as long as the ranks train together."""
         self.done = 0
         self.sent = 0.0
-        """Bits, in this step."""
+        """Bits sent in this step."""
 
     @property
     def model(self) -> nn.Module:
-        """With the mean of the ranks' weights: between exchanges each has its own."""
+        """A model with the mean of the ranks' weights, which differ between exchanges."""
         if not self.ranks:
             return self.together.model
         mean = deepcopy(self.ranks[0].replica.model)

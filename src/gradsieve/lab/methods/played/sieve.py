@@ -18,7 +18,7 @@ class Sieve:
     """A `RankSieve` for each rank.
 
     Args:
-        residual_decay: each residual is multiplied by it whenever its parameter has been exchanged.
+        residual_decay: the factor of a residual after each exchange of its parameter.
 
     Raises:
         ValueError: the options ask for a link.
@@ -47,7 +47,7 @@ class Sieve:
         self.residual_decay = residual_decay
 
     def plan(self, rank: int, places: Sequence[int] | None) -> Plan:
-        """What a rank sends of some parameters, which are exchanged together; None: of all."""
+        """Return what a rank sends of the parameters that are exchanged together; None is all."""
         sieve, ranks = self.sieves[rank], len(self.sieves)
         kept = list(sieve.parameters)
         chosen = kept if places is None else [kept[place] for place in places]

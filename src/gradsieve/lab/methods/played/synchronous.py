@@ -10,23 +10,23 @@ from gradsieve.lab.workloads.replica import Replica
 from gradsieve.lab.workloads.workload import cross_entropy
 
 Batches = Sequence[Iterator[tuple[Tensor, Tensor]]]
-"""Of each rank."""
+"""The batches of each rank."""
 
 
 class PlayedTraining(Protocol):
     def step(self, batches: Batches) -> tuple[float, float]:
-        """The first rank's loss, and the bits that a rank sends on average."""
+        """Train one step; return the first rank's loss and the mean bits that a rank sent."""
 
     def finish(self) -> float:
-        """The last step is done; returns the bits of what is still to be sent."""
+        """End training after the last step; return the bits of what was still to be sent."""
 
     @property
     def model(self) -> nn.Module:
-        """To be judged: what all ranks have, or the mean of what they have."""
+        """The model to judge: the one that all ranks have, or the mean of theirs."""
 
 
 class Synchronous:
-    """One model, which all ranks have alike."""
+    """Training of one model that all ranks hold alike."""
 
     def __init__(self, replica: Replica, compressor: Compressor) -> None:
         self.replica, self.compressor = replica, compressor
@@ -48,7 +48,7 @@ class Synchronous:
 
 
 def backward(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, list[Tensor]]:
-    """The loss of one rank's batch, and its gradients."""
+    """Return the loss of one rank's batch, and its gradients."""
     model.zero_grad(set_to_none=True)
     loss = cross_entropy(model, inputs, targets)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gradsieve.control.budget import Budget, BudgetSteering
-from gradsieve.control.reports import Account, slowest
+from gradsieve.telemetry.report import StepReport, slowest
 
 FORWARD, BACKWARD, BUCKETS = 0.03, 0.07, 4
 LATENCY = 0.0005
@@ -16,7 +16,7 @@ ENCODE, DECODE = 2e-9, 3e-9
 
 
 def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY, cores_free=True):
-    """The account of a step whose frames cross a link of `rate` bytes a second."""
+    """The report of a step whose frames cross a link of `rate` bytes a second."""
     code, share = (ENCODE + DECODE) * frame_bytes, frame_bytes / BUCKETS
     each = (SELECT + OVERHEAD + code) / BUCKETS + 2 * latency + share / rate
     stolen = 0.0 if cores_free else (SELECT + OVERHEAD + code) * (BUCKETS - 1) / BUCKETS
@@ -25,7 +25,7 @@ def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY, cores_
         now += (BACKWARD + stolen) / BUCKETS
         free = max(free, now) + each
     wait = max(0.0, free - now) + late
-    return Account(
+    return StepReport(
         scale=scale,
         frame_bytes=frame_bytes,
         step=now + wait,
@@ -41,20 +41,20 @@ def simulated(frame_bytes, rate, *, scale=1.0, late=0.0, latency=LATENCY, cores_
     )
 
 
-def exposed(account):
-    return account.exposed / account.computation
+def exposed(report):
+    return report.exposed / report.computation
 
 
 class Link:
     """Bytes fall with the thresholds' scale, at once too far: the residual answers late.
 
-    An account reaches the other ranks with the next step's frames.
+    A report reaches the other ranks with the next step's frames.
     """
 
     def __init__(self, steering, rate, latency=LATENCY):
         self.steering, self.rate, self.latency = steering, rate, latency
         self.lagging = 1.0
-        self.accounts = []
+        self.reports = []
 
     def run(self, steps, late=0.0):
         for _ in range(steps):
@@ -62,12 +62,12 @@ class Link:
             frame_bytes = BYTES_AT_ONE * scale**-0.75 * (scale / self.lagging) ** -0.4
             self.lagging += 0.3 * (scale - self.lagging)
             changing = {"scale": scale, "late": late, "latency": self.latency}
-            self.accounts.append(simulated(frame_bytes, self.rate, **changing))
-            if len(self.accounts) > 1:
-                self.steering.follow(self.accounts[-2], BUCKETS)
+            self.reports.append(simulated(frame_bytes, self.rate, **changing))
+            if len(self.reports) > 1:
+                self.steering.follow(self.reports[-2], BUCKETS)
 
     def last(self, steps=10):
-        return self.accounts[-steps:]
+        return self.reports[-steps:]
 
 
 def most_bytes(rate, share=0.05):
@@ -77,7 +77,7 @@ def most_bytes(rate, share=0.05):
 
 
 def require_settled(link):
-    sent = [account.frame_bytes for account in link.last()]
+    sent = [report.frame_bytes for report in link.last()]
     assert max(sent) / min(sent) < 1.15, "it oscillates"
     assert max(map(exposed, link.last())) < 0.055
     assert 0.7 * most_bytes(link.rate) < sent[-1] < 1.1 * most_bytes(link.rate)
@@ -102,30 +102,30 @@ def test_a_link_that_changes_tenfold_is_followed_within_thirty_steps(factor):
 def test_bytes_a_step():
     link = Link(BudgetSteering(Budget(bytes_per_step=50_000)), 12.5e6)
     link.run(30)
-    assert all(47_500 < account.frame_bytes < 52_500 for account in link.last())
+    assert all(47_500 < report.frame_bytes < 52_500 for report in link.last())
 
 
 def test_bits_a_second():
     link = Link(BudgetSteering(Budget(bits_per_second=4e6)), 12.5e6)
     link.run(40)
-    for account in link.last():
-        assert 3.8e6 < 8 * account.frame_bytes / account.step < 4.2e6
+    for report in link.last():
+        assert 3.8e6 < 8 * report.frame_bytes / report.step < 4.2e6
 
 
 def test_seconds_a_step():
     link = Link(BudgetSteering(Budget(seconds_per_step=0.02)), 2.5e6)
     link.run(30)
-    for account in link.last():
-        assert 0.015 < account.exposed < 0.021
+    for report in link.last():
+        assert 0.015 < report.exposed < 0.021
 
 
 def test_bytes_are_not_cut_where_they_are_not_what_takes_the_time():
     """Between sites: each bucket's round trip alone is more than the share."""
     link = Link(BudgetSteering(Budget("auto")), 2.5e6, latency=0.04)
     link.run(60)
-    for account in link.last():
-        on_the_line = account.frame_bytes * (1 / link.rate + ENCODE + DECODE)
-        assert 0.01 < on_the_line / account.computation < 0.1
+    for report in link.last():
+        on_the_line = report.frame_bytes * (1 / link.rate + ENCODE + DECODE)
+        assert 0.01 < on_the_line / report.computation < 0.1
 
 
 def test_bytes_that_the_step_hides_are_sent_where_selecting_alone_takes_the_share():
@@ -133,20 +133,20 @@ def test_bytes_that_the_step_hides_are_sent_where_selecting_alone_takes_the_shar
     steering = BudgetSteering(Budget("auto"))
     for _ in range(60):
         frame_bytes = BYTES_AT_ONE / steering.scale
-        account = simulated(frame_bytes, 2.5e6, scale=steering.scale, cores_free=False)
-        computation, dear = account.computation, 0.06 * account.computation
-        slow = {"select": dear, "stolen": account.stolen + dear, "step": account.step + dear}
-        steering.follow(replace(account, **slow), BUCKETS)
+        report = simulated(frame_bytes, 2.5e6, scale=steering.scale, cores_free=False)
+        computation, dear = report.computation, 0.06 * report.computation
+        slow = {"select": dear, "stolen": report.stolen + dear, "step": report.step + dear}
+        steering.follow(replace(report, **slow), BUCKETS)
     hidden = (BUCKETS - 1) / BUCKETS * BACKWARD * 2.5e6
     assert frame_bytes > 0.25 * hidden
-    assert account.wait < 0.06 * computation
+    assert report.wait < 0.06 * computation
 
 
-def test_what_was_measured_of_another_way_does_not_count():
+def test_what_was_measured_of_another_topology_does_not_count():
     link = Link(BudgetSteering(Budget("auto")), 2.5e6, latency=0.0001)
     link.run(40)
     link.latency = 0.004
-    link.steering.forget_way()
+    link.steering.forget_topology()
     link.run(6)
     assert min(link.steering.meets) >= BUCKETS * 0.004
 
@@ -164,7 +164,7 @@ def test_one_late_rank_changes_nothing():
 def test_a_rank_that_is_early_does_not_make_the_exchange_look_dear():
     link = Link(BudgetSteering(Budget("auto")), 12.5e6)
     link.run(40)
-    late = link.accounts[-1]
+    late = link.reports[-1]
     early = replace(late, meet=late.meet + 0.03, wait=late.wait + 0.03, step=late.step)
     assert slowest([early, late]) == late
     assert slowest([replace(late, frame_bytes=7e6), late]).frame_bytes == 7e6

@@ -3,7 +3,7 @@
 import pytest
 
 import gradsieve as gs
-from gradsieve.lab.methods.sieve_words import read_settings
+from gradsieve.lab.methods.sieve_words import read_config
 from gradsieve.runtime.units import parse_rate
 
 
@@ -37,7 +37,7 @@ def test_a_budget_takes_a_rate_as_the_commands_write_it():
     assert repr(written) == repr(gs.Budget(bits_per_second=1e9))
     assert gs.Budget(bits_per_second=" 20 Mbit ").bits_per_second == 20e6
     for text, rate in (("20mbit", 2e7), ("2e7", 2e7), ("20000000", 2e7)):
-        found = read_settings(f"budget-bits-per-second={text}")["threshold"]
+        found = read_config(f"budget-bits-per-second={text}").threshold
         assert found == gs.Budget(bits_per_second=rate)
 
 

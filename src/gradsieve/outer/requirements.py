@@ -1,0 +1,32 @@
+"""What local steps cannot work with, said in words."""
+
+from collections.abc import Set
+
+from torch import nn
+
+from gradsieve.config import SieveConfig
+from gradsieve.errors import SieveError
+
+
+def require_same_parameters(model: nn.Module, known: Set[int]) -> None:
+    """Raise SieveError if a parameter is trained that was frozen when OuterSync was made.
+
+    Args:
+        known: the ids of the parameters that were trained then.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in known:
+            raise SieveError(
+                f"parameter {name} is trained now and was frozen when OuterSync was made: the "
+                "ranks would part. Call finish, and make a new OuterSync with it."
+            )
+
+
+def require_no_start(config: SieveConfig) -> None:
+    """Raise ValueError if the sieve is to prune later than from the first exchange on."""
+    for name in ("start_step", "ramp_steps"):
+        if getattr(config, name):
+            raise ValueError(
+                f"OuterSync prunes from its first exchange on, without {name}: train with attach "
+                "or plain DDP first, and make the OuterSync then"
+            )
