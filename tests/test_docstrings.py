@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the public names run as they stand."""
+"""The examples in the docstrings of public names and of the bucket run as they stand."""
 
 import doctest
 
@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 import gradsieve as gs
+from gradsieve import bucket
 
 ALONE = (
     gs.SieveConfig,
@@ -16,6 +17,7 @@ ALONE = (
     gs.Density,
     gs.Fixed,
     gs.JsonLines,
+    bucket,
     gs.select,
     gs.encode,
     gs.decode,
@@ -24,7 +26,7 @@ IN_A_GROUP = (gs.attach, gs.SieveState, gs.OuterSync, gs.Recorder, gs.reshard)
 
 
 def run_example(name):
-    """Run the example in the docstring of a class or function; its own docstring alone counts."""
+    """Run the example in the docstring of a name itself, without those of its members."""
     test = doctest.DocTestParser().get_doctest(name.__doc__ or "", {}, name.__name__, None, None)
     assert test.examples, f"{name.__name__} has no example"
     told = []

@@ -36,7 +36,7 @@ class SieveConfig:
 
         >>> import gradsieve as gs
         >>> config = gs.SieveConfig(threshold=gs.Sigma(2), values="bfloat16")
-        >>> config.exchange, config.rotation, config.error_feedback
+        >>> config.topology, config.rotation, config.error_feedback
         ('gather', 0, True)
         >>> gs.SieveConfig(values="float64")
         Traceback (most recent call last):
@@ -117,12 +117,12 @@ class SieveConfig:
 
     @property
     def topology(self) -> Exchange:
-        """The exchange, where it was None the default."""
+        """The name of the topology, or "auto": `exchange`, or the default where that is None."""
         return default_exchange(self.policy) if self.exchange is None else self.exchange
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line for each option that must be alike on all ranks, such as ``rotation=0``."""
+        """One line for each option that must be the same on all ranks, such as ``rotation=0``."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
         values["exchange"] = self.topology
         return tuple(f"{name}={value}" for name, value in values.items() if name != "node_size")
@@ -186,7 +186,7 @@ def require_policy(threshold: object) -> None:
 
 
 def require_word(name: str, word: Any, known: tuple[str, ...]) -> str:
-    """Return `word`; raise TypeError where it is no text, ValueError where it is not known."""
+    """Return `word`. Raise TypeError if it is no text, ValueError if it is not a known one."""
     if isinstance(word, str) and word in known:
         return word
     error = ValueError if isinstance(word, str) else TypeError

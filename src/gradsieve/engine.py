@@ -230,7 +230,11 @@ class Engine:
         self.sieve.settle()
 
     def finish(self) -> None:
-        """Wait for the worker and the all-reduces. On an error, put survivors back first."""
+        """Wait for the worker and the all-reduces.
+
+        On an error, the survivors return to the residuals before it is raised, so that nothing
+        that was sent is lost.
+        """
         try:
             with self.sieve.step.clock.waiting():
                 self.worker.finish(self.groups.look)

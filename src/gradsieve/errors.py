@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class SieveError(RuntimeError):
-    """The setup cannot work. The message says what to do."""
+    """gradsieve is set up in a way that cannot work. The message says what to do."""
 
 
 class MismatchError(SieveError):

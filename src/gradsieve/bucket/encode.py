@@ -86,7 +86,8 @@ def send_whole(
     with step.clock.timed("encode"):
         gradients, share = step.unscaled(flat).float(), 1
         if plan.of_node:
-            # The ranks of a node have already given their remainders. They share the new one.
+            # The ranks of a node have already given their remainders. Each keeps a part of the new
+            # one, in units of its own gradient.
             share = len(plan.parts)
         elif step.config.error_feedback:
             gradients = group.give(gradients, may_be_unused=step.may_be_unused)
@@ -202,8 +203,8 @@ def divided(
 def rotate(rotation: Rotation, flat: Tensor) -> tuple[Tensor, int]:
     """Return the coefficients of a gradient.
 
-    If the gradient is not finite, exactly one coefficient is NaN. Otherwise all coefficients of a
-    block would be, and the record would count them all.
+    Exactly one coefficient is NaN if the gradient is not finite. A plain product would make all
+    coefficients of a block NaN, and the record would count them all.
 
     Returns:
         The coefficients, and the number of non-finite elements of the gradient beyond the first.

@@ -21,7 +21,7 @@ from gradsieve.codec import (
 )
 
 TRIES = 2
-"""Number of measurements. The quickest of them counts."""
+"""Number of measurements, of which the fastest counts."""
 
 
 def coding_overhead(plan: Plan, values: Values, ranks: int) -> float:

@@ -12,7 +12,7 @@ from gradsieve.parameters.pieces import Dealt
 from gradsieve.parameters.whole import Unit, WholeGroup
 
 SMALLEST_PIECE = 2**14
-"""Number of elements. Each piece costs a section of its own in a frame, some 36 bytes."""
+"""Smallest number of elements of a piece. Each piece costs a section in a frame, some 36 bytes."""
 
 
 class Piece(NamedTuple):

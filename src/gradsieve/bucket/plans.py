@@ -1,4 +1,4 @@
-"""The plans of all buckets, kept from step to step because they take long to make."""
+"""The plans of all buckets, made once and kept from step to step."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

@@ -35,16 +35,7 @@ if TYPE_CHECKING:
 class RankSieve:
     """Selects from the gradients of one rank, and keeps what is not sent.
 
-    A step of several ranks in one process, with one bucket each, is two loops::
-
-        for sieve, bucket in zip(sieves, buckets):
-            sieve.begin_step()
-            plan = sieve.plan(GATHER, list(sieve.parameters), 0, 1)
-            frames += sieve.encode(plan, sieve.select(plan, bucket))
-        # Each of all frames is a contribution, with the factor 1 / len(frames).
-        for sieve, bucket in zip(sieves, buckets):
-            sieve.average(plan, contributions, bucket, len(sieves))
-            sieve.commit()
+    `gradsieve.bucket` shows a step of two ranks in one process.
 
     Args:
         config: the options.

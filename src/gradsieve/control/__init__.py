@@ -1,0 +1,1 @@
+"""What steers a sieve from step to step: threshold policies, budgets and reports of other ranks."""

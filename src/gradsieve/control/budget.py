@@ -20,7 +20,8 @@ takes more than `WANTED_SHARE` however little is sent."""
 IDLE_SHARE = 0.1
 """Share of the window. A communication thread that is idle for less is taken as always busy."""
 APPROACH = 0.4
-"""Exponent by which the scale moves in a step towards the one that is expected to fit."""
+"""Share of the way, on a logarithmic axis, that the scale moves in a step towards the one that is
+expected to fit."""
 LARGEST_FACTOR = 2.0
 """Largest factor by which the scale grows from one step to the next."""
 LEAST_FACTOR, LEAST_FACTOR_BELOW_ONE = 0.88, 0.7
@@ -43,7 +44,7 @@ twice in a row."""
 
 @dataclass(frozen=True)
 class Budget:
-    """Thresholds as of ``Sigma(k, of="balanced")``, where k follows the link.
+    """Thresholds like those of ``Sigma(k, of="balanced")``, where k follows the link.
 
     k is the same for all parameters and all ranks. It is steered until each rank sends, or each
     step takes, what the budget allows. Give exactly one argument.
@@ -171,9 +172,10 @@ class BudgetSteering:
     def wanted_share(self, report: StepReport, buckets: int) -> float:
         """Return the ratio of the bytes wanted to the bytes sent.
 
-        The fastest meeting is pure latency, and the frames of a step have the same latency. If the
-        communication thread has idle time, training waits for the last bucket alone. If it has
-        none, training waits for whatever the backward pass does not hide.
+        The fastest meeting (in which ranks tell the sizes of their frames) is pure latency, and
+        the frames themselves have the same latency. If the communication thread has idle time,
+        training waits for the last bucket alone. If it has none, training waits for whatever the
+        backward pass does not hide.
         """
         if self.budget.bytes_per_step is not None:
             return self.budget.bytes_per_step / report.frame_bytes

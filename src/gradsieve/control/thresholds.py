@@ -12,10 +12,11 @@ from gradsieve.sieve import Moments
 from gradsieve.sieve.magnitudes import below
 
 Measured = Literal["sent", "gradient", "accumulated", "magnitudes", "balanced"]
+"""The moments that a policy can read; see `Threshold.measured`."""
 
 
 class Threshold(Protocol):
-    """The two members of a policy."""
+    """A threshold policy: any object with these two members."""
 
     @property
     def measured(self) -> Measured:

@@ -40,7 +40,7 @@ class AllReduce:
         if self._work is not None and self._buffer.is_cpu:
             wait_for_work(self._work, look)
         elif self._work is not None:
-            # This orders the device's streams, and waits for nothing.
+            # On a device this orders streams and does not block.
             self._work.wait()
         if self._sum is not self._buffer:
             self._buffer.copy_(self._sum)

@@ -1,4 +1,4 @@
-"""Let ranks meet without a collective: each writes a word to the store of the job.
+"""Let ranks meet without a collective: each writes a word (a short text) to the store of the job.
 
 A collective would hang if a rank did not take part.
 """

@@ -10,9 +10,10 @@ from gradsieve.exchange.store import JobStore, wait_until, within
 Stop = Callable[[], bool]
 
 PATIENCE = 5.0
-"""Seconds after which a rank that has not noticed the failure, too, counts as absent."""
+"""Seconds after which a rank that has not reported the failure counts as absent."""
 SHORT_PATIENCE = 1.0
-"""The same for the last missing rank after a broken connection, which all others notice at once."""
+"""Seconds for the same if one rank is missing and a connection has broken. All ranks that are alive
+notice a broken connection at once."""
 FOUND = "absent"
 
 

@@ -27,9 +27,16 @@ def wait_for_job(done: "Future[None]", look: Look) -> None:
 
 
 def wait_for_work(work: dist.Work, look: Look) -> None:
-    """Wait for a collective between host memories; raises RuntimeError where it has failed."""
+    """Wait for a collective between tensors in CPU memory.
+
+    Args:
+        look: see `Look`.
+
+    Raises:
+        RuntimeError: the collective has failed.
+    """
     while not work.is_completed():
-        # Its time is over, or it has failed, which is raised below.
+        # Either the time is over, or the collective has failed, which the last wait raises.
         with suppress(RuntimeError):
             work.wait(timedelta(seconds=STALL))
         if not work.is_completed():

@@ -49,7 +49,7 @@ class ExchangeWorker:
         self._last_local = self._pending[-1]
 
     def finish_at_exit(self) -> None:
-        """Wait for local jobs, hardly for ranks that may be gone, and end the thread.
+        """Wait long for local jobs and briefly for others, whose ranks may be gone; end the thread.
 
         Python would crash if the thread woke up while the process ends.
         """

@@ -1,4 +1,4 @@
-"""What local steps cannot work with, said in words."""
+"""Checks that refuse what local steps cannot work with, in words that say what to do."""
 
 from collections.abc import Set
 
@@ -12,6 +12,7 @@ def require_same_parameters(model: nn.Module, known: Set[int]) -> None:
     """Raise SieveError if a parameter is trained that was frozen when OuterSync was made.
 
     Args:
+        model: the model, without DDP.
         known: the ids of the parameters that were trained then.
     """
     for name, parameter in model.named_parameters():

@@ -133,6 +133,7 @@ class OuterSync:
         require_no_start(config)
         self._schedule = Schedule(every, fragments, delay)
         self.state = SieveState(config, scaler=scaler, process_group=process_group)
+        """The state of the sieve through which the pseudo-gradients are exchanged."""
         self._engine = self.state.engine
         self._follows_budget = self._schedule.shortest < self._schedule.longest
         if self._follows_budget and self.state.sieve.thresholds.budget is None:
@@ -235,8 +236,8 @@ class OuterSync:
     def _failing(self) -> Iterator[None]:
         """Note that an exchange has failed.
 
-        The survivors return to the residuals then, but are still in the weights, too. They would
-        be exchanged twice.
+        The survivors then return to the residuals, although the weights still contain them. Going
+        on would exchange them twice.
         """
         try:
             yield

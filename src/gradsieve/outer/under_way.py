@@ -25,8 +25,8 @@ class UnderWay:
     futures: list[torch.futures.Future[Tensor]] = field(default_factory=list)
     """The future of each bucket. On a device, waiting for it orders the streams."""
     buffer_average: BufferAverage | None = None
-    """The running average of the model's statistics; None if they are not exchanged or have
-    arrived."""
+    """The average of the model's statistics that is under way; None if they are not exchanged or
+    have arrived."""
     buffers: list[Tensor] = field(default_factory=list)
     """The averages of the statistics, once they have arrived."""
     has_arrived: bool = False

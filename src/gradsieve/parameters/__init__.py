@@ -1,0 +1,1 @@
+"""What a rank keeps for each parameter: residual, threshold and moments, found by name."""

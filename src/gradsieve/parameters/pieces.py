@@ -1,4 +1,4 @@
-"""The pieces of a parameter that one rank keeps for others."""
+"""The pieces of a parameter whose residual one rank keeps for others."""
 
 from typing import NamedTuple
 

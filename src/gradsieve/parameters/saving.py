@@ -31,8 +31,8 @@ def save_parameter(kept: ParameterState) -> SavedParameter:
 def saved_moments(moments: Moments) -> dict[str, float]:
     """Return the fields of moments, all of them finite.
 
-    Only the sum of the squared gradient may not be finite. It is then saved as 0, since it is not
-    used after its step.
+    Only the sum of the squared gradient can be infinite or NaN. It is then saved as 0, since it is
+    not used after its step.
     """
     squares = moments.gradient_square_sum
     finite = replace(moments, gradient_square_sum=squares if math.isfinite(squares) else 0.0)

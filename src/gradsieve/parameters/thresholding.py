@@ -17,7 +17,7 @@ LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
 class Thresholding:
-    """Asks the policy for thresholds, with the moments that it reads.
+    """Asks the policy for thresholds, and gives it the moments that it reads.
 
     Args:
         policy, start_step, ramp_steps: see `SieveConfig`.

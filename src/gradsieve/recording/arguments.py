@@ -1,4 +1,4 @@
-"""What a Recorder is given, checked."""
+"""Check the arguments of a Recorder and of its `log`."""
 
 from collections.abc import Callable
 from numbers import Real

@@ -191,7 +191,7 @@ def mixed(kept: Sequence[Tensor], shares: Shares) -> Tensor:
 
 
 def moments_of_all(parameter: State) -> Any:
-    """Return the saved moments; None if they are those of a piece, which ends with its rank."""
+    """Return the saved moments; None if they are those of a piece, which no rank keeps any more."""
     moments = parameter["moments"]
     if moments is None or moments["numel"] != parameter["residual"].numel():
         return None

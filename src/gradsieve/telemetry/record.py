@@ -113,6 +113,7 @@ class Totals:
 
     @property
     def steps(self) -> int:
+        """Number of steps."""
         return sum(self.exchanges.values())
 
     @property
