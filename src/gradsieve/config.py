@@ -12,7 +12,7 @@ from typing import Any, TypedDict, get_args
 
 from gradsieve.codec import VALUES, Values
 from gradsieve.control.budget import Budget
-from gradsieve.control.thresholds import Threshold
+from gradsieve.control.thresholds import Measured, Threshold
 from gradsieve.exchange.names import Exchange
 
 
@@ -183,6 +183,9 @@ def require_policy(threshold: object) -> None:
             "the threshold must be a policy such as gradsieve.Density(0.01) or "
             f"gradsieve.Fixed(0.1), got {threshold!r}"
         )
+    require_word(f"measured of {threshold!r}", threshold.measured, get_args(Measured))
+    if not callable(getattr(threshold, "next", None)):
+        raise TypeError(f"the threshold {threshold!r} has no method next(moments, threshold)")
 
 
 def require_word(name: str, word: Any, known: tuple[str, ...]) -> str:

@@ -50,7 +50,7 @@ def threshold_zero_and_every_policy(exchange):
     torch.testing.assert_close(weights(sieved), weights(plain), rtol=1e-5, atol=1e-6)
 
     for policy in POLICIES:
-        for values in ("levels", "bfloat16", "float32"):
+        for values in VALUES:
             for error_feedback in (True, False):
                 model = build()
                 gs.attach(
@@ -75,7 +75,7 @@ def test_threshold_zero_is_ddp_and_replicas_agree(count, exchange):
 def nothing_is_lost(exchange):
     smaller_pieces()
     for policy in POLICIES:
-        for values in ("levels", "bfloat16", "float32"):
+        for values in VALUES:
             model = build(Crossed)
             node_size = 2 - dist.get_world_size() % 2
             ledger = Ledger(

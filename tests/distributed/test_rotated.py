@@ -12,6 +12,7 @@ from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
+from gradsieve.codec import VALUES
 from gradsieve.saved.seal import sealed
 from gradsieve.saved.sieve import lines_of
 
@@ -20,7 +21,7 @@ SETTINGS = {"rotation": 16, "min_numel": 100}
 
 def nothing_is_lost(exchange):
     smaller_pieces()
-    for values in ("levels", "bfloat16", "float32"):
+    for values in VALUES:
         for policy in (gs.Density(0.1), gs.UnsentMean(4.0), gs.Sigma(1.0, of="balanced")):
             model = build(Crossed)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradsieve.codec import encode_frame, pruned_section, whole_section
+from gradsieve.codec import VALUES, encode_frame, pruned_section, whole_section
 from gradsieve.codec.bfloat16 import from_bfloat16, to_bfloat16
 from gradsieve.recording.counting import counted
 from gradsieve.rotation import Rotation
@@ -143,7 +143,7 @@ def test_read_only_targets():
     sieve(gradient=read_only(floats()))
 
 
-@pytest.mark.parametrize("mode", ["levels", "bfloat16", "float32"])
+@pytest.mark.parametrize("mode", VALUES)
 @pytest.mark.parametrize(
     ("indices", "numel"),
     [
@@ -242,7 +242,7 @@ def test_the_default_dtype_and_device_change_nothing(double):
     from gradsieve.bucket.warm_up import warm_up
 
     with torch.device("meta"):
-        for values in ("levels", "bfloat16", "float32"):
+        for values in VALUES:
             warm_up.__wrapped__(values, True, True)
         rotation = Rotation(4, 4, 2, CPU)
         section = pruned_section(places(), floats(), N, 0.5, "levels")

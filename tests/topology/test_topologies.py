@@ -53,7 +53,7 @@ def concrete(base):
 def test_the_table_has_every_topology_under_its_name():
     in_package = [t for t in concrete(Topology) if t.__module__.startswith("gradsieve.")]
     assert {type(topology) for topology in TOPOLOGIES.values()} == {*in_package}
-    assert len(in_package) == len(TOPOLOGIES) == 5
+    assert len(in_package) == len(TOPOLOGIES)
     assert [topology.name for topology in TOPOLOGIES.values()] == [*TOPOLOGIES]
     assert ("auto", *TOPOLOGIES) == EXCHANGES
     assert [*TOPOLOGIES.values()] == [*FRAMES, *DENSE_TOPOLOGIES]

@@ -6,9 +6,9 @@ To add a coding of values:
    derives from `FloatFormat` (see `float32.py`): it says how values become bytes, and how bytes
    become values. Another coding of survivors derives from `PrunedCoding` (see `levels.py`): it
    encodes a payload, and reads its values back. Its kernels are `@compiled`, in the same file.
-2. Give it a number in `Kind`, and a row in the table that fits here. The numbers are part of the
-   wire format and are never used for anything else again: describe the payload in
-   `docs/wire-format.md`.
+2. Give it a number in `Kind`, and a row in the table that fits here. A float format has two: one
+   for survivors, one for parameters that travel whole. The numbers are part of the wire format and
+   are never used for anything else again: describe the payload in `docs/wire-format.md`.
 3. If users may choose it, add its word to `Values`, with a row in `VALUE_CODINGS`.
 
 The package refuses to be imported where a kind has no row, or a word has none. The tests damage

@@ -19,7 +19,11 @@ class FloatFormat(ABC):
 
     @abstractmethod
     def to_bytes(self, values: Floats) -> NDArray[np.uint8]:
-        """Return the bytes of float32 [N] on the wire, which may share memory with the values."""
+        """Return the bytes of float32 [N] on the wire, which may share memory with the values.
+
+        Finite values stay finite: those beyond the largest of the format become the largest. The
+        bits are the same on every processor.
+        """
 
     @abstractmethod
     def from_bytes(self, raw: NDArray[np.uint8]) -> Floats:

@@ -45,7 +45,7 @@ def test_a_method_that_is_none_is_named(method):
 def test_every_method_has_a_name_and_can_be_used():
     assert len(NAMED) == len(METHODS)
     assert NAMED.keys() == DISTRIBUTED.keys() | PLAYED.keys()
-    assert {"fp16", "powersgd", "sieve", "local"} == DISTRIBUTED.keys() & PLAYED.keys()
+    assert {"fp16", "powersgd", "sieve", "local"} <= DISTRIBUTED.keys() & PLAYED.keys()
 
 
 def test_ranks_that_exchange_nothing_have_no_common_model():

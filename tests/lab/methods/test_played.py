@@ -6,6 +6,7 @@ import torch
 import gradsieve as gs
 from gradsieve.config import SieveConfig
 from gradsieve.lab.methods.played.sieve import Sieve
+from gradsieve.lab.methods.played.transport import play_exchanges
 from gradsieve.lab.methods.table import read_method, require_playable
 from gradsieve.lab.workloads.workload import load_workload
 
@@ -134,3 +135,14 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
 def test_a_method_that_is_none_is_named(method):
     with pytest.raises(ValueError, match=f"{method!r} is no method"):
         require_playable(method, load_workload("mnist_cnn"))
+
+
+def exchange_without_requests():
+    yield from ()
+    return ["what is added up"]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_an_exchange_may_need_no_requests(ranks):
+    exchanges = [exchange_without_requests() for _ in range(ranks)]
+    assert play_exchanges(exchanges) == ["what is added up"]

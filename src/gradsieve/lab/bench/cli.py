@@ -186,7 +186,10 @@ def bench_step_command(
 def bench_exchange_command(
     exchange: Annotated[
         list[str] | None,
-        typer.Option(help="gather or two-shot; repeat it.", show_default="both"),
+        typer.Option(
+            help="A topology of frames that needs no nodes, such as gather; repeat it.",
+            show_default="all",
+        ),
     ] = None,
     ranks: Annotated[
         list[int] | None,

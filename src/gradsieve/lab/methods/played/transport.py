@@ -12,16 +12,17 @@ def play_exchanges(exchanges: Sequence[Exchanging]) -> list[Contribution]:
     Returns:
         What the first rank adds up. All ranks add up the same, so that the others need not.
     """
-    first, *others = exchanges
-    requests = [next(exchange) for exchange in exchanges]
-    while True:
-        answers = answers_to(requests)
-        try:
-            requests = [first.send(answers[0])]
-        except StopIteration as done:
-            contributions: list[Contribution] = done.value
-            return contributions
-        requests += [other.send(answer) for other, answer in zip(others, answers[1:], strict=True)]
+    try:
+        requests = [next(exchange) for exchange in exchanges]
+        while True:
+            answers = answers_to(requests)
+            requests = [
+                exchange.send(answer) for exchange, answer in zip(exchanges, answers, strict=True)
+            ]
+    except StopIteration as done:
+        # The first rank asks for no more.
+        contributions: list[Contribution] = done.value
+        return contributions
 
 
 def answers_to(requests: Sequence[Request]) -> list[Answer]:
