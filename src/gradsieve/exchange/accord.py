@@ -94,4 +94,6 @@ class Accord:
 
 def exchange_of(code: int) -> str:
     number = -1 - code
-    return EXCHANGES[number] if number < len(EXCHANGES) else "an exchange that this version does not know"
+    if number < len(EXCHANGES):
+        return EXCHANGES[number]
+    return "an exchange that this version does not know"

@@ -51,9 +51,8 @@ class AllReduce:
             try:
                 work.wait(timedelta(seconds=STALL))
             except RuntimeError:
-                # Either it has failed, or the time is over and it goes on.
-                if work.is_completed():
-                    raise
-                look()
-        # On a device this orders streams, and waits for nothing.
+                # The time is over and it goes on, or it has ended, as the next `wait` says.
+                if not work.is_completed():
+                    look()
+        # Raises what a completed one has failed for. On a device it orders streams only.
         work.wait()

@@ -80,7 +80,7 @@ def require_taken_up(state: "SieveState") -> None:
 
 def is_copy(state: object) -> bool:
     """A copied model remembers a copy of the original's state, and has no hook."""
-    return getattr(state, "copied", None) is not None
+    return isinstance(getattr(state, "copied", None), Copied)
 
 
 def drop_copies(model: DistributedDataParallel) -> None:

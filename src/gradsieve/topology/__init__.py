@@ -1,7 +1,7 @@
 """The topologies of an exchange, by name.
 
-A new topology is a class in a file of its own, a row in `FRAMES` or `DENSE_TOPOLOGIES`, and its name
-in `gradsieve.exchange.names.Exchange`, in the same order.
+A new topology is a class in a file of its own, a row in `FRAMES` or `DENSE_TOPOLOGIES`, and its
+name in `gradsieve.exchange.names.Exchange`, in the same order.
 """
 
 from collections.abc import Mapping

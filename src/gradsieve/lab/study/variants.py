@@ -74,9 +74,7 @@ LEVELS = {
         is_quick=False,
     ),
 }
-BY_ITSELF = Variant(
-    name="budget-auto", title="default (Budget auto)", method="sieve", counts=True
-)
+BY_ITSELF = Variant(name="budget-auto", title="default (Budget auto)", method="sieve", counts=True)
 VARIANTS = (
     PLAIN,
     *SIGMA.values(),
