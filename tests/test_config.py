@@ -206,6 +206,8 @@ def test_the_exchange_of_a_state_may_be_set_and_is_looked_at():
     with pytest.raises(ValueError, match=r"^exchange must be one of auto, gather, "):
         state.exchange = "fastest"
     assert state.config.topology == state.exchange == "two-shot"
+    state.exchange = None
+    assert state.config.topology == state.exchange == "gather"
 
 
 def test_defaults():

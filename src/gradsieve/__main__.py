@@ -5,13 +5,18 @@ The commands live in `gradsieve.lab`, which needs packages that training does wi
 
 import sys
 
+LAB = "typer", "rich", "altair", "vl_convert", "pooch", "pyroute2"
+"""The packages of the `lab` extra."""
+
 
 def main() -> None:
     """Run the command. Exits with status 2 where the packages of the `lab` extra are missing."""
     try:
         from gradsieve.lab.cli import app
+
+        app(prog_name="gradsieve")
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if error.name not in LAB:
             raise
         print(
             f"gradsieve: the command needs {error.name}, which is not installed: "
@@ -19,7 +24,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    app(prog_name="gradsieve")
 
 
 if __name__ == "__main__":

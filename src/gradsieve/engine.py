@@ -35,7 +35,7 @@ from gradsieve.runtime.torch_private import is_in_backward
 from gradsieve.saved.sieve import require_own_place
 from gradsieve.telemetry.closing import close_step
 from gradsieve.telemetry.record import Observer, StepRecord
-from gradsieve.topology import DENSE, DenseTopology, FrameTopology
+from gradsieve.topology import DENSE, AnyTopology, DenseTopology, FrameTopology
 from gradsieve.topology.current import CurrentTopology
 from gradsieve.topology.transport import run_exchange
 
@@ -75,6 +75,11 @@ class Engine:
     def world_size(self) -> int:
         return self.groups.group.size()
 
+    @property
+    def _now(self) -> AnyTopology:
+        """The topology of this step, which is dense where nothing is pruned."""
+        return DENSE if self.sieve.plain else self.topology.now
+
     def serve(self, model: DistributedDataParallel) -> None:
         """Exchange the gradients of this model."""
         self.groups.use_unless_given(model.process_group)
@@ -92,7 +97,7 @@ class Engine:
             SieveError: on every rank, where the bucket cannot be handled.
         """
         parameters = self._meet(bucket)
-        topology = DENSE if self.sieve.plain else self.topology.now
+        topology = self._now
         if isinstance(topology, DenseTopology):
             return self._all_reduce(topology, bucket, parameters)
         plan = self.sieve.plan(topology, parameters, *topology.place(self.groups))
@@ -188,6 +193,7 @@ class Engine:
             self.worker.submit(groups.settle)
             self.finish()
         self.topology.begin_step(groups, sieve.parameters, self.turns)
+        self._now.connect(groups)
         self.reports.begin_step()
         self._device = buffer.device
         sieve.begin_step(computing_threads(self._device))

@@ -112,7 +112,7 @@ class SieveState:
     @exchange.setter
     def exchange(self, exchange: Exchange) -> None:
         self.sieve.config = replace(self.sieve.config, exchange=exchange)
-        self.engine.topology.exchange = exchange
+        self.engine.topology.exchange = self.sieve.config.topology
 
     @property
     def step(self) -> int:

@@ -219,15 +219,16 @@ def several_differ():
     assert "in step 5 (rank 0: gather; rank 1: dense; rank 2: hierarchical)" in message
 
     # Before the first pruned step nobody asks.
-    model = build()
-    state = gs.attach(model, **POLICY, start_step=2)
-    train_together(model, 1)
-    if rank == 0:
-        state.exchange = "dense"
-    train_together(model, 1, first=1)
-    kind, message = error_of(step, model)
-    assert kind is gs.MismatchError
-    assert "in step 2 (rank 0: dense; ranks 1, 2: gather)" in message
+    for other in ("dense", "hierarchical"):
+        model = build()
+        state = gs.attach(model, **POLICY, start_step=2)
+        train_together(model, 1)
+        if rank == 0:
+            state.exchange = other
+        train_together(model, 1, first=1)
+        kind, message = error_of(step, model)
+        assert kind is gs.MismatchError
+        assert f"in step 2 (rank 0: {other}; ranks 1, 2: gather)" in message
 
     # Local steps.
     net = nn.Linear(20, 5)

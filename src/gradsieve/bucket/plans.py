@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gradsieve.bucket.layout import BucketLayout
 from gradsieve.bucket.overhead import coding_overhead
@@ -11,8 +11,16 @@ from gradsieve.codec import Values
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.parameters.whole import WholeGroup
 
-if TYPE_CHECKING:
-    from gradsieve.topology import FrameTopology
+
+class Divides(Protocol):
+    """Divides buckets into parts: a `FrameTopology`."""
+
+    @property
+    def name(self) -> str:
+        """A plan is kept for each name."""
+
+    def plan(self, layout: BucketLayout, place: int, places: int) -> Plan:
+        """Divide a bucket, for the rank in one of its places."""
 
 
 class Plans:
@@ -40,7 +48,7 @@ class Plans:
 
     def plan(
         self,
-        topology: "FrameTopology",
+        topology: Divides,
         parameters: Sequence[ParameterState],
         place: int,
         places: int,

@@ -5,7 +5,7 @@ The engine runs one of them in each process. Benches and tests run many in one p
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradsieve.bucket.average import Contribution, average_into
 from gradsieve.bucket.encode import Sections, encode_frames, sieve_gradients
 from gradsieve.bucket.plan import Plan
-from gradsieve.bucket.plans import Plans
+from gradsieve.bucket.plans import Divides, Plans
 from gradsieve.bucket.step import Step
 from gradsieve.bucket.warm_up import warm_up
 from gradsieve.config import SieveConfig
@@ -27,9 +27,6 @@ from gradsieve.parameters.whole import WholeGroup
 from gradsieve.saved.sieve import lines_of, require_min_numel, require_scale, require_settings
 from gradsieve.sieve import Workspace
 from gradsieve.telemetry.clock import StepClock
-
-if TYPE_CHECKING:
-    from gradsieve.topology import FrameTopology
 
 
 class RankSieve:
@@ -117,7 +114,7 @@ class RankSieve:
 
     def plan(
         self,
-        topology: "FrameTopology",
+        topology: Divides,
         parameters: Sequence[ParameterState],
         place: int,
         places: int,

@@ -56,12 +56,6 @@ def is_sharded(part: object) -> bool:
     return any(base.__name__ in SHARDED for base in type(part).__mro__)
 
 
-def require_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 0:
-            raise ValueError(f"{name} must be 0 or more, got {count}")
-
-
 def require_bucket(bucket: Bucket) -> None:
     buffer = bucket.buffer()
     if buffer.layout is not torch.strided:

@@ -85,7 +85,7 @@ def require_taken_up(state: "SieveState") -> None:
 
 def is_copy(state: object) -> bool:
     """Return whether a state is a copy. A copied model has such a state, but no hook."""
-    return getattr(state, "copied", None) is not None
+    return isinstance(getattr(state, "copied", None), Copied)
 
 
 def drop_copies(model: DistributedDataParallel) -> None:

@@ -85,7 +85,6 @@ class CurrentTopology:
             elif self._steps_since_measured >= MEASURE_EVERY:
                 self._choice.links = groups.measure()
                 self._steps_since_measured = 0
-        self.now.connect(groups)
 
     def end_step(
         self, report: StepReport, reports: Reports, clock: StepClock, thresholds: Thresholding
