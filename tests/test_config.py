@@ -11,7 +11,7 @@ from torch import nn
 import gradsieve as gs
 from gradsieve.codec import VALUES
 from gradsieve.config import OPTIONS, Options, SieveConfig, default_exchange
-from gradsieve.exchange.names import EXCHANGES
+from gradsieve.exchange.topology_names import EXCHANGES
 from gradsieve.lab.methods.local_words import read_local_settings
 from gradsieve.lab.methods.sieve_words import read_config
 
@@ -202,12 +202,12 @@ def test_a_state_has_the_options_that_it_was_given():
 def test_the_exchange_of_a_state_may_be_set_and_is_looked_at():
     state = gs.SieveState(threshold=gs.Sigma(2))
     state.exchange = "two-shot"
-    assert state.config.topology == state.exchange == "two-shot"
+    assert state.config.topology_name == state.exchange == "two-shot"
     with pytest.raises(ValueError, match=r"^exchange must be one of auto, gather, "):
         state.exchange = "fastest"
-    assert state.config.topology == state.exchange == "two-shot"
+    assert state.config.topology_name == state.exchange == "two-shot"
     state.exchange = None
-    assert state.config.topology == state.exchange == "gather"
+    assert state.config.topology_name == state.exchange == "gather"
 
 
 def test_defaults():
@@ -237,7 +237,7 @@ def test_options_are_those_of_the_config():
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_all_words_that_are_listed_are_taken(values, exchange):
     config = SieveConfig(values=values, exchange=exchange)
-    assert (config.values, config.topology) == (values, exchange)
+    assert (config.values, config.topology_name) == (values, exchange)
 
 
 def test_whole_numbers_of_other_libraries_are_taken():

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, get_args
 from gradsieve.codec import VALUES, Values
 from gradsieve.control.budget import Budget
 from gradsieve.control.thresholds import Measured, Threshold
-from gradsieve.exchange.names import Exchange
+from gradsieve.exchange.topology_names import Exchange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class SieveConfig:
 
         >>> import gradsieve as gs
         >>> config = gs.SieveConfig(threshold=gs.Sigma(2), values="bfloat16")
-        >>> config.topology, config.rotation, config.error_feedback
+        >>> config.topology_name, config.rotation, config.error_feedback
         ('gather', 0, True)
         >>> gs.SieveConfig(values="float64")
         Traceback (most recent call last):
@@ -99,7 +99,7 @@ class SieveConfig:
             object.__setattr__(self, "threshold", Budget("auto"))
         require_policy(self.threshold)
         require_word("values", self.values, VALUES)
-        require_word("exchange", self.topology, get_args(Exchange))
+        require_word("exchange", self.topology_name, get_args(Exchange))
         if not isinstance(self.error_feedback, bool):
             raise TypeError(f"error_feedback must be True or False, got {self.error_feedback!r}")
         for name in ("rotation", "start_step", "ramp_steps"):
@@ -116,7 +116,7 @@ class SieveConfig:
         return self.threshold
 
     @property
-    def topology(self) -> Exchange:
+    def topology_name(self) -> Exchange:
         """The name of the topology, or "auto": `exchange`, or the default where that is None."""
         return default_exchange(self.policy) if self.exchange is None else self.exchange
 
@@ -124,7 +124,7 @@ class SieveConfig:
     def lines(self) -> tuple[str, ...]:
         """One line for each option that must be the same on all ranks, such as ``rotation=0``."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
-        values["exchange"] = self.topology
+        values["exchange"] = self.topology_name
         return tuple(f"{name}={value}" for name, value in values.items() if name != "node_size")
 
 

@@ -55,7 +55,7 @@ class Engine:
         config = sieve.config
         self.sieve = sieve
         self.reports = Reports()
-        self.topology = CurrentTopology(config.topology, config.policy)
+        self.topology = CurrentTopology(config.topology_name, config.policy)
         self.groups = Groups(process_group, config.node_size, self.reports.notes)
         self.worker = ExchangeWorker()
         self.observers: list[Observer] = []
@@ -96,7 +96,7 @@ class Engine:
         Raises:
             SieveError: on every rank, where the bucket cannot be handled.
         """
-        parameters = self._meet(bucket)
+        parameters = self._states_of(bucket)
         topology = self._now
         if isinstance(topology, DenseTopology):
             return self._all_reduce(topology, bucket, parameters)
@@ -115,7 +115,7 @@ class Engine:
     def exchange_frames(self, topology: FrameTopology, plan: Plan, buffer: Tensor) -> Tensor:
         """Replace the gradients of a bucket by the average of all ranks, in the worker's thread."""
         sieve, groups = self.sieve, self.groups
-        sieve.open(plan, self.world_size, groups.add_up_on_node)
+        sieve.place_residuals(plan, self.world_size, groups.add_up_on_node)
         topology.prepare(sieve.step, plan, buffer, groups)
         sections = sieve.select(plan, buffer)
         frames = sieve.encode(plan, sections)
@@ -141,7 +141,7 @@ class Engine:
         self._all_reduces.append(all_reduce)
         return all_reduce.average
 
-    def _meet(self, bucket: Bucket) -> list[ParameterState]:
+    def _states_of(self, bucket: Bucket) -> list[ParameterState]:
         """Return the states of the bucket's parameters, in its order.
 
         The list is empty while the names of the parameters are unknown.
@@ -150,11 +150,11 @@ class Engine:
             SieveError: on every rank, where the bucket cannot be handled.
         """
         require_bucket(bucket)
-        parameters = self.sieve.parameters.meet(bucket.parameters(), last=bucket.is_last())
+        parameters = self.sieve.parameters.states_of(bucket.parameters(), last=bucket.is_last())
         if self.observers:
             gradients = bucket.gradients()
             for observer in self.observers:
-                observer.see_gradients(self.sieve.number, parameters, gradients)
+                observer.see_gradients(self.sieve.step_number, parameters, gradients)
         return parameters
 
     def follow_layout(self, bucket: Bucket) -> None:
@@ -182,15 +182,15 @@ class Engine:
             SieveError: on every rank, where the ranks differ.
             ValueError: the state that was loaded is that of another rank or model.
         """
-        self.settle()
+        self.clear_interrupted()
         sieve, groups, buffer = self.sieve, self.groups, first.buffer()
         model = None if self._ddp is None else self._ddp()
         if model is not None:
             require_even_division(model)
         if not groups.have_met:
             self._compare_ranks(first)
-        if groups.begin_step(sieve.number, self.topology.exchange) and not sieve.plain:
-            self.worker.submit(groups.settle)
+        if groups.begin_step(sieve.step_number, self.topology.exchange) and not sieve.plain:
+            self.worker.submit(groups.announce_exchange)
             self.finish()
         self.topology.begin_step(groups, sieve.parameters, self.turns)
         self._now.connect(groups)
@@ -201,12 +201,12 @@ class Engine:
     def _compare_ranks(self, first: Bucket) -> None:
         sieve, groups = self.sieve, self.groups
         if not sieve.stands_for_weights:
-            groups.meet(first.buffer())
+            groups.require_all_ranks(first.buffer())
         fault = self._fault_of_loaded(first)
         mine = Description(
             settings=(
                 *sieve.settings,
-                f"step={sieve.number}",
+                f"step={sieve.step_number}",
                 f"state loaded={fault or self.loaded_place is not None}",
             ),
             parameters=tuple(
@@ -230,10 +230,10 @@ class Engine:
             return str(error)
         return ""
 
-    def settle(self) -> None:
+    def clear_interrupted(self) -> None:
         """Undo what an interrupted backward pass has left."""
         self.finish()
-        self.sieve.settle()
+        self.sieve.clear_interrupted()
 
     def finish(self) -> None:
         """Wait for the worker and the all-reduces.

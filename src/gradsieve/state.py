@@ -15,7 +15,7 @@ from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import LossScale, Scaler
 from gradsieve.engine import Engine
 from gradsieve.errors import SieveError
-from gradsieve.exchange.names import Exchange
+from gradsieve.exchange.topology_names import Exchange
 from gradsieve.parameters.residuals import Residuals
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
@@ -112,16 +112,16 @@ class SieveState:
     @exchange.setter
     def exchange(self, exchange: Exchange) -> None:
         self.sieve.config = replace(self.sieve.config, exchange=exchange)
-        self.engine.topology.exchange = self.sieve.config.topology
+        self.engine.topology.exchange = self.sieve.config.topology_name
 
     @property
     def step(self) -> int:
         """The number of the next step. It may be set between steps, to the same on all ranks."""
-        return self.sieve.number
+        return self.sieve.step_number
 
     @step.setter
     def step(self, step: int) -> None:
-        self.sieve.number = step
+        self.sieve.step_number = step
 
     @property
     def observers(self) -> list[Observer]:
@@ -265,7 +265,7 @@ class SieveState:
 
     @ordinary_tensors()
     def save(self) -> dict[str, Any]:
-        self.engine.settle()
+        self.engine.clear_interrupted()
         if self.copied is not None:
             return self.copied.saved | {"parameters": self.sieve.parameters.save()}
         rank, world_size = self.engine.groups.own_place
@@ -291,11 +291,11 @@ class SieveState:
         """
         if self.copied is not None:
             raise SieveError("this SieveState is a copy: bind it before a state is loaded")
-        # Check before `settle`: a state that is refused leaves an unfinished step as it is.
+        # Checked first: a state that is refused leaves an unfinished step as it is.
         found = require_sound(state)
         require_own_place(found["rank"], found["world_size"], *self.engine.groups.own_place)
         self.sieve.require_fit(found, weights)
-        self.engine.settle()
+        self.engine.clear_interrupted()
         self.sieve.load(found)
         self.engine.reports.notes.mine = list(found["note"])
         self.engine.loaded_place = found["rank"], found["world_size"]

@@ -68,7 +68,7 @@ class Ranks:
             sieve.begin_step()
             place = topology.place_of(rank, RANKS)
             plan = sieve.plan(topology, list(sieve.parameters), *place)
-            sieve.open(plan, RANKS, no_node)
+            sieve.place_residuals(plan, RANKS, no_node)
             frames = sieve.encode(plan, sieve.select(plan, bucket))
             exchanges.append(topology.exchange(sieve.step, plan, frames))
             self.plans.append(plan)
@@ -154,7 +154,7 @@ def require_nothing_is_lost(ranks, topologies, scaler=None, tolerance=1e-6):
             clock = ranks.sieves[0].step.clock
             shares.append(clock.sent_elements / clock.elements)
             assert owed.any()
-    assert [sieve.number for sieve in ranks.sieves] == [len(topologies)] * RANKS
+    assert [sieve.step_number for sieve in ranks.sieves] == [len(topologies)] * RANKS
     assert max(shares) < 0.5
     assert min(shares) > 0.004, "at least what travels whole"
 
@@ -270,9 +270,9 @@ def test_skip_leaves_nothing_of_a_step(topology, policy):
     assert ranks.checksums() == before
     ranks.commit()
     # The number of the step alone is another.
-    assert [sieve.number for sieve in ranks.sieves] == [3] * RANKS
+    assert [sieve.step_number for sieve in ranks.sieves] == [3] * RANKS
     for sieve in ranks.sieves:
-        sieve.number = 2
+        sieve.step_number = 2
     assert ranks.checksums() == before
 
 
@@ -344,7 +344,7 @@ def test_steps_before_the_first_that_prunes_are_plain():
             assert sieve.plain
             sieve.begin_step()
             sieve.commit()
-            assert sieve.number == number + 1
+            assert sieve.step_number == number + 1
     assert not any(sieve.plain for sieve in ranks.sieves)
     assert not ranks.owed().any()
     ranks.step(GATHER, gradients_of(0))
@@ -355,9 +355,9 @@ def test_steps_are_plain_until_the_parameters_are_known():
     sieve = RankSieve(SieveConfig(threshold=gs.Density(0.05), min_numel=1000))
     first, last = nn.Linear(100, 20), nn.Linear(20, 10)
     sieve.begin_step()
-    assert sieve.parameters.meet(list(last.parameters()), last=False) == []
+    assert sieve.parameters.states_of(list(last.parameters()), last=False) == []
     assert sieve.plain
-    assert sieve.parameters.meet(list(first.parameters()), last=True) == []
+    assert sieve.parameters.states_of(list(first.parameters()), last=True) == []
     assert sieve.plain
     sieve.commit()
     assert not sieve.plain

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import gradsieve as gs
 from gradsieve.exchange import attendance, roll_call, stall, words
 from gradsieve.exchange.agreement import Description
-from gradsieve.exchange.names import EXCHANGES
+from gradsieve.exchange.topology_names import EXCHANGES
 from gradsieve.runtime.torch_private import default_store
 
 POLICY = {"threshold": gs.Density(0.05), "min_numel": 100}

@@ -16,7 +16,7 @@ import gradsieve
 from gradsieve.bucket.layout import BucketLayout
 from gradsieve.config import SieveConfig
 from gradsieve.exchange.cost import LinkCost, Links, NodeCost
-from gradsieve.exchange.names import EXCHANGES
+from gradsieve.exchange.topology_names import EXCHANGES
 from gradsieve.lab.methods.played.transport import play_exchanges
 from gradsieve.parameters.registry import Registry
 from gradsieve.topology import (
@@ -183,7 +183,7 @@ def test_ranks_in_one_process_have_no_nodes():
 # Who knows the names.
 
 SOURCES = Path(gradsieve.__file__).parent
-OWNERS = "topology/", "exchange/names.py"
+OWNERS = "topology/", "exchange/topology_names.py"
 """Folders and files that may know what the names mean."""
 OTHER_WORDS = {("lab/bench/rate/report.py", "dense")}
 """What only looks like a topology: the methods of the lab have one that is called "dense"."""
@@ -290,7 +290,7 @@ def test_a_file_that_does_is_found(tmp_path):
     for folder in ("topology", "exchange"):
         (tmp_path / folder).mkdir()
     source = 'LAST = "gather"\n\n\ndef is_last(way):\n    return way == LAST\n'
-    for file in ("topology/own.py", "exchange/names.py", "exchange/other.py"):
+    for file in ("topology/own.py", "exchange/topology_names.py", "exchange/other.py"):
         (tmp_path / file).write_text(source)
     (tmp_path / "user.py").write_text(
         "from gradsieve.topology.own import LAST as word\n\nis_last = way == word\n"

@@ -20,7 +20,7 @@ Example, a step of two ranks in one process, each with one bucket of one paramet
     ...     sieve.bind(model)
     ...     sieve.begin_step()
     ...     plan = sieve.plan(GATHER, list(sieve.parameters), 0, 1)
-    ...     sieve.open(plan, 2, nothing_to_add)
+    ...     sieve.place_residuals(plan, 2, nothing_to_add)
     ...     frames += sieve.encode(plan, sieve.select(plan, bucket))
     ...     plans.append(plan)
     >>> contributions = [Contribution(decode_frame(f), plan.parts[0], 1 / 2) for f in frames]

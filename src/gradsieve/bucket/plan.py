@@ -78,7 +78,7 @@ class Plan:
         """Return the number of elements of each piece of a part."""
         return [piece.numel for piece in self.parts[place]]
 
-    def settle(self, world_size: int, add_up: AddUp) -> None:
+    def place_residuals(self, world_size: int, add_up: AddUp) -> None:
         """Move residuals to where this plan needs them, before a selection.
 
         If another rank now adds up a piece, the residual of its sums returns to this rank's own

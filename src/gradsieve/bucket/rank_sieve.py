@@ -45,7 +45,7 @@ class RankSieve:
         self.parameters = Registry(config.min_numel, config.rotation)
         self.thresholds = Thresholding(config.policy, config.start_step, config.ramp_steps)
         self.loss_scale = LossScale(scaler)
-        self.number = 0
+        self.step_number = 0
         """The number of the running step; between steps, that of the next."""
         self.may_be_unused = True
         """Whether there may be parameters that no rank used. DDP drops their average."""
@@ -81,7 +81,7 @@ class RankSieve:
     @property
     def plain(self) -> bool:
         """Whether this step prunes nothing: it is before `start_step`, or names are unknown."""
-        return self.number < self.config.start_step or self.parameters.nameless
+        return self.step_number < self.config.start_step or self.parameters.nameless
 
     # A step.
 
@@ -94,14 +94,14 @@ class RankSieve:
         Raises:
             SieveError: the scaler's scale is not positive and finite.
         """
-        self.settle()
+        self.clear_interrupted()
         self._workspace.clear()
         self.loss_scale.read()
         self.step = self._new_step(computing_threads)
 
     def _new_step(self, computing_threads: int) -> Step:
         return Step(
-            number=self.number,
+            number=self.step_number,
             config=self.config,
             thresholds=self.thresholds,
             plans=self._plans,
@@ -125,7 +125,7 @@ class RankSieve:
     def forget_plans(self) -> None:
         self._plans.forget()
 
-    def open(self, plan: Plan, world_size: int, add_up: AddUp) -> None:
+    def place_residuals(self, plan: Plan, world_size: int, add_up: AddUp) -> None:
         """Move residuals to where the plan needs them, before anything else in an exchange.
 
         Args:
@@ -133,7 +133,7 @@ class RankSieve:
                 called only if `plan.of_node`.
         """
         self._changes.touch(plan.units)
-        plan.settle(world_size, add_up)
+        plan.place_residuals(world_size, add_up)
 
     def select(self, plan: Plan, buffer: Tensor) -> Sections:
         """Take the survivors out of the gradients of a bucket and their residuals.
@@ -204,7 +204,7 @@ class RankSieve:
             elif not unit.is_empty and not step.holds(flat):
                 unit.give_residuals(flat, world_size, step.loss_scale)
 
-    def settle(self) -> None:
+    def clear_interrupted(self) -> None:
         """Undo an interrupted step: its survivors, gradient sizes and unknown names."""
         self.put_back()
         self.thresholds.sizes.drop_step()
@@ -223,18 +223,18 @@ class RankSieve:
         if self._stands_for_weights:
             self.put_back()
         else:
-            self._changes.drop()
+            self._changes.undo()
         self.thresholds.sizes.drop_step()
 
     def commit(self, *, skipped: bool = False) -> None:
         """End the step and keep its changes."""
         clock = self.step.clock
-        self._changes.keep()
+        self._changes.commit()
         self.parameters.end_step()
         self.thresholds.sizes.end_step()
         if self.loss_scale.watch is not None and not clock.plain:
             self.loss_scale.watch.see(clock.moments, skipped=skipped)
-        self.number += 1
+        self.step_number += 1
 
     @property
     def is_turn_due(self) -> bool:
@@ -287,7 +287,7 @@ class RankSieve:
         """Return what the sieve keeps between steps. The caller adds rank and world size."""
         return {
             "settings": lines_of(self.settings),
-            "step": self.number,
+            "step": self.step_number,
             "min_numel": self.parameters.min_numel,
             "weights": self.parameters.weights(),
             "mean_square": self.thresholds.sizes.mean_square,
@@ -319,7 +319,7 @@ class RankSieve:
         self.thresholds.sizes.mean_square = saved["mean_square"]
         if self.thresholds.budget is not None:
             self.thresholds.budget.scale = float(saved["scale"])
-        self.number = saved["step"]
+        self.step_number = saved["step"]
 
 
 def turn_shared(sieves: Sequence[RankSieve]) -> None:

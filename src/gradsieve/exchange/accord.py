@@ -7,8 +7,8 @@ import torch.distributed as dist
 
 from gradsieve.errors import MismatchError
 from gradsieve.exchange.meeting import DIFFER, Meeting, in_words
-from gradsieve.exchange.names import EXCHANGES, Exchange
 from gradsieve.exchange.store import within
+from gradsieve.exchange.topology_names import EXCHANGES, Exchange
 
 SECONDS = 5.0
 """Seconds that a rank which has found a difference waits for the others to name their topology."""

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from gradsieve.codec.frame import VERSION
 from gradsieve.errors import MismatchError, has, named_ranks
 from gradsieve.exchange.frames import unreachable
-from gradsieve.exchange.words import another_version, texts_of_all
+from gradsieve.exchange.texts import another_version, texts_of_all
 from gradsieve.runtime.version import __version__
 
 ADVICE = {

@@ -15,11 +15,11 @@ from gradsieve.exchange.accord import Accord
 from gradsieve.exchange.attendance import require_attendance
 from gradsieve.exchange.cost import Links, NodeCost
 from gradsieve.exchange.frames import ExchangeError, FrameExchange, OwnGroup, numbers_of_all
-from gradsieve.exchange.names import Exchange
 from gradsieve.exchange.new_group import group_of_its_own, groups_joined, require_alike_names
 from gradsieve.exchange.nodes import Nodes, require_nodes, stated_node_size
 from gradsieve.exchange.notes import Notes
 from gradsieve.exchange.probe import agreed, measure_link
+from gradsieve.exchange.topology_names import Exchange
 from gradsieve.exchange.worker import ExchangeWorker
 from gradsieve.telemetry.report import slowest_of
 
@@ -30,8 +30,9 @@ SECONDS_TO_PART = 10.0
 class Groups:
     """The process groups of the ranks that train together.
 
-    The methods that meet, agree, settle, connect, open or measure are collectives: all ranks must
-    call them together, at the beginning of a step. The properties only return what they have made.
+    The methods that require, agree, announce, connect, open or measure are collectives: all ranks
+    must call them together, at the beginning of a step. The properties only return what they have
+    made.
 
     Args:
         group: the ranks that exchange; None takes the default group.
@@ -83,7 +84,7 @@ class Groups:
     def have_met(self) -> bool:
         return self._everyone is not None
 
-    def meet(self, bucket: Tensor) -> None:
+    def require_all_ranks(self, bucket: Tensor) -> None:
         """Meet the other ranks, before anything else. Raises what `require_attendance` raises."""
         require_attendance(self.group, bucket)
 
@@ -93,13 +94,13 @@ class Groups:
         self._everyone = FrameExchange(group_of_its_own(self.group), self._notes, self._accord.hear)
 
     def begin_step(self, step: int, exchange: Exchange) -> bool:
-        """Begin a step, and return whether the ranks must `settle` on another topology first."""
+        """Begin a step, and return whether this rank must `announce_exchange` first."""
         if self._accord is None:
             return False
         self._accord.begin(step, exchange)
         return self._accord.is_changed
 
-    def settle(self) -> None:
+    def announce_exchange(self) -> None:
         """Tell all ranks that another topology was set here, and check that theirs is the same.
 
         Raises:

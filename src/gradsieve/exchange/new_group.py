@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
-from gradsieve.exchange.words import counts_of_all
+from gradsieve.exchange.texts import counts_of_all
 from gradsieve.runtime.torch_private import process_groups_joined, timeout_of
 
 _named: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.exchange.frames import FrameExchange
-from gradsieve.exchange.words import another_version
+from gradsieve.exchange.texts import another_version
 
 NAMES = 20
 """Largest number of parameters that a rank names."""

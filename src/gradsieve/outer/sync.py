@@ -32,8 +32,8 @@ from gradsieve.outer.weights import (
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import refuse_copy
-from gradsieve.saved.names import plain_names
 from gradsieve.saved.outer import VERSION, require_sound_outer
+from gradsieve.saved.parameter_names import plain_names
 from gradsieve.saved.seal import crc_of, sealed
 from gradsieve.saved.sieve import (
     lines_of,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from gradsieve.outer.fragments import PseudoGradients, buckets_of, split_alike
-from gradsieve.saved.names import counterparts
+from gradsieve.saved.parameter_names import counterparts
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 LEARNING_RATE, MOMENTUM = 0.7, 0.9

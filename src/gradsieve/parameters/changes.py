@@ -22,13 +22,13 @@ class Changes:
         """Note survivors that leave the residual. Their indices count from element `start`."""
         self._sent.append((parameter, start, indices, values))
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """End the step and keep its changes."""
         for unit in self._units:
             unit.commit()
         self._clear()
 
-    def drop(self) -> None:
+    def undo(self) -> None:
         """Undo all changes, because the step is skipped."""
         for unit in self._units:
             unit.undo()

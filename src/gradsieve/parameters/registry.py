@@ -18,7 +18,7 @@ from gradsieve.parameters.saving import (
     save_parameter,
 )
 from gradsieve.parameters.small import choose_min_numel, tell_of_whole
-from gradsieve.saved.names import counterparts, module_prefix, plain_names
+from gradsieve.saved.parameter_names import counterparts, module_prefix, plain_names
 from gradsieve.saved.seal import crc_of
 from gradsieve.saved.sieve import require_weights
 
@@ -131,7 +131,7 @@ class Registry:
         self._keep(named)
         self._model = model
 
-    def meet(self, parameters: list[Tensor], *, last: bool) -> list[ParameterState]:
+    def states_of(self, parameters: list[Tensor], *, last: bool) -> list[ParameterState]:
         """Return the states of a bucket's parameters, in its order; none while names are unknown.
 
         Args:

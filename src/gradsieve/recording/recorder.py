@@ -30,7 +30,7 @@ from gradsieve.recording.mailbox import Mailbox
 from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
 from gradsieve.saved.copies import refuse_copy
-from gradsieve.saved.names import plain_names
+from gradsieve.saved.parameter_names import plain_names
 from gradsieve.state import SieveState
 from gradsieve.telemetry.record import StepRecord
 

@@ -40,7 +40,7 @@ def unpack(state: "SieveState", found: dict[str, Any]) -> None:
     # Pickle makes objects without initializing them.
     state.__init__(found["config"])  # type: ignore[misc]
     state.sieve.parameters, state.copied = found["parameters"], found["copied"]
-    state.sieve.number = int(found["copied"].saved["step"])
+    state.sieve.step_number = int(found["copied"].saved["step"])
 
 
 def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> None:

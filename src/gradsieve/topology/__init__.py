@@ -1,12 +1,12 @@
 """The topologies of an exchange, in a table by name.
 
 A new topology is a class in a file of its own, an entry in `FRAMES` or `DENSE_TOPOLOGIES`, and its
-name in `gradsieve.exchange.names.Exchange`, in the same order.
+name in `gradsieve.exchange.topology_names.Exchange`, in the same order.
 """
 
 from collections.abc import Mapping
 
-from gradsieve.exchange.names import EXCHANGES
+from gradsieve.exchange.topology_names import EXCHANGES
 from gradsieve.topology.dense import Dense, DenseHalf
 from gradsieve.topology.gather import Gather
 from gradsieve.topology.hierarchical import Hierarchical

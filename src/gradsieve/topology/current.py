@@ -4,7 +4,7 @@ from gradsieve.control.budget import limits_bytes
 from gradsieve.control.reports import Reports
 from gradsieve.control.thresholds import Threshold
 from gradsieve.exchange.groups import Groups
-from gradsieve.exchange.names import Exchange
+from gradsieve.exchange.topology_names import Exchange
 from gradsieve.parameters.registry import Registry
 from gradsieve.parameters.thresholding import Thresholding
 from gradsieve.telemetry.clock import StepClock

@@ -14,7 +14,7 @@ from gradsieve.bucket.step import Step
 from gradsieve.exchange.all_reduce import AllReduce
 from gradsieve.exchange.cost import Links
 from gradsieve.exchange.groups import Groups
-from gradsieve.exchange.names import Exchange
+from gradsieve.exchange.topology_names import Exchange
 
 
 class Topology(ABC):

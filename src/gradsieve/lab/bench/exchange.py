@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gradsieve.exchange.names import Exchange
+from gradsieve.exchange.topology_names import Exchange
 from gradsieve.lab.link import UNSHAPED, open_link
 from gradsieve.lab.runs.order import ask_ranks
 from gradsieve.lab.tables import table_of

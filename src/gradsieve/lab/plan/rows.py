@@ -139,7 +139,7 @@ def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) 
     # Between the two, a run has used several topologies.
     if not isinstance(method, Sieve) or bits > MOSTLY_FRAMES:
         return None
-    topology = TOPOLOGIES.get(method.config.topology, GATHER)
+    topology = TOPOLOGIES.get(method.config.topology_name, GATHER)
     if isinstance(topology, DenseTopology) or topology.of_nodes:
         return None
     # The bits include the frames of sums.

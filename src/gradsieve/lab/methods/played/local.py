@@ -43,7 +43,7 @@ class LocalSteps:
         parameters = list(replica.model.parameters())
         # Refuse too many fragments now, not after the synchronous steps.
         split_alike([parameter.numel() for parameter in parameters], settings.fragments)
-        topology = TOPOLOGIES.get(settings.sieve.topology)
+        topology = TOPOLOGIES.get(settings.sieve.topology_name)
         self.compressor: Rounded | Sieve = (
             Rounded(8 * (topology.element_size or FLOAT32))
             if isinstance(topology, DenseTopology)

@@ -31,7 +31,7 @@ class Sieve:
         config: SieveConfig,
         residual_decay: float = 1.0,
     ) -> None:
-        topology = TOPOLOGIES.get(config.topology)
+        topology = TOPOLOGIES.get(config.topology_name)
         is_played = isinstance(topology, FrameTopology) and not topology.of_nodes
         if isinstance(config.policy, Budget) or not is_played:
             raise ValueError(
@@ -68,7 +68,7 @@ class Sieve:
         buckets = [torch.cat([gradient.view(-1) for gradient in own]) for own in gradients]
         exchanges = []
         for sieve, plan, bucket in zip(self.sieves, plans, buckets, strict=True):
-            sieve.open(plan, ranks, no_node)
+            sieve.place_residuals(plan, ranks, no_node)
             frames = sieve.encode(plan, sieve.select(plan, bucket))
             exchanges.append(self.topology.exchange(sieve.step, plan, frames))
         contributions = play_exchanges(exchanges)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import gradsieve as gs
-from gradsieve.saved.names import counterparts, module_prefix, plain_names
+from gradsieve.saved.parameter_names import counterparts, module_prefix, plain_names
 
 
 class Holder(nn.Module):
