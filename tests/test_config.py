@@ -214,9 +214,9 @@ def test_defaults():
     assert SieveConfig().policy == gs.Budget("auto")
     assert SieveConfig() == SieveConfig(threshold=None) == SieveConfig(threshold=gs.Budget("auto"))
     for policy in (gs.Budget("auto"), gs.Budget(bytes_per_step=1e6)):
-        assert SieveConfig(threshold=policy).topology == default_exchange(policy) == "auto"
+        assert SieveConfig(threshold=policy).topology_name == default_exchange(policy) == "auto"
     for policy in (gs.Sigma(2), gs.Fixed(0.0), gs.Density(0.1), Halves()):
-        assert SieveConfig(threshold=policy).topology == default_exchange(policy) == "gather"
+        assert SieveConfig(threshold=policy).topology_name == default_exchange(policy) == "gather"
 
 
 def test_the_default_exchange_is_that_of_the_policy_in_use():

@@ -241,7 +241,7 @@ def test_a_step_that_was_cut_short_is_put_back_by_the_next(topology):
     torch.testing.assert_close(
         ranks.owed() + RANKS * average.double(), wanted, rtol=1e-6, atol=1e-6
     )
-    assert ranks.sieves[0].number == 1
+    assert ranks.sieves[0].step_number == 1
 
 
 def test_a_dense_step_that_failed_is_put_back():

@@ -60,7 +60,7 @@ def test_the_table_has_every_topology_under_its_name():
     assert all(isinstance(topology, FrameTopology) for topology in FRAMES)
     assert all(isinstance(topology, DenseTopology) for topology in DENSE_TOPOLOGIES)
     for name, topology in TOPOLOGIES.items():
-        assert SieveConfig(exchange=name).topology == topology.name
+        assert SieveConfig(exchange=name).topology_name == topology.name
 
 
 def test_seconds_are_those_of_the_model():

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradsieve.parameters.parameter import ParameterState
 from gradsieve.recording.histogram import (
     BINS,
     BINS_A_SIGN,
@@ -14,7 +13,6 @@ from gradsieve.recording.histogram import (
 )
 from gradsieve.runtime.arrays import FLOAT32, require_array
 from gradsieve.runtime.compiled import compiled
-from gradsieve.state import SieveState
 
 RUN = 1024
 """Number of neighbouring elements that a sample takes together."""
@@ -112,17 +110,3 @@ def count(values, bits, counts):  # type: ignore[no-untyped-def]
         total += value
         square_sum += value * value
     return total, square_sum, nonfinite
-
-
-def accumulates_in_place(parameter: ParameterState, state: SieveState | None) -> bool:
-    """Return whether a rank prunes the sum of its own gradient and residual, element by element."""
-    of_node = state is not None and state.engine.topology.averages_on_node
-    return not (parameter.whole or parameter.rotation is not None or of_node)
-
-
-def kept_residual(parameter: ParameterState) -> Tensor:
-    """Return the residual that this rank keeps, which may be a piece for its node."""
-    residual = parameter.flat_residual()
-    if parameter.dealt is None:
-        return residual
-    return residual[parameter.dealt.start : parameter.dealt.stop]

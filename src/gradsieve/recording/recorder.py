@@ -17,17 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.recording.arguments import chooser, group_of, require_number
-from gradsieve.recording.counting import (
-    accumulates_in_place,
-    counted,
-    histogram_of,
-    kept_residual,
-    sampled,
-)
+from gradsieve.recording.counting import counted, histogram_of, sampled
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
 from gradsieve.recording.histogram import Histogram
 from gradsieve.recording.mailbox import Mailbox
-from gradsieve.recording.sample import Histograms, Sample, as_json, packed, unpacked
+from gradsieve.recording.sample import (
+    Histograms,
+    Sample,
+    accumulates_in_place,
+    as_json,
+    kept_residual,
+    packed,
+    unpacked,
+)
 from gradsieve.recording.tensorboard import TensorBoard, tensorboard_or_none
 from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.parameter_names import plain_names

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradsieve.parameters.parameter import ParameterState
 from gradsieve.recording.histogram import Histogram, sum_of
+from gradsieve.state import SieveState
 
 Histograms = dict[str, dict[str, Histogram]]
 """Histograms by kind ("weight", "gradient", "accumulated" or "residual") and name of parameter."""
@@ -56,3 +58,17 @@ def packed(histograms: Histograms) -> str:
 
 def unpacked(message: str) -> Histograms:
     return from_json(json.loads(zlib.decompress(b64decode(message))))
+
+
+def accumulates_in_place(parameter: ParameterState, state: SieveState | None) -> bool:
+    """Return whether a rank prunes the sum of its own gradient and residual, element by element."""
+    of_node = state is not None and state.engine.topology.averages_on_node
+    return not (parameter.whole or parameter.rotation is not None or of_node)
+
+
+def kept_residual(parameter: ParameterState) -> Tensor:
+    """Return the residual that this rank keeps, which may be a piece for its node."""
+    residual = parameter.flat_residual()
+    if parameter.dealt is None:
+        return residual
+    return residual[parameter.dealt.start : parameter.dealt.stop]

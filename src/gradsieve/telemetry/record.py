@@ -131,9 +131,9 @@ class Totals:
 
     def __str__(self) -> str:
         often = sorted(self.exchanges.items(), key=lambda item: -item[1])
-        ways = ", ".join(f"{count} {way}" for way, count in often)
+        steps = ", ".join(f"{count} {exchange}" for exchange, count in often)
         sent = (
-            f"{self.steps} steps ({ways}), frames of {self.frame_bytes / 1e6:,.1f} MB, "
+            f"{self.steps} steps ({steps}), frames of {self.frame_bytes / 1e6:,.1f} MB, "
             f"{self.bits_per_parameter:.2f} bits a parameter and step"
         )
         if not self.pruned_steps:
