@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.recording.histogram import Histogram, sum_of
 from gradsieve.state import SieveState
