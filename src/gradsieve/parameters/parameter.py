@@ -120,10 +120,6 @@ class ParameterState:
         self.residual = torch.zeros_like(self.residual) if self._spare is None else self._spare
         self._spare = None
 
-    def keeps(self, index: int) -> bool:
-        """Return whether this rank keeps the residual of an element."""
-        return self.dealt is None or self.dealt.start <= index < self.dealt.stop
-
     def clears(self, dtype: torch.dtype) -> bool:
         """Return whether selection leaves zeros in a bucket of `dtype`, at no cost."""
         return not self.whole and self.rotation is None and dtype is torch.float32
