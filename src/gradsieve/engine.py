@@ -6,7 +6,6 @@ It joins the sieve of this rank, which knows nothing of torch.distributed, to th
 import math
 import time
 import weakref
-from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.observer import Observer
 from gradsieve.bucket.plan import Plan
 from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.bucket.requirements import require_bucket, require_even_division
@@ -27,14 +27,14 @@ from gradsieve.exchange.groups import Groups
 from gradsieve.exchange.nodes import computing_threads
 from gradsieve.exchange.nonfinite import sources
 from gradsieve.exchange.worker import ExchangeWorker
-from gradsieve.parameters.nonfinite import is_finite, note_nonfinite
+from gradsieve.parameters.nonfinite import is_finite, note_nonfinite, placeholder_names
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.runtime.devices import Handover, catch_up, future_on
 from gradsieve.runtime.torch_private import is_in_backward
 from gradsieve.saved.sieve import require_own_place
 from gradsieve.telemetry.closing import close_step
-from gradsieve.telemetry.record import Observer, StepRecord
+from gradsieve.telemetry.record import StepRecord
 from gradsieve.topology import DENSE, AnyTopology, DenseTopology, FrameTopology
 from gradsieve.topology.current import CurrentTopology
 from gradsieve.topology.transport import run_exchange
@@ -55,11 +55,11 @@ class Engine:
         config = sieve.config
         self.sieve = sieve
         self.reports = Reports()
-        self.topology = CurrentTopology(config.topology_name, config.policy)
+        self.topology = CurrentTopology(sieve)
         self.groups = Groups(process_group, config.node_size, self.reports.notes)
         self.worker = ExchangeWorker()
         self.observers: list[Observer] = []
-        self.turns = 1
+        self.fragments = 1
         """Number of steps in which every parameter is exchanged once."""
         self.loaded_place: tuple[int, int] | None = None
         """Rank and world size of the state that was loaded; None if none was."""
@@ -78,7 +78,7 @@ class Engine:
     @property
     def _now(self) -> AnyTopology:
         """The topology of this step, which is dense where nothing is pruned."""
-        return DENSE if self.sieve.plain else self.topology.now
+        return DENSE if self.sieve.is_before_start else self.topology.running
 
     def serve(self, model: DistributedDataParallel) -> None:
         """Exchange the gradients of this model."""
@@ -134,8 +134,8 @@ class Engine:
         if not self.topology.is_alone:
             clock.frame_bytes += buffer.numel() * (topology.element_size or buffer.element_size())
         named = [(parameter.name, parameter.numel) for parameter in parameters]
-        note_nonfinite(clock, named or described(bucket.parameters()), buffer)
-        if not self.sieve.plain:
+        note_nonfinite(clock, named or placeholder_names(bucket.parameters()), buffer)
+        if not self.sieve.is_before_start:
             self.sieve.give_residuals(parameters, buffer, self.world_size)
         all_reduce = topology.reduce(buffer, self.groups)
         self._all_reduces.append(all_reduce)
@@ -184,15 +184,17 @@ class Engine:
         """
         self.clear_interrupted()
         sieve, groups, buffer = self.sieve, self.groups, first.buffer()
+        sieve.loss_scale.read()
         model = None if self._ddp is None else self._ddp()
         if model is not None:
             require_even_division(model)
         if not groups.have_met:
             self._compare_ranks(first)
-        if groups.begin_step(sieve.step_number, self.topology.exchange) and not sieve.plain:
+        is_changed = groups.begin_step(sieve.step_number, self.topology.exchange)
+        if is_changed and not sieve.is_before_start:
             self.worker.submit(groups.announce_exchange)
             self.finish()
-        self.topology.begin_step(groups, sieve.parameters, self.turns)
+        self.topology.begin_step(groups, self.fragments)
         self._now.connect(groups)
         self.reports.begin_step()
         self._device = buffer.device
@@ -283,8 +285,8 @@ class Engine:
         """
         sieve, clock, topology = self.sieve, self.sieve.step.clock, self.topology
         window = time.perf_counter() - clock.start
-        is_plain, scale = sieve.plain, sieve.thresholds.scale
-        name, reason = "plain" if is_plain else topology.now.name, topology.reason
+        is_plain, scale = sieve.is_before_start, sieve.thresholds.scale
+        name, reason = "plain" if is_plain else topology.running.name, topology.reason
         self.finish()
         clock.meet_seconds = self.reports.notes.seconds
         nonfinite = self._skip_step(is_plain) if clock.nonfinite_anywhere else {}
@@ -302,14 +304,17 @@ class Engine:
             nonfinite_parameters=nonfinite,
         )
         if not is_plain:
-            topology.end_step(report, self.reports, clock, sieve.thresholds)
+            topology.end_step(report, self.reports)
+        return record
+
+    def announce(self, record: StepRecord) -> None:
+        """Tell the observers of a step that has ended, and let the bases turn."""
         # Observers read the residuals before the bases begin to turn.
         for observer in list(self.observers):
             observer.end_step(record)
-        if sieve.is_turn_due:
+        if self.sieve.is_turn_due:
             self._submit_turn()
         self._give_hints(record)
-        return record
 
     def _skip_step(self, is_plain: bool) -> dict[int, list[str]]:
         """Undo this step, because a gradient is not finite.
@@ -342,8 +347,3 @@ class Engine:
             self._rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
         elif self.sieve.thresholds.budget is not None:
             self._scarce_bits.end_step(record.bits_per_parameter)
-
-
-def described(parameters: Sequence[Tensor]) -> list[tuple[str, int]]:
-    """Return descriptions of unnamed parameters, and their numbers of elements."""
-    return [(f"a parameter of shape {list(p.shape)}", p.numel()) for p in parameters]

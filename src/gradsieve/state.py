@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.observer import Observer
 from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.bucket.requirements import require_all_buckets, require_prunable, require_torch
 from gradsieve.config import Options, SieveConfig, config_from
@@ -19,18 +20,10 @@ from gradsieve.exchange.topology_names import Exchange
 from gradsieve.parameters.residuals import Residuals
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
-from gradsieve.saved.copies import (
-    Copied,
-    packed,
-    refuse_copy,
-    require_scaler,
-    require_taken_up,
-    take_up,
-    unpack,
-)
+from gradsieve.saved.copies import Copied, refuse_copy, refuse_unbound, require_scaler
 from gradsieve.saved.seal import sealed
 from gradsieve.saved.sieve import VERSION, finite_note, require_own_place, require_sound
-from gradsieve.telemetry.record import Observer, StepRecord, Totals
+from gradsieve.telemetry.record import StepRecord, Totals
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,17 +95,16 @@ class SieveState:
     @property
     def config(self) -> SieveConfig:
         """The options, with the current value of `exchange`."""
-        return replace(self.sieve.config, exchange=self.exchange)
+        return self.sieve.config
 
     @property
     def exchange(self) -> Exchange:
         """The topology, or "auto". It may be set between steps, to the same on all ranks."""
-        return self.engine.topology.exchange
+        return self.sieve.config.topology_name
 
     @exchange.setter
     def exchange(self, exchange: Exchange) -> None:
         self.sieve.config = replace(self.sieve.config, exchange=exchange)
-        self.engine.topology.exchange = self.sieve.config.topology_name
 
     @property
     def step(self) -> int:
@@ -145,7 +137,7 @@ class SieveState:
         if (copied := self.copied) is not None:
             require_scaler(copied, scaler)
             self.sieve.loss_scale = LossScale(scaler)
-            take_up(self, copied, lambda: self._bind(model, named=not copied.is_numbered))
+            self._take_up(copied, model)
         else:
             self._bind(model)
 
@@ -168,7 +160,7 @@ class SieveState:
 
     @ordinary_tensors()
     def bind_weights(
-        self, model: nn.Module, named: Sequence[tuple[str, Tensor]], turns: int = 1
+        self, model: nn.Module, named: Sequence[tuple[str, Tensor]], fragments: int = 1
     ) -> None:
         """Exchange weights that stand for those of the model. `OuterSync` calls it.
 
@@ -176,11 +168,11 @@ class SieveState:
 
         Args:
             named: the weights, with the names of the parameters that they stand for.
-            turns: the number of steps in which every weight is exchanged once; each step takes
+            fragments: the number of steps in which every weight is exchanged once; each step takes
                 about as many of them.
         """
         self.sieve.bind_weights(model, named)
-        self.engine.turns = turns
+        self.engine.fragments = fragments
         self.engine.groups.on_host = all(parameter.is_cpu for _, parameter in named)
 
     @property
@@ -202,13 +194,15 @@ class SieveState:
 
     def begin_step(self, first: Bucket) -> None:
         """Begin a step with its first bucket. Raises what `Engine.begin_step` raises."""
-        require_taken_up(self)
+        if self.copied is not None:
+            refuse_unbound()
         self.engine.begin_step(first)
 
     def end_step(self) -> None:
         """Wait for the exchanges of a step and record it. Raises what `Engine.end_step` raises."""
         self.last = self.engine.end_step()
         self.totals.add(self.last)
+        self.engine.announce(self.last)
         if self.on_step is not None:
             self.on_step(self.last)
 
@@ -222,10 +216,33 @@ class SieveState:
         """
         if self.sieve.stands_for_weights:
             refuse_copy("the state of an OuterSync", "save outer.state_dict() instead")
-        return packed(self)
+        saved, parameters = self.save(), self.sieve.parameters
+        header = {name: value for name, value in saved.items() if name != "parameters"}
+        copied = self.copied or Copied(header, parameters.is_numbered)
+        return {"config": self.config, "parameters": parameters, "copied": copied}
 
     def __setstate__(self, found: dict[str, Any]) -> None:
-        unpack(self, found)
+        # Pickle makes objects without initializing them.
+        self.__init__(found["config"])  # type: ignore[misc]
+        self.sieve.parameters, self.copied = found["parameters"], found["copied"]
+        self.step = int(found["copied"].saved["step"])
+
+    def _take_up(self, copied: Copied, model: nn.Module) -> None:
+        """Bind a copy, and load its residuals into the parameters of the model.
+
+        Raises:
+            ValueError: the model is another one, or for a reason of `load_state_dict`.
+        """
+        saved, before = self.save(), self.sieve.parameters
+        self.sieve.parameters, self.copied = before.blank(), None
+        try:
+            self._bind(model, named=not copied.is_numbered)
+            # The original may have had no parameters yet.
+            if saved["parameters"]:
+                self.load(saved)
+        except BaseException:
+            self.sieve.parameters, self.copied = before, copied
+            raise
 
     # Checkpoints.
 

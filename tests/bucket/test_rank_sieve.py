@@ -341,11 +341,11 @@ def test_steps_before_the_first_that_prunes_are_plain():
     ranks = Ranks(start_step=2)
     for number in range(2):
         for sieve in ranks.sieves:
-            assert sieve.plain
+            assert sieve.is_before_start
             sieve.begin_step()
             sieve.commit()
             assert sieve.step_number == number + 1
-    assert not any(sieve.plain for sieve in ranks.sieves)
+    assert not any(sieve.is_before_start for sieve in ranks.sieves)
     assert not ranks.owed().any()
     ranks.step(GATHER, gradients_of(0))
     assert ranks.owed().any()
@@ -356,11 +356,11 @@ def test_steps_are_plain_until_the_parameters_are_known():
     first, last = nn.Linear(100, 20), nn.Linear(20, 10)
     sieve.begin_step()
     assert sieve.parameters.states_of(list(last.parameters()), last=False) == []
-    assert sieve.plain
+    assert sieve.is_before_start
     assert sieve.parameters.states_of(list(first.parameters()), last=True) == []
-    assert sieve.plain
+    assert sieve.is_before_start
     sieve.commit()
-    assert not sieve.plain
+    assert not sieve.is_before_start
     assert [parameter.name for parameter in sieve.parameters] == ["0", "1", "2", "3"]
 
 

@@ -79,7 +79,7 @@ class RankSieve:
         return self._stands_for_weights
 
     @property
-    def plain(self) -> bool:
+    def is_before_start(self) -> bool:
         """Whether this step prunes nothing: it is before `start_step`, or names are unknown."""
         return self.step_number < self.config.start_step or self.parameters.nameless
 

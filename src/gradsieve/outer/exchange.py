@@ -35,6 +35,8 @@ class OuterExchange:
         self._buffers = buffers
         self._arrivals = Arrivals(state.engine.groups)
         self.under_way: UnderWay | None = None
+        self.last: OuterRecord | None = None
+        """The record of what was merged last."""
         self.records: list[OuterRecord] = []
         """The records of merged exchanges that `OuterSync` has not yet taken."""
 
@@ -96,7 +98,7 @@ class OuterExchange:
         if exchange is None:
             return
         elements = self._weights.numel * under_way.since
-        record = OuterRecord(
+        self.last = OuterRecord(
             step=self._schedule.began,
             every=under_way.every,
             fragment=under_way.flight.fragment,
@@ -106,7 +108,7 @@ class OuterExchange:
             waited_seconds=self._arrivals.waited_seconds,
             exposed_seconds=under_way.seconds + self._state.sieve.step.clock.stolen_seconds,
         )
-        self.records.append(record)
+        self.records.append(self.last)
 
     def _require_finite(self, flight: Flight) -> None:
         if all(is_finite(bucket.flat) for bucket in flight.buckets):

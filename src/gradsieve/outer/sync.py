@@ -159,9 +159,8 @@ class OuterSync:
         self._weights = OuterWeights(named, optimizer, fragments, device)
         made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
         require_agreement(Description(settings=(made,), parameters=()), group)
-        self.state.bind_weights(model, self._weights.named, turns=fragments)
+        self.state.bind_weights(model, self._weights.named, fragments=fragments)
         # For the user to read and set.
-        self.last: OuterRecord | None = None
         """The record of the last exchange that was merged; None before the first."""
         self.on_step: Callable[[OuterRecord], None] | None = None
         """A function that is called with each record."""
@@ -175,6 +174,11 @@ class OuterSync:
     def optimizer(self) -> torch.optim.Optimizer:
         """The outer optimizer. Its learning rate may be set between steps, on all ranks alike."""
         return self._weights.optimizer
+
+    @property
+    def last(self) -> OuterRecord | None:
+        """The record of the last exchange; None before the first one."""
+        return self._exchange.last
 
     @property
     def every(self) -> int:
@@ -252,7 +256,6 @@ class OuterSync:
         """
         records, self._exchange.records = self._exchange.records, []
         for record in records:
-            self.last = record
             if self.on_step is not None:
                 self.on_step(record)
 

@@ -35,3 +35,8 @@ def nonfinite_parts(flat: Tensor, numels: Sequence[int]) -> list[int]:
     starts = torch.tensor([*accumulate(numels, initial=0)][:-1], dtype=torch.int64, device="cpu")
     places = (~flat.isfinite()).nonzero().squeeze(1).cpu()
     return sorted({*(torch.searchsorted(starts, places, right=True) - 1).tolist()})
+
+
+def placeholder_names(parameters: Sequence[Tensor]) -> list[tuple[str, int]]:
+    """Return descriptions of unnamed parameters, and their numbers of elements."""
+    return [(f"a parameter of shape {list(p.shape)}", p.numel()) for p in parameters]

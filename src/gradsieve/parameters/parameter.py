@@ -1,7 +1,7 @@
 """What the sieve keeps for each parameter, and how a step changes it and is undone."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,11 +11,14 @@ from gradsieve.parameters.pieces import Dealt, Owned
 from gradsieve.rotation import rotation_of
 from gradsieve.sieve import Moments
 
-if TYPE_CHECKING:
-    from gradsieve.parameters.whole import WholeGroup
-
 AddUp = Callable[[Tensor], None]
 """Replaces a tensor by its sum over the ranks of a node. All of them must call it."""
+
+
+class Group(Protocol):
+    """What a parameter knows of the `WholeGroup` that it is in."""
+
+    is_current: bool
 
 
 class Before(NamedTuple):
@@ -68,7 +71,7 @@ class ParameterState:
         self.residual = residual
         """The residual (float32, the shape of the parameter). It is a view of the remainder of
         `group` if the parameter travels whole."""
-        self.group: WholeGroup | None = None
+        self.group: Group | None = None
         """The group to which the parameter belongs if it travels whole."""
         self.owned: Owned | None = None
         """The residual of the sums that this rank prunes; None if it prunes none."""

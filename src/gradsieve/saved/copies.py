@@ -4,17 +4,13 @@ A copy has the options and the residuals. It has no threads, groups or observers
 bound to a model before it is used.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.errors import SieveError
 from gradsieve.runtime.torch_private import comm_hooks, set_comm_hooks
-
-if TYPE_CHECKING:
-    from gradsieve.state import SieveState
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,40 +21,6 @@ class Copied:
     """What the original has saved, without the parameters."""
     is_numbered: bool
     """Whether the original was not bound to a model and has numbered its parameters."""
-
-
-def packed(state: "SieveState") -> dict[str, Any]:
-    """Return the content of a copy of the state, between steps."""
-    saved, registry = state.save(), state.sieve.parameters
-    header = {name: value for name, value in saved.items() if name != "parameters"}
-    copied = state.copied or Copied(header, registry.is_numbered)
-    return {"config": state.config, "parameters": registry, "copied": copied}
-
-
-def unpack(state: "SieveState", found: dict[str, Any]) -> None:
-    """Turn a new object into a copy."""
-    # Pickle makes objects without initializing them.
-    state.__init__(found["config"])  # type: ignore[misc]
-    state.sieve.parameters, state.copied = found["parameters"], found["copied"]
-    state.sieve.step_number = int(found["copied"].saved["step"])
-
-
-def take_up(state: "SieveState", copied: Copied, bind: Callable[[], None]) -> None:
-    """Bind a copy by calling `bind`, and load its residuals into the parameters of the model.
-
-    Raises:
-        ValueError: the model is another one, or for a reason of `SieveState.load_state_dict`.
-    """
-    saved, before = state.save(), state.sieve.parameters
-    state.sieve.parameters, state.copied = before.blank(), None
-    try:
-        bind()
-        # The original may have had no parameters yet.
-        if saved["parameters"]:
-            state.load(saved)
-    except BaseException:
-        state.sieve.parameters, state.copied = before, copied
-        raise
 
 
 def require_scaler(copied: Copied, scaler: object) -> None:
@@ -74,13 +36,13 @@ def require_scaler(copied: Copied, scaler: object) -> None:
         raise SieveError("the state that this is a copy of had no scaler; attach a new state")
 
 
-def require_taken_up(state: "SieveState") -> None:
-    if state.copied is not None:
-        raise SieveError(
-            "this SieveState is a copy, which serves no model yet: bind it with state.bind(model) "
-            "and register it with model.register_comm_hook(state, gs.sieve_hook), or attach anew "
-            "with gs.attach(model)"
-        )
+def refuse_unbound() -> NoReturn:
+    """Raise SieveError for a copy that is used before it is bound."""
+    raise SieveError(
+        "this SieveState is a copy, which serves no model yet: bind it with state.bind(model) "
+        "and register it with model.register_comm_hook(state, gs.sieve_hook), or attach anew "
+        "with gs.attach(model)"
+    )
 
 
 def is_copy(state: object) -> bool:

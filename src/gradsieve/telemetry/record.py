@@ -1,13 +1,6 @@
 """The record of a step and the totals of all steps, which users and the recorder read."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
-
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from gradsieve.parameters.parameter import ParameterState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,23 +70,6 @@ class StepRecord:
             numbers["sieve/exposed_seconds"] = self.exposed_seconds
         numbers |= {f"threshold/{name}": value for name, value in self.thresholds.items()}
         return numbers | {f"density/{name}": value for name, value in self.densities.items()}
-
-
-class Observer(Protocol):
-    """An object that sees each step of a state, in the training thread. It must not raise."""
-
-    def see_gradients(
-        self, step: int, parameters: Sequence["ParameterState"], gradients: Sequence[Tensor]
-    ) -> None:
-        """Look at the gradients of a bucket before they are pruned.
-
-        Args:
-            parameters: the states of the bucket's parameters, with the residuals before the step;
-                empty while their names are unknown.
-            gradients: the flat gradients of this rank.
-        """
-
-    def end_step(self, record: StepRecord) -> None: ...
 
 
 @dataclass(slots=True)

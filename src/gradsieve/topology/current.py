@@ -1,13 +1,10 @@
 """The topology of each step: the one that the user has set, or the fastest so far."""
 
+from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.control.budget import limits_bytes
 from gradsieve.control.reports import Reports
-from gradsieve.control.thresholds import Threshold
 from gradsieve.exchange.groups import Groups
 from gradsieve.exchange.topology_names import Exchange
-from gradsieve.parameters.registry import Registry
-from gradsieve.parameters.thresholding import Thresholding
-from gradsieve.telemetry.clock import StepClock
 from gradsieve.telemetry.report import StepReport
 from gradsieve.topology import DENSE, GATHER, TOPOLOGIES
 from gradsieve.topology.choice import Choice
@@ -21,27 +18,33 @@ class CurrentTopology:
     """Knows the topology of the running step, and chooses the next one if it is "auto".
 
     Args:
-        exchange: the name of the topology, or "auto".
-        policy: the threshold policy. A budget of bytes rules out dense steps with "auto".
+        sieve: the sieve whose options name a topology or "auto". The name may be set between
+            steps, to the same on all ranks.
     """
 
-    def __init__(self, exchange: Exchange, policy: Threshold) -> None:
-        self.exchange: Exchange = exchange
-        """The name or "auto". It may be set between steps, to the same on all ranks."""
-        self._may_be_dense = not limits_bytes(policy)
+    def __init__(self, sieve: RankSieve) -> None:
+        self._sieve = sieve
+        self.running: AnyTopology = DENSE
+        """The topology of the running step, or of the last one."""
+        # Dense steps would break a budget of bytes.
+        self._may_be_dense = not limits_bytes(sieve.config.policy)
         self._choice: Choice | None = None
         self._steps_since_measured = 0
         self.is_alone = False
         """Whether the group has one rank only, which has nobody to send to."""
 
     @property
+    def exchange(self) -> Exchange:
+        """The name of the topology that is set, or "auto"."""
+        return self._sieve.config.topology_name
+
+    @property
     def is_chosen(self) -> bool:
         """Whether the fastest topology is chosen, instead of one that the user has set."""
         return self.exchange == "auto"
 
-    @property
-    def now(self) -> AnyTopology:
-        """The topology of this step."""
+    def _next(self) -> AnyTopology:
+        """Return the topology of a step that begins now."""
         if self.is_alone:
             return DENSE
         if not self.is_chosen:
@@ -58,42 +61,45 @@ class CurrentTopology:
     @property
     def averages_on_node(self) -> bool:
         """Whether the ranks of a node average their gradients before they select."""
-        topology = self.now
-        return isinstance(topology, FrameTopology) and topology.of_nodes
+        return isinstance(self.running, FrameTopology) and self.running.of_nodes
 
     @property
     def is_dense(self) -> bool:
-        return isinstance(self.now, DenseTopology)
+        return isinstance(self.running, DenseTopology)
 
-    def begin_step(self, groups: Groups, parameters: Registry, turns: int = 1) -> None:
-        """Connect the process groups of the topology; with "auto", measure the link if it is time.
+    def begin_step(self, groups: Groups, fragments: int = 1) -> None:
+        """Settle the topology of a step. All ranks call it together.
 
-        The link is measured once the parameters are known, and then every `MEASURE_EVERY` steps.
+        With "auto" the link is measured before the first step that prunes, and then every
+        `MEASURE_EVERY` steps. Before, ranks may have set different topologies without harm.
 
         Args:
-            turns: the number of steps in which every parameter is exchanged once.
+            fragments: the number of steps in which every parameter is exchanged once.
         """
-        self._steps_since_measured += 1
         self.is_alone = groups.group.size() == 1
-        if self.is_chosen and parameters.states and not self.is_alone:
-            if self._choice is None:
-                gradient_bytes = sum(p.numel * p.element_size for p in parameters) // turns
-                self._choice = Choice(
-                    groups.measure(), gradient_bytes, may_be_dense=self._may_be_dense
-                )
-                self._steps_since_measured = 0
-            elif self._steps_since_measured >= MEASURE_EVERY:
-                self._choice.links = groups.measure()
-                self._steps_since_measured = 0
+        if self.is_chosen and not (self.is_alone or self._sieve.is_before_start):
+            self._measure(groups, fragments)
+        self.running = self._next()
 
-    def end_step(
-        self, report: StepReport, reports: Reports, clock: StepClock, thresholds: Thresholding
-    ) -> None:
+    def _measure(self, groups: Groups, fragments: int) -> None:
+        """Measure the link if it is time, and the parameters are known."""
+        self._steps_since_measured += 1
+        parameters = self._sieve.parameters
+        if self._choice is None and parameters.states:
+            gradient_bytes = sum(p.numel * p.element_size for p in parameters) // fragments
+            self._choice = Choice(groups.measure(), gradient_bytes, may_be_dense=self._may_be_dense)
+            self._steps_since_measured = 0
+        elif self._choice is not None and self._steps_since_measured >= MEASURE_EVERY:
+            self._choice.links = groups.measure()
+            self._steps_since_measured = 0
+
+    def end_step(self, report: StepReport, reports: Reports) -> None:
         """Choose the topology and the scale of the next step by the reports of all ranks.
 
         Args:
             report: the report of this rank on the step that ends.
         """
+        clock, thresholds = self._sieve.step.clock, self._sieve.thresholds
         choice = self._choice if self.is_chosen else None
         if self.is_dense:
             reports.add_dense_step(report.step)

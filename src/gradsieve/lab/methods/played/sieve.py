@@ -59,7 +59,7 @@ class Sieve:
     ) -> tuple[list[Tensor], float]:
         for sieve in self.sieves:
             sieve.begin_step()
-        if self.sieves[0].plain:
+        if self.sieves[0].is_before_start:
             for sieve in self.sieves:
                 sieve.commit()
             return Rounded(32).average(gradients)
