@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from draws import DRAWS, draw_pools, on_one_thread
 from torch.nn import functional as F
 
 import gradsieve as gs
@@ -13,17 +14,8 @@ from gradsieve.lab.workloads.digits import batches
 from gradsieve.lab.workloads.mnist import load_mnist
 from gradsieve.lab.workloads.mnist_cnn import MnistCnn, make_optimizer
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.sieve import sample_magnitudes
-from gradsieve.sieve.magnitudes import Magnitudes, count_on_device, every_nth_run
 
 NUMEL = 200_000
-DRAWS = {
-    "normal": lambda rng, size: rng.standard_normal(size, np.float32),
-    "laplace": lambda rng, size: rng.laplace(size=size).astype(np.float32),
-    "lognormal": lambda rng, size: (
-        np.exp(rng.standard_normal(size, np.float32)) * rng.choice(np.float32([-1, 1]), size)
-    ),
-}
 POLICIES = [
     gs.Fixed(0.0),
     gs.Fixed(1.5),
@@ -37,17 +29,13 @@ POLICIES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Two that wait for each other take ten times as long where another process has one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def pools():
-    rng = np.random.default_rng(0)
-    return {name: torch.from_numpy(draw(rng, 2**22)) for name, draw in DRAWS.items()}
+    return draw_pools()
 
 
 class Player:
@@ -277,37 +265,6 @@ def test_a_number_out_of_range_is_refused_by_name(make, words):
         make()
 
 
-@pytest.mark.parametrize("numel", [1, 63, 64, 1000, 2**18, 2**18 + 1, 900_001])
-def test_the_histogram_counts_alike_on_the_cpu_and_on_devices(numel, pools):
-    gradient = pools["lognormal"][:numel].clone()
-    gradient[0] = math.nan
-    residual = pools["normal"][:numel]
-    for step in range(5):
-        got = sample_magnitudes(gradient, residual, step)
-        every = -(-numel // 2**18)
-        first = int(got.phase * every)
-        accumulated = every_nth_run(gradient + residual, first, every)
-        np.testing.assert_array_equal(got.counts, count_on_device(accumulated))
-        nonfinite = int((~accumulated.isfinite()).sum())
-        assert got.counts.sum() == accumulated.numel() - nonfinite
-
-
-@pytest.mark.parametrize("kind", DRAWS)
-@pytest.mark.parametrize("numel", [200_000, 1_000_000])
-def test_the_histogram_finds_the_threshold_of_a_density(kind, numel, pools):
-    gradient = pools[kind][:numel]
-    magnitudes = sample_magnitudes(gradient, torch.zeros(numel), step=3)
-    for density in (0.5, 0.1, 0.01, 0.001):
-        threshold = magnitudes.threshold_for(density)
-        assert (gradient.abs() > threshold).sum() / numel == pytest.approx(density, rel=0.2)
-
-
-def test_a_histogram_of_zeros_or_of_nothing_lets_everything_pass():
-    zeros = sample_magnitudes(torch.zeros(100), torch.zeros(100), step=0)
-    nothing = Magnitudes(np.zeros_like(zeros.counts), 0.5)
-    assert zeros.threshold_for(0.1) == nothing.threshold_for(0.1) == 0.0
-
-
 def test_density_says_that_it_needs_a_histogram():
     _, _, moments = gs.select(torch.ones(10), torch.zeros(10), 0.5)
     with pytest.raises(ValueError, match="magnitudes"):
@@ -351,70 +308,3 @@ def test_on_a_network_the_policies_do_what_they_do_on_noise():
 def test_a_number_is_no_policy(threshold):
     with pytest.raises(TypeError, match=r"policy such as gradsieve\.Density"):
         gs.SieveState(threshold=threshold)
-
-
-def parameters_like(gradients):
-    return [
-        ParameterState(f"p{place}", torch.zeros(gradient.numel()), whole=False)
-        for place, gradient in enumerate(gradients)
-    ]
-
-
-def next_thresholds(kept, parameters, gradients, step=0):
-    """The thresholds of several parameters in one step."""
-    thresholds = []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        thresholds.append(kept.next(parameter, gradient, torch.zeros(gradient.numel()), step))
-        kept.observe(parameter, gs.measure(gradient))
-    kept.sizes.end_step()
-    return thresholds
-
-
-def root_mean_square(*gradients):
-    return float(torch.cat(gradients).square().mean().sqrt())
-
-
-def test_balanced_sigma_is_between_the_model_and_the_parameter_in_the_steps_before(pools):
-    kept = gs.SieveState(threshold=gs.Sigma(2.0, of="balanced")).sieve.thresholds
-    gradients = small, large = pools["normal"][:3000], 10 * pools["normal"][3000:4000]
-    parameters = parameters_like(gradients)
-    first = next_thresholds(kept, parameters, gradients)
-    assert first == pytest.approx([2 * float(small.std()), 2 * float(large.std())], rel=0.01)
-    model = root_mean_square(*gradients)
-    settled = [2 * (root_mean_square(own) * model) ** 0.5 for own in gradients]
-    assert next_thresholds(kept, parameters, gradients) == pytest.approx(settled)
-    # A jump is believed by and by; one burst does not silence the steps after it.
-    burst = [1000 * gradient for gradient in gradients]
-    next_thresholds(kept, parameters, burst)
-    after = next_thresholds(kept, parameters, gradients)
-    assert after == pytest.approx([1000**0.1 * threshold for threshold in settled])
-    for _ in range(60):
-        after = next_thresholds(kept, parameters, burst)
-    assert after == pytest.approx([1000 * threshold for threshold in settled], rel=0.1)
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_balanced_sigma_forgets_a_step_that_is_not_finite(bad, pools):
-    kept = gs.SieveState(threshold=gs.Sigma(1.0, of="balanced")).sieve.thresholds
-    gradients = pools["normal"][:1000], pools["normal"][1000:3000]
-    parameters = parameters_like(gradients)
-    next_thresholds(kept, parameters, gradients)
-    before = next_thresholds(kept, parameters, gradients)
-    poisoned = gradients[0].clone()
-    poisoned[3] = bad
-    next_thresholds(kept, parameters, [poisoned, 5 * gradients[1]])
-    assert next_thresholds(kept, parameters, gradients) == pytest.approx(before)
-    next_thresholds(kept, parameters, [torch.zeros(1000), torch.zeros(2000)])
-    assert next_thresholds(kept, parameters, gradients) == pytest.approx(before)
-
-
-def test_balanced_sigma_of_a_parameter_that_wakes_up_later(pools):
-    kept = gs.SieveState(threshold=gs.Sigma(1.0, of="balanced")).sieve.thresholds
-    awake, late = pools["normal"][:1000], 100 * pools["normal"][1000:2000]
-    parameters = parameters_like([awake, late])
-    for _ in range(3):
-        thresholds = next_thresholds(kept, parameters, [awake, torch.zeros(1000)])
-    assert thresholds[1] == 0
-    model = root_mean_square(awake, torch.zeros(1000))
-    woken = next_thresholds(kept, parameters, [awake, late])
-    assert woken[1] == pytest.approx((model * float(late.std())) ** 0.5, rel=0.01)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
-from gradsieve.exchange import attendance, roll_call, stall, words
+from gradsieve.exchange import attendance, roll_call, stall, texts
 from gradsieve.exchange.agreement import Description
 from gradsieve.exchange.topology_names import EXCHANGES
 from gradsieve.runtime.torch_private import default_store
@@ -219,7 +219,7 @@ def several_differ():
     assert "in step 5 (rank 0: gather; rank 1: dense; rank 2: hierarchical)" in message
 
     # Before the first pruned step nobody asks.
-    for other in ("dense", "hierarchical"):
+    for other in ("dense", "hierarchical", "auto"):
         model = build()
         state = gs.attach(model, **POLICY, start_step=2)
         train_together(model, 1)
@@ -274,7 +274,7 @@ def strangers():
         ("x" * 1001, "rank 1 tells 1001 bytes"),
     ):  # fmt: skip
         Description.text = saying(said)
-        words.LONGEST = 1000 if "x" in said[:1] else 2**26
+        texts.LONGEST = 1000 if "x" in said[:1] else 2**26
         model = build(lambda: nn.Linear(20, 5))
         gs.attach(model, **POLICY)
         kind, message = error_of(step, model)
@@ -291,11 +291,11 @@ def strangers():
         kind, _ = error_of(dist.all_gather_object, [None] * 2, SAID.settings)
         assert kind is not None
     else:
-        kind, message = error_of(words.texts_of_all, everyone, "mine")
+        kind, message = error_of(texts.texts_of_all, everyone, "mine")
         assert kind is gs.MismatchError
         assert "rank 1 runs another version" in message
-    texts = ["", "\u2028\N{SNOWMAN}" * 5][dist.get_rank()]
-    assert words.texts_of_all(everyone, f"é{texts}") == ["é", "é" + "\u2028\N{SNOWMAN}" * 5]
+    mine = ["", "\u2028\N{SNOWMAN}" * 5][dist.get_rank()]
+    assert texts.texts_of_all(everyone, f"é{mine}") == ["é", "é" + "\u2028\N{SNOWMAN}" * 5]
     all_is_well()
 
 
