@@ -96,7 +96,7 @@ def send_whole(
         for piece in pieces:
             section, rest = round_whole(values[piece.start : piece.stop], step.config.values)
             if step.config.error_feedback and rest is not None:
-                group.keep(piece.start, share * rest)
+                group.add_rounding_error(piece.start, share * rest)
             made.append(section)
         note_whole(step, plan, group, values)
         return made

@@ -60,7 +60,7 @@ class Plan:
         self.of_node = of_node
         self.prunes_sums = prunes_sums
         self.digest = 0
-        """A digest of what both sides of this step's frames must share; see `Plans.digest`."""
+        """A digest of what both sides of this step's frames must share; see `PlanCache.digest`."""
         self.own_parts = [parts[place]] if of_node else parts
         """The parts that this rank makes frames of."""
         self.pieces: list[list[Piece]] = [[] for _ in self.units]

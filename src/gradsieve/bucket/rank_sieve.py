@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradsieve.bucket.average import Contribution, average_into
 from gradsieve.bucket.encode import Sections, encode_frames, sieve_gradients
 from gradsieve.bucket.plan import Plan
-from gradsieve.bucket.plans import Divides, Plans
+from gradsieve.bucket.plan_cache import Divides, PlanCache
 from gradsieve.bucket.step import Step
 from gradsieve.bucket.warm_up import warm_up
 from gradsieve.config import SieveConfig
@@ -50,7 +50,7 @@ class RankSieve:
         self.may_be_unused = True
         """Whether there may be parameters that no rank used. DDP drops their average."""
         self._stands_for_weights = False
-        self._plans = Plans(config.values)
+        self._plans = PlanCache(config.values)
         self._changes = Changes()
         self._workspace = Workspace()
         self.step = self._new_step(1)
@@ -119,7 +119,7 @@ class RankSieve:
         place: int,
         places: int,
     ) -> Plan:
-        """Return who carries what of a bucket. The arguments are those of `Plans.plan`."""
+        """Return who carries what of a bucket. The arguments are those of `PlanCache.plan`."""
         return self._plans.plan(topology, parameters, place, places)
 
     def forget_plans(self) -> None:

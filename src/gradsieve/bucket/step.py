@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradsieve.bucket.plans import Plans
+from gradsieve.bucket.plan_cache import PlanCache
 from gradsieve.config import SieveConfig
 from gradsieve.parameters.changes import Changes
 from gradsieve.parameters.thresholding import Thresholding
@@ -19,7 +19,7 @@ class Step:
     number: int
     config: SieveConfig
     thresholds: Thresholding
-    plans: Plans
+    plans: PlanCache
     changes: Changes
     """The changes that the step has made so far."""
     workspace: Workspace

@@ -56,7 +56,7 @@ def add_and_prune(
             sections.append(section)
             if error_feedback and rest is not None:
                 # The remainder is in units of a rank's own gradient, not of the average.
-                unit.keep(piece.start, len(frames) * rest)
+                unit.add_rounding_error(piece.start, len(frames) * rest)
             continue
         left = unit.owned_residual(piece.start, piece.stop)
         sections.append(prune(unit, piece, average, left, arrived, values, frames[0].step))

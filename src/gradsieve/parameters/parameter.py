@@ -134,7 +134,7 @@ class ParameterState:
             self.take_over(ranks)
             self.rotation.turn([self.flat_residual()])
             if self.dealt is not None:
-                self._keep(self.dealt, add_up)
+                self._keep_piece_of_sum(self.dealt, add_up)
 
     def deal(self, dealt: Dealt | None, add_up: AddUp) -> None:
         """Divide the residuals of a node's ranks among them, or give each rank its own again.
@@ -159,10 +159,10 @@ class ParameterState:
             # The average over ranks divides by `size` times as many as the average over nodes.
             self.flat_residual().mul_(self.dealt.size)
         elif dealt is not None:
-            self._keep(dealt, add_up, share=1 / dealt.size)
+            self._keep_piece_of_sum(dealt, add_up, share=1 / dealt.size)
         self.dealt, self.is_empty, self._spare = dealt, False, None
 
-    def _keep(self, dealt: Dealt, add_up: AddUp, share: float = 1.0) -> None:
+    def _keep_piece_of_sum(self, dealt: Dealt, add_up: AddUp, share: float = 1.0) -> None:
         """Add up the residuals of the node's ranks, and keep this rank's piece of the sum."""
         # Work on a copy, because a rank may die during `add_up`.
         total = self.flat_residual().clone()

@@ -128,7 +128,7 @@ class Registry:
             raise SieveError(f"this state is bound to another model already; {ANOTHER_MODEL}")
         if self._by_id or self._shown:
             raise SieveError("bind the state before the first training step, not after it")
-        self._keep(named)
+        self._register(named)
         self._model = model
 
     def states_of(self, parameters: list[Tensor], *, last: bool) -> list[ParameterState]:
@@ -155,13 +155,13 @@ class Registry:
             )
         if self._awaiting is not None:
             total = len(self._awaiting.parameters) - len(self._by_id)
-            self._keep(numbers_for([parameters], total), complete=last)
+            self._register(numbers_for([parameters], total), complete=last)
             return
         self._shown.append(parameters)
         if last:
-            self._keep(numbers_for(self._shown))
+            self._register(numbers_for(self._shown))
 
-    def _keep(self, named: Sequence[tuple[str, Tensor]], *, complete: bool = True) -> None:
+    def _register(self, named: Sequence[tuple[str, Tensor]], *, complete: bool = True) -> None:
         if self.min_numel is None:
             self.min_numel = choose_min_numel([parameter.numel() for _, parameter in named])
         prefix = module_prefix([name for name, _ in named])

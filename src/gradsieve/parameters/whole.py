@@ -89,7 +89,7 @@ class WholeGroup:
             self._given = remainder + given / scale
         return given
 
-    def keep(self, start: int, rest: Tensor) -> None:
+    def add_rounding_error(self, start: int, rest: Tensor) -> None:
         """Add the rounding errors of the elements from `start` on to the remainder."""
         remainder = self.remainder
         if self._before is None:

@@ -171,10 +171,10 @@ class Recorder:
         # A state that was not bound knows no parameters in its first step, hence `strict=False`.
         for parameter, gradient in zip(parameters, gradients, strict=False):
             sample, numel = sampled(gradient, self._every) / self._loss_scale, gradient.numel()
-            self._keep("gradient", parameter.name, counted(sample, numel))
+            self._add_histogram("gradient", parameter.name, counted(sample, numel))
             if accumulates_in_place(parameter, self._state):
                 accumulated = sample + sampled(parameter.flat_residual(), self._every)
-                self._keep("accumulated", parameter.name, counted(accumulated, numel))
+                self._add_histogram("accumulated", parameter.name, counted(accumulated, numel))
             if self._mailbox.is_first:
                 numbered = self._numbered.get(parameter.name)
                 self._count(
@@ -284,9 +284,9 @@ class Recorder:
 
     def _count(self, what: str, name: str, tensor: Tensor | None) -> None:
         if tensor is not None:
-            self._keep(what, name, histogram_of(tensor, self._every))
+            self._add_histogram(what, name, histogram_of(tensor, self._every))
 
-    def _keep(self, what: str, name: str, histogram: Histogram) -> None:
+    def _add_histogram(self, what: str, name: str, histogram: Histogram) -> None:
         self._counted.setdefault(what, {})[name] = histogram
 
     def _share(self, step: int) -> None:

@@ -5,7 +5,7 @@ import torch
 
 import gradsieve as gs
 from gradsieve.config import SieveConfig
-from gradsieve.lab.methods.played.sieve import Sieve
+from gradsieve.lab.methods.played.sieve import PlayedSieve
 from gradsieve.lab.methods.played.transport import play_exchanges
 from gradsieve.lab.methods.table import read_method, require_playable
 from gradsieve.lab.workloads.workload import load_workload
@@ -72,7 +72,7 @@ def test_steps_before_start_step_send_everything():
 
 def test_a_residual_decays_between_exchanges():
     config = SieveConfig(threshold=gs.Sigma(1.0), min_numel=200)
-    kept, faded = (Sieve(gradients(1, 0)[0], 2, config, decay) for decay in (1.0, 0.25))
+    kept, faded = (PlayedSieve(gradients(1, 0)[0], 2, config, decay) for decay in (1.0, 0.25))
     for step in range(2):
         averages = [sieve.average(gradients(2, step))[0] for sieve in (kept, faded)]
         assert torch.equal(averages[0][0], averages[1][0]) == (step == 0)

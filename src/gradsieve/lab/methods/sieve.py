@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gradsieve.hook import attach
 from gradsieve.lab.methods.method import Distributed, PlayedInStep, Prepared, in_ddp
-from gradsieve.lab.methods.played.sieve import Sieve as PlayedSieve
+from gradsieve.lab.methods.played.sieve import PlayedSieve
 from gradsieve.lab.methods.sieve_words import read_config
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from gradsieve.lab.methods.local_words import LocalSettings
 from gradsieve.lab.methods.played.rounded import Rounded
-from gradsieve.lab.methods.played.sieve import Sieve
+from gradsieve.lab.methods.played.sieve import PlayedSieve
 from gradsieve.lab.methods.played.synchronous import Batches, Synchronous, backward
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.outer.fragments import split_alike
@@ -44,13 +44,13 @@ class LocalSteps:
         # Refuse too many fragments now, not after the synchronous steps.
         split_alike([parameter.numel() for parameter in parameters], settings.fragments)
         topology = TOPOLOGIES.get(settings.sieve.topology_name)
-        self.compressor: Rounded | Sieve = (
+        self.compressor: Rounded | PlayedSieve = (
             Rounded(8 * (topology.element_size or FLOAT32))
             if isinstance(topology, DenseTopology)
-            else Sieve(parameters, ranks, settings.sieve, settings.residual_decay)
+            else PlayedSieve(parameters, ranks, settings.sieve, settings.residual_decay)
         )
         through_sieve = settings.start == "sieve"
-        first = Sieve(parameters, ranks, settings.sieve) if through_sieve else Rounded(32)
+        first = PlayedSieve(parameters, ranks, settings.sieve) if through_sieve else Rounded(32)
         self.together = Synchronous(replica, first)
         self.count = ranks
         self.ranks: list[LocalRank] = []

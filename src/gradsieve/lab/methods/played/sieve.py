@@ -14,7 +14,7 @@ from gradsieve.lab.methods.played.transport import play_exchanges
 from gradsieve.topology import TOPOLOGIES, FrameTopology
 
 
-class Sieve:
+class PlayedSieve:
     """A `RankSieve` for each rank.
 
     Args:

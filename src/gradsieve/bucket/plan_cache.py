@@ -23,7 +23,7 @@ class Divides(Protocol):
         """Divide a bucket, for the rank in one of its places."""
 
 
-class Plans:
+class PlanCache:
     """The layout, plan, digest and coding overhead of each bucket, made when first asked for."""
 
     def __init__(self, values: Values) -> None:
