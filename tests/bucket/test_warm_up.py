@@ -1,40 +1,54 @@
-"""What `attach` compiles ahead, in a process that has compiled nothing before."""
+"""What making a sieve compiles ahead, in a process that has compiled nothing before."""
 
 from processes import printed_by
 
 SCRIPT = """
 import sys
 import torch
-import torch.distributed as dist
 from numba.core.registry import CPUDispatcher
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
+from gradsieve.bucket.rank_sieve import RankSieve
+from gradsieve.lab.methods.played.transport import play_exchanges
+from gradsieve.topology import TOPOLOGIES
 
 def compiled():
     modules = [module for name, module in sys.modules.items() if name.startswith("gradsieve")]
     functions = {f for m in modules for f in vars(m).values() if isinstance(f, CPUDispatcher)}
     return {(f.py_func.__name__, str(s)) for f in functions for s in f.signatures}
 
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
-for settings in (
-    dict(exchange="gather"),
-    dict(exchange="two-shot", values="bfloat16", threshold=gs.UnsentMean(2)),
-    dict(rotation=16, values="float32"),
-    dict(error_feedback=False),
-):
-    model = DDP(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)))
-    gs.attach(model, **settings)
+def play(exchange, **options):
+    topology = TOPOLOGIES[exchange]
+    sieves = [RankSieve(gs.SieveConfig(exchange=exchange, **options)) for _ in range(2)]
     before = compiled()
     assert before
+    for sieve in sieves:
+        sieve.bind(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)))
     for _ in range(3):
-        model(torch.randn(8, 64)).square().mean().backward()
+        exchanges, plans = [], []
+        buckets = [torch.randn(2 * 65 * 64) for _ in sieves]
+        for rank, (sieve, bucket) in enumerate(zip(sieves, buckets)):
+            sieve.begin_step()
+            plans.append(sieve.plan(topology, list(sieve.parameters), *topology.place_of(rank, 2)))
+            sieve.place_residuals(plans[-1], 2, None)
+            frames = sieve.encode(plans[-1], sieve.select(plans[-1], bucket))
+            assert any(moments.survivors for moments in sieve.step.clock.moments.values())
+            exchanges.append(topology.exchange(sieve.step, plans[-1], frames))
+        found = play_exchanges(exchanges)
+        for sieve, plan, bucket in zip(sieves, plans, buckets):
+            sieve.average(plan, found, bucket, 2)
+            sieve.commit()
+            sieve.turn(2, None)
     print(sorted(compiled() - before))
-dist.destroy_process_group()
+
+play("gather")
+play("two-shot", values="bfloat16", threshold=gs.UnsentMean(2))
+play("gather", threshold=gs.Density(0.1), values="float32", rotation=16)
+play("gather", threshold=gs.Sigma(1), error_feedback=False)
 """
 
 
-def test_steps_compile_nothing_that_attach_has_not(tmp_path):
-    printed = printed_by("-c", SCRIPT, str(tmp_path / "store"))
+def test_steps_compile_nothing_that_making_a_sieve_has_not():
+    printed = printed_by("-c", SCRIPT)
     assert printed.split() == ["[]"] * 4

@@ -8,7 +8,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "frames.md"
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
     names = {}
     exec(compile(code, str(PAGE), "exec"), names)
     sent = names["received"] + names["residual"].flatten()
