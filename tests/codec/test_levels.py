@@ -25,7 +25,7 @@ def survivors(values, density):
 
 
 def exact_rate_and_error(threshold, step):
-    """Of a Laplace source with unit scale: bits and squared error an element, by integration."""
+    """Bits and squared error an element of a Laplace source with unit scale, by integration."""
     p, q = math.exp(-threshold), math.exp(-step)
     position = -p * math.log2(p) - (1 - p) * math.log2(1 - p)
     level = -math.log2(1 - q) - q / (1 - q) * math.log2(q)

@@ -20,7 +20,7 @@ def entropy(density: float) -> float:
 
 
 def position_bits(indices: np.ndarray, numel: int, row: int = 0) -> int:
-    """Of blocks' counts and gaps, with values of a known size beside them."""
+    """The entropy of blocks' counts and gaps, with values of a known size beside them."""
     values = np.ones(indices.size, np.float32)
     section = pruned_section(indices, values, numel, 0.5, "bfloat16", row=row)
     return 8 * (section.payload.size - SETTINGS.size - 2 * indices.size)

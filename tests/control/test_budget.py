@@ -71,7 +71,7 @@ class Link:
 
 
 def most_bytes(rate, share=0.05):
-    """That a link carries within the share of the computation, by trying."""
+    """Bytes that a link carries within the share of the computation, by trying."""
     sizes = [1000 * 1.02**n for n in range(700)]
     return max(size for size in sizes if exposed(simulated(size, rate)) <= share)
 

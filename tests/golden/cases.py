@@ -9,7 +9,7 @@ import torch
 import gradsieve as gs
 
 BLOCK = 16
-"""Of a rotation."""
+"""The largest block of a rotation."""
 
 
 @dataclass(frozen=True)

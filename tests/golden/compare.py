@@ -42,7 +42,7 @@ def by_rank(recorded: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def small_part(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what a rank has recorded in one case: enough to notice, not to find where."""
+    """A summary of what a rank has recorded: enough to notice a change, not to find it."""
     *_, last = found["steps"]
     told = [step.get("record") or step["records"] for step in found["steps"]]
     [exchange] = [name for name in found["end"]["totals"]["exchanges"] if name != "plain"]

@@ -129,7 +129,7 @@ def test_outer_weights_of_half_precision_are_float32(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_mean_below_the_rounding_of_half_precision_adds_up(dtype):
-    """Of four ranks one moves by its smallest step, the others stand still."""
+    """One of four ranks moves by its smallest step, the others stand still."""
     inner = [("one", nn.Parameter(torch.full((4,), 1.5, dtype=dtype)))]
     (_, parameter), weights = inner[0], OuterWeights(inner, plain_average)
     step = torch.finfo(dtype).eps

@@ -112,7 +112,7 @@ def test_what_grows_with_the_number_of_ranks():
 @pytest.mark.parametrize("ranks", [2, 8, 64])
 @pytest.mark.parametrize("size", [1, 2])
 def test_work_is_that_of_the_plan(topology, ranks, size):
-    """Of one bucket whose parameters are all cut: what a rank selects from, makes and reads."""
+    """What a rank selects from, makes and reads of a bucket whose parameters are all cut."""
     links = links_of(ranks, size)
     places = {GATHER: 1, TWO_SHOT: ranks, HIERARCHICAL: size}[topology]
     layout = layout_of(nn.Linear(2**10, 2**10, bias=False))

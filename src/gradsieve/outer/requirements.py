@@ -4,8 +4,17 @@ from collections.abc import Set
 
 from torch import nn
 
+from gradsieve.bucket.requirements import require_unsharded
 from gradsieve.config import SieveConfig
 from gradsieve.errors import SieveError
+
+
+def require_whole_module(model: object) -> None:
+    """Raise TypeError unless `model` is a module whose parameters are whole on each rank."""
+    found = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"OuterSync takes a torch.nn.Module, got {found}")
+    require_unsharded(model, f"OuterSync takes a whole model, got {found}")
 
 
 def require_same_parameters(model: nn.Module, known: Set[int]) -> None:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradsieve.bucket.requirements import require_dtype, require_unsharded
+from gradsieve.bucket.requirements import require_dtype
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
@@ -20,7 +20,11 @@ from gradsieve.outer.buffers import averaged_buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.replicas import require_node_of, share
-from gradsieve.outer.requirements import require_no_start, require_same_parameters
+from gradsieve.outer.requirements import (
+    require_no_start,
+    require_same_parameters,
+    require_whole_module,
+)
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import load_under_way
 from gradsieve.outer.weights import (
@@ -124,9 +128,7 @@ class OuterSync:
         process_group: dist.ProcessGroup | None = None,
         **options: "Unpack[Options]",
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"OuterSync takes a torch.nn.Module, got {type(model).__name__}")
-        require_unsharded(model, f"OuterSync takes a whole model, got {type(model).__name__}")
+        require_whole_module(model)
         if offload not in (None, "cpu"):
             raise ValueError(f'offload must be "cpu" or None, got {offload!r}')
         config = config_from(type(self), config, options)
