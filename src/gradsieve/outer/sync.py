@@ -79,10 +79,8 @@ class OuterSync:
             `every` steps. Each exchange carries one part.
         optimizer: a function that makes the outer optimizer from the outer weights (float32). The
             default is SGD with a learning rate of 0.7 and a Nesterov momentum of 0.9.
-        offload: "cpu" keeps outer weights, momentum and residuals in CPU memory; None on the
-            devices of the parameters.
-        scaler: accepted so that the options are those of `attach`. It has no effect, since weights
-            have no loss scale.
+        offload: "cpu" keeps outer weights, momentum and residuals in CPU memory.
+        scaler: accepted as by `attach`. It has no effect, since weights have no loss scale.
         process_group: the ranks that exchange; None takes the default group.
         options: fields of `SieveConfig` by name. They replace those of `config`.
 
@@ -109,8 +107,6 @@ class OuterSync:
         >>> outer.inner_steps, outer.last.step
         (5, 4)
         >>> outer.finish()  # all ranks have the same weights now
-        >>> outer.last.step
-        5
     """
 
     @ordinary_tensors()
