@@ -306,3 +306,13 @@ def test_configs_are_equal_where_all_options_are():
 def test_a_policy_of_a_user_s_own_is_taken():
     policy = Halves()
     assert gs.SieveState(threshold=policy).config.policy is policy
+
+
+@pytest.mark.parametrize(
+    ("step", "error"), [(2.0, TypeError), (True, TypeError), ("3", TypeError), (-1, ValueError)]
+)
+def test_a_step_s_number_is_checked_when_it_is_set(step, error):
+    state = gs.SieveState(threshold=gs.Sigma(2))
+    with pytest.raises(error, match="step must be"):
+        state.step = step
+    assert state.step == 0

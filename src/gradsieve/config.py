@@ -41,7 +41,7 @@ class SieveConfig:
         >>> gs.SieveConfig(values="float64")
         Traceback (most recent call last):
             ...
-        ValueError: values must be one of levels, bfloat16, float32, got 'float64'
+        ValueError: values must be one of levels, float32, bfloat16, got 'float64'
     """
 
     threshold: Threshold | None = None

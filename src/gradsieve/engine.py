@@ -184,7 +184,7 @@ class Engine:
         """
         self.clear_interrupted()
         sieve, groups, buffer = self.sieve, self.groups, first.buffer()
-        sieve.loss_scale.read()
+        sieve.begin_step()
         model = None if self._ddp is None else self._ddp()
         if model is not None:
             require_even_division(model)
@@ -198,7 +198,7 @@ class Engine:
         self._now.connect(groups)
         self.reports.begin_step()
         self._device = buffer.device
-        sieve.begin_step(computing_threads(self._device))
+        sieve.restart_clock(computing_threads(self._device))
 
     def _compare_ranks(self, first: Bucket) -> None:
         sieve, groups = self.sieve, self.groups
@@ -308,12 +308,14 @@ class Engine:
         return record
 
     def announce(self, record: StepRecord) -> None:
-        """Tell the observers of a step that has ended, and let the bases turn."""
-        # Observers read the residuals before the bases begin to turn.
-        for observer in list(self.observers):
-            observer.end_step(record)
-        if self.sieve.is_turn_due:
-            self._submit_turn()
+        """Tell the observers of a step that has ended, then let the bases turn."""
+        try:
+            for observer in list(self.observers):
+                observer.end_step(record)
+        finally:
+            # Also after an observer's error: bases must turn on all ranks in the same step.
+            if self.sieve.is_turn_due:
+                self._submit_turn()
         self._give_hints(record)
 
     def _skip_step(self, is_plain: bool) -> dict[int, list[str]]:
@@ -329,8 +331,7 @@ class Engine:
 
     def _submit_turn(self) -> None:
         """Turn the bases in the worker while the optimizer and the next forward pass run."""
-        device = next(p.device for p in self.sieve.parameters if p.rotation is not None)
-        asked = Handover(device)
+        asked = Handover(next(p.device for p in self.sieve.parameters if p.rotation is not None))
 
         def turn() -> None:
             with asked.taken_over():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from gradsieve.bucket.bucket import Bucket
 from gradsieve.bucket.observer import Observer
 from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.bucket.requirements import require_all_buckets, require_prunable, require_torch
-from gradsieve.config import Options, SieveConfig, config_from
+from gradsieve.config import Options, SieveConfig, config_from, require_count
 from gradsieve.control.loss_scale import LossScale, Scaler
 from gradsieve.engine import Engine
 from gradsieve.errors import SieveError
@@ -94,7 +95,7 @@ class SieveState:
 
     @property
     def config(self) -> SieveConfig:
-        """The options, with the current value of `exchange`."""
+        """The options. `exchange` is None where it is the default; see `SieveState.exchange`."""
         return self.sieve.config
 
     @property
@@ -113,7 +114,8 @@ class SieveState:
 
     @step.setter
     def step(self, step: int) -> None:
-        self.sieve.step_number = step
+        require_count("step", step)
+        self.sieve.step_number = index(step)
 
     @property
     def observers(self) -> list[Observer]:

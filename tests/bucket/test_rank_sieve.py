@@ -234,13 +234,13 @@ def test_steps_before_the_first_that_prunes_are_plain():
     ranks = Ranks(start_step=2)
     for number in range(2):
         for sieve in ranks.sieves:
-            assert sieve.is_before_start
             sieve.begin_step()
+            assert sieve.is_before_start
             sieve.commit()
             assert sieve.step_number == number + 1
-    assert not any(sieve.is_before_start for sieve in ranks.sieves)
     assert not ranks.owed().any()
     ranks.step(GATHER, gradients_of(0))
+    assert not any(sieve.is_before_start for sieve in ranks.sieves)
     assert ranks.owed().any()
 
 

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 import torch.distributed as dist
-from models import Ledger, batch, build
+from models import Ledger, batch, build, same_on_all_ranks, train
 from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -106,3 +106,61 @@ def stopped_in_mid_step():
 
 def test_a_backward_pass_that_fails_half_way_leaves_nothing_behind():
     run_ranks(2, stopped_in_mid_step)
+
+
+class Raises:
+    """An observer that raises at the end of a step, after which bases turn."""
+
+    def see_gradients(self, step, parameters, gradients):
+        pass
+
+    def end_step(self, record):
+        if dist.get_rank() == 0:
+            raise RuntimeError("mine")
+
+
+def an_observer_raises():
+    model = build()
+    state = gs.attach(model, **POLICY, exchange="gather", rotation=16)
+    state.observers.append(Raises())
+    try:
+        train(model, 1)
+        raised = None
+    except RuntimeError as error:
+        raised = str(error)
+    assert raised == ("mine" if dist.get_rank() == 0 else None)
+    state.observers.clear()
+    network = model.module
+    del model
+    gc.collect()
+    network.zero_grad()
+    for parameter in network.parameters():
+        # The optimizer of rank 0 has not stepped.
+        dist.broadcast(parameter.data, src=1)
+    again = DDP(network)
+    again.register_comm_hook(state, gs.sieve_hook)
+    train(again, 3, first=1)
+    assert same_on_all_ranks(again)
+    assert state.step == 4
+
+
+def test_an_observer_s_error_on_one_rank_leaves_the_bases_of_all_alike():
+    run_ranks(2, an_observer_raises)
+
+
+def a_step_number_is_set_within_a_step():
+    model = build(bucket_cap_mb=0.001)
+    state = gs.attach(model, **POLICY, exchange="gather", start_step=5)
+    train(model, 3)
+    parameter = next(iter(model.parameters()))
+    handle = parameter.register_hook(lambda gradient: setattr(state, "step", 50))
+    train(model, 1, first=3)
+    handle.remove()
+    assert (state.last.step, state.last.exchange, state.step) == (3, "plain", 51)
+    train(model, 1, first=4)
+    assert state.last.exchange == "gather"
+    assert same_on_all_ranks(model)
+
+
+def test_a_step_number_that_is_set_within_a_step_holds_from_the_next():
+    run_ranks(2, a_step_number_is_set_within_a_step)

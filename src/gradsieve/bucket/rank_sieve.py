@@ -81,7 +81,7 @@ class RankSieve:
     @property
     def is_before_start(self) -> bool:
         """Whether this step prunes nothing: it is before `start_step`, or names are unknown."""
-        return self.step_number < self.config.start_step or self.parameters.nameless
+        return self.step.number < self.config.start_step or self.parameters.nameless
 
     # A step.
 
@@ -98,6 +98,10 @@ class RankSieve:
         self._workspace.clear()
         self.loss_scale.read()
         self.step = self._new_step(computing_threads)
+
+    def restart_clock(self, computing_threads: int) -> None:
+        """Time the running step from now on; what its ranks had to settle first does not count."""
+        self.step.clock = StepClock(computing_threads)
 
     def _new_step(self, computing_threads: int) -> Step:
         return Step(
