@@ -182,7 +182,7 @@ class Engine:
             SieveError: on every rank, where the ranks differ.
             ValueError: the state that was loaded is that of another rank or model.
         """
-        self.clear_interrupted()
+        self.finish()
         sieve, groups, buffer = self.sieve, self.groups, first.buffer()
         sieve.begin_step()
         model = None if self._ddp is None else self._ddp()

@@ -53,7 +53,7 @@ class RankSieve:
         self._plans = PlanCache(config.values)
         self._changes = Changes()
         self._workspace = Workspace()
-        self.step = self._new_step(1)
+        self.step = self._new_step()
 
     # Names.
 
@@ -85,11 +85,8 @@ class RankSieve:
 
     # A step.
 
-    def begin_step(self, computing_threads: int = 1) -> None:
+    def begin_step(self) -> None:
         """Begin a step. An unfinished step before it is undone.
-
-        Args:
-            computing_threads: see `StepClock`.
 
         Raises:
             SieveError: the scaler's scale is not positive and finite.
@@ -97,13 +94,13 @@ class RankSieve:
         self.clear_interrupted()
         self._workspace.clear()
         self.loss_scale.read()
-        self.step = self._new_step(computing_threads)
+        self.step = self._new_step()
 
     def restart_clock(self, computing_threads: int) -> None:
         """Time the running step from now on; what its ranks had to settle first does not count."""
         self.step.clock = StepClock(computing_threads)
 
-    def _new_step(self, computing_threads: int) -> Step:
+    def _new_step(self) -> Step:
         return Step(
             number=self.step_number,
             config=self.config,
@@ -111,7 +108,7 @@ class RankSieve:
             plans=self._plans,
             changes=self._changes,
             workspace=self._workspace,
-            clock=StepClock(computing_threads),
+            clock=StepClock(),
             loss_scale=self.loss_scale.now,
             may_be_unused=self.may_be_unused,
         )
