@@ -1,5 +1,6 @@
 """Threshold-pruned gradients for PyTorch data-parallel training over slow links."""
 
+from gradsieve import checkpoint
 from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, encode, inspect
 from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
@@ -42,6 +43,7 @@ __all__ = [
     "Workspace",
     "__version__",
     "attach",
+    "checkpoint",
     "decode",
     "encode",
     "inspect",

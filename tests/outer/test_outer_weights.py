@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gradsieve.outer import fragments
-from gradsieve.outer.fragments import buckets_of, split_alike
+from gradsieve.bucket import flat
+from gradsieve.bucket.flat import buckets_of
+from gradsieve.outer.fragments import split_alike
 from gradsieve.outer.weights import OuterWeights
 
 
@@ -39,7 +40,7 @@ def test_more_fragments_than_parameters_are_refused():
 
 
 def test_buckets_hold_so_much_and_no_more(monkeypatch):
-    monkeypatch.setattr(fragments, "BUCKET_ELEMENTS", 10)
+    monkeypatch.setattr(flat, "BUCKET_BYTES", 40)
     buckets = buckets_of([p for _, p in named((4,), (6,), (1,), (30,), (2, 2))])
     assert [[p.numel() for p in bucket.parameters()] for bucket in buckets] == [
         [4, 6],

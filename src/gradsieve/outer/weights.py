@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from gradsieve.outer.fragments import PseudoGradients, buckets_of, split_alike
+from gradsieve.bucket.flat import FlatBucket, buckets_of
+from gradsieve.outer.fragments import split_alike
 from gradsieve.saved.parameter_names import counterparts
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -26,7 +27,7 @@ class Flight:
     """The tensors of an exchange. Benches that play ranks in one process use it, too."""
 
     fragment: int
-    buckets: list[PseudoGradients]
+    buckets: list[FlatBucket]
     """The pseudo-gradients of this rank, which the average of all ranks then overwrites."""
     departed: list[Tensor]
     """The weights of this rank at the beginning; empty if no inner step runs meanwhile."""
@@ -104,7 +105,7 @@ class OuterWeights:
         inner = [self.inner[place] for place in part]
         buckets = buckets_of([self.outer[place] for place in part])
         moved = [gradient for bucket in buckets for gradient in bucket.shaped()]
-        outer = [parameter for bucket in buckets for parameter in bucket.outer]
+        outer = [parameter for bucket in buckets for parameter in bucket.tensors]
         for gradient, weights, before in zip(moved, inner, outer, strict=True):
             gradient.copy_(weights)
             # Round the outer weights as the weights were rounded: the rounding is no progress.

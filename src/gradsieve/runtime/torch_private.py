@@ -153,3 +153,16 @@ def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
         if isinstance(timeout, timedelta):
             return timeout
     return None
+
+
+def names_of_root_mesh(mesh: Any) -> tuple[str, ...]:
+    """Return the names of the dimensions of the device mesh that `mesh` was cut out of.
+
+    A refusal names the dimension to use instead. torch has no public way from ``mesh["shard"]``
+    back to the mesh.
+
+    Where torch lacks ``_get_root_mesh`` or the dimensions have no names, the tuple is empty, and
+    the refusal shows how to make a mesh.
+    """
+    root = getattr(mesh, "_get_root_mesh", lambda: mesh)()
+    return tuple(root.mesh_dim_names or ())

@@ -1,0 +1,1 @@
+"""Any training loop: average gradients through the sieve where no DDP calls a hook."""

@@ -1,0 +1,77 @@
+"""Parameters that FSDP has cut into shards, of which each rank holds one (its local shard).
+
+Replicas are ranks that hold the same shard. Only their gradients can be averaged.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gradsieve.errors import SieveError, named_ranks
+from gradsieve.runtime.torch_private import names_of_root_mesh
+
+
+def is_shard(tensor: object) -> bool:
+    """Return whether it is a DTensor. The class is known by its name: importing it takes long."""
+    return any(base.__name__ == "DTensor" for base in type(tensor).__mro__)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor, in the same memory and without a gradient."""
+    shard: Tensor = tensor.detach()
+    return as_dtensor(shard).to_local() if is_shard(tensor) else shard
+
+
+def described(name: str, tensor: Tensor) -> str:
+    """Return a line about a parameter that replicas have in common."""
+    mine = f"{name} {list(local(tensor).shape)} {tensor.dtype}"
+    if not is_shard(tensor):
+        return mine
+    mesh, placements = as_dtensor(tensor).device_mesh, as_dtensor(tensor).placements
+    places = ", ".join(map(str, placements))
+    return f"{mine}: part {list(mesh.get_coordinate() or [])} by {places} of {list(tensor.shape)}"
+
+
+def require_replicas(named: Sequence[tuple[str, Tensor]], ranks: Collection[int]) -> None:
+    """Raise SieveError if ranks that are to exchange hold different shards of a parameter.
+
+    Also if FSDP averages over them already.
+
+    Args:
+        ranks: the ranks that are to exchange.
+    """
+    for name, tensor in named:
+        if not is_shard(tensor):
+            continue
+        mesh = as_dtensor(tensor).device_mesh
+        together = sorted({*mesh.mesh.flatten().tolist()} & {*ranks})
+        if len(together) < 2:
+            continue
+        if any(placement.is_replicate() for placement in as_dtensor(tensor).placements):
+            raise SieveError(
+                f"parameter {name} is replicated over {named_ranks(together)} by FSDP, which "
+                f"averages its gradients already: shard over one dimension of the mesh, as "
+                f'fully_shard(model, mesh=mesh["shard"]), and give gradsieve the other'
+            )
+        raise SieveError(
+            f"{named_ranks(together)} hold different shards of parameter {name}, and only ranks "
+            f"that hold the same one can average it: give gradsieve {replicas_of(mesh)}"
+        )
+
+
+def replicas_of(mesh: Any) -> str:
+    """Return what to write for the process group of the replicas of a mesh."""
+    others = [name for name in names_of_root_mesh(mesh) if name not in (mesh.mesh_dim_names or ())]
+    if others:
+        return f'process_group=mesh["{others[0]}"].get_group()'
+    return (
+        'process_group=mesh["replicate"].get_group() of a mesh that has such a dimension: mesh = '
+        'init_device_mesh(device, (nodes, ranks_per_node), mesh_dim_names=("replicate", "shard")); '
+        'fully_shard(model, mesh=mesh["shard"])'
+    )
+
+
+def as_dtensor(tensor: Tensor) -> Any:
+    """Let type checkers take the methods of DTensor."""
+    return tensor
