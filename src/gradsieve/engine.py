@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.hints import Hints
 from gradsieve.bucket.observer import Observer
 from gradsieve.bucket.plan import Plan
 from gradsieve.bucket.rank_sieve import RankSieve
@@ -29,7 +30,6 @@ from gradsieve.exchange.nonfinite import sources
 from gradsieve.exchange.worker import ExchangeWorker
 from gradsieve.parameters.nonfinite import is_finite, note_nonfinite, placeholder_names
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.runtime.devices import Handover, catch_up, future_on
 from gradsieve.runtime.torch_private import is_in_backward
 from gradsieve.saved.sieve import require_own_place
@@ -69,7 +69,7 @@ class Engine:
         self._ddp: weakref.ref[DistributedDataParallel] | None = None
         """The model, by a weak reference: DDP keeps the state of its hook, which keeps this."""
         self._device = torch.device("cpu")
-        self._rotation_cost, self._scarce_bits = RotationCost(), ScarceBits()
+        self._hints = Hints(sieve)
 
     @property
     def world_size(self) -> int:
@@ -140,6 +140,13 @@ class Engine:
         all_reduce = topology.reduce(buffer, self.groups)
         self._all_reduces.append(all_reduce)
         return all_reduce.average
+
+    def average_beside(self, flags: Tensor) -> None:
+        """Begin to average a small tensor beside the buckets of a step. `end_step` waits for it.
+
+        All ranks call it after the last bucket, or none.
+        """
+        self._all_reduces.append(AllReduce(flags, self.groups.group, half=False))
 
     def _states_of(self, bucket: Bucket) -> list[ParameterState]:
         """Return the states of the bucket's parameters, in its order.
@@ -316,7 +323,8 @@ class Engine:
             # Also after an observer's error: bases must turn on all ranks in the same step.
             if self.sieve.is_turn_due:
                 self._submit_turn()
-        self._give_hints(record)
+        if self.groups.group.rank() == 0:
+            self._hints.end_step(record)
 
     def _skip_step(self, is_plain: bool) -> dict[int, list[str]]:
         """Undo this step, because a gradient is not finite.
@@ -338,13 +346,3 @@ class Engine:
                 self.sieve.turn(self.world_size, self.groups.add_up_on_node)
 
         self.worker.submit_local(turn)
-
-    def _give_hints(self, record: StepRecord) -> None:
-        """Tell the user, on rank 0, where rotation is not worth its time or would help."""
-        if record.plain or self.groups.group.rank() != 0:
-            return
-        rotations = [p.rotation for p in self.sieve.parameters if p.rotation is not None]
-        if rotations:
-            self._rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
-        elif self.sieve.thresholds.budget is not None:
-            self._scarce_bits.end_step(record.bits_per_parameter)

@@ -50,6 +50,7 @@ class RankSieve:
         self.may_be_unused = True
         """Whether there may be parameters that no rank used. DDP drops their average."""
         self._stands_for_weights = False
+        self._shards = ""
         self._plans = PlanCache(config.values)
         self._changes = Changes()
         self._workspace = Workspace()
@@ -60,6 +61,15 @@ class RankSieve:
     def bind(self, model: nn.Module, ignored: Collection[str] = ()) -> None:
         """Take the names of the parameters from `model`. Raises what `Registry.bind` raises."""
         self.parameters.bind(model, ignored)
+
+    def bind_tensors(self, named: Sequence[tuple[str, Tensor]], shards: str) -> None:
+        """Take parameters without a model.
+
+        Args:
+            shards: which shards of parameters they are; see `layout_of`.
+        """
+        self.parameters.bind_named(object(), named)
+        self._shards = shards
 
     def bind_weights(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
         """Take weights that stand for the parameters of `model`, all of which are used.
@@ -282,7 +292,9 @@ class RankSieve:
     @property
     def settings(self) -> tuple[str, ...]:
         """Lines that must be the same on all ranks, and in a saved state that is loaded."""
-        return (*self.config.lines, f"scaler={'given' if self.loss_scale.is_told else 'none'}")
+        scaler = f"scaler={'given' if self.loss_scale.is_told else 'none'}"
+        shards = (f"shards={self._shards}",) if self._shards else ()
+        return (*self.config.lines, scaler, *shards)
 
     def save(self) -> dict[str, Any]:
         """Return what the sieve keeps between steps. The caller adds rank and world size."""

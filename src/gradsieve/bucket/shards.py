@@ -19,18 +19,29 @@ def is_shard(tensor: object) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor, in the same memory and without a gradient."""
-    shard: Tensor = tensor.detach()
-    return as_dtensor(shard).to_local() if is_shard(tensor) else shard
+    held: Tensor = as_dtensor(tensor).to_local() if is_shard(tensor) else tensor
+    return held.detach()
 
 
-def described(name: str, tensor: Tensor) -> str:
-    """Return a line about a parameter that replicas have in common."""
-    mine = f"{name} {list(local(tensor).shape)} {tensor.dtype}"
-    if not is_shard(tensor):
-        return mine
-    mesh, placements = as_dtensor(tensor).device_mesh, as_dtensor(tensor).placements
-    places = ", ".join(map(str, placements))
-    return f"{mine}: part {list(mesh.get_coordinate() or [])} by {places} of {list(tensor.shape)}"
+def placements_of(tensor: Tensor) -> str:
+    """Return how a DTensor is divided, such as ``Shard(dim=0)``."""
+    return ", ".join(map(str, as_dtensor(tensor).placements))
+
+
+def layout_of(named: Sequence[tuple[str, Tensor]]) -> str:
+    """Return which shards this rank holds; replicas have the same text. It is empty without any.
+
+    A saved state belongs to one layout. Another number of ranks that shard, or another rank among
+    them, has another.
+    """
+    kinds: dict[str, int] = {}
+    for _, tensor in named:
+        if is_shard(tensor):
+            mesh = as_dtensor(tensor).device_mesh
+            place = list(mesh.get_coordinate() or ())
+            kind = f"{place} of {list(mesh.shape)} by {placements_of(tensor)}"
+            kinds[kind] = kinds.get(kind, 0) + 1
+    return "; ".join(f"{count} parameters: {kind}" for kind, count in kinds.items())
 
 
 def require_replicas(named: Sequence[tuple[str, Tensor]], ranks: Collection[int]) -> None:

@@ -50,7 +50,7 @@ class Registry:
         self._rotation = rotation
         self.can_undo = True
         """Whether a step can be undone."""
-        self._model: nn.Module | None = None
+        self._model: object | None = None
         self._states: dict[str, ParameterState] = {}
         self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
         self._shown: list[list[Tensor]] = []
@@ -120,7 +120,7 @@ class Registry:
         }
         self.bind_named(model, list(zip(plain_names([*named]), named.values(), strict=True)))
 
-    def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
+    def bind_named(self, model: object, named: Sequence[tuple[str, Tensor]]) -> None:
         """Take parameters that stand for those of the model. Raises what `bind` raises."""
         if self._model is model:
             return
