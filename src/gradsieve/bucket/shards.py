@@ -24,7 +24,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def placements_of(tensor: Tensor) -> str:
-    """Return how a DTensor is divided, such as ``Shard(dim=0)``."""
+    """Return how a DTensor is divided: ``S(0)`` along its first dimension, ``R`` not at all."""
     return ", ".join(map(str, as_dtensor(tensor).placements))
 
 
@@ -38,10 +38,11 @@ def layout_of(named: Sequence[tuple[str, Tensor]]) -> str:
     for _, tensor in named:
         if is_shard(tensor):
             mesh = as_dtensor(tensor).device_mesh
-            place = list(mesh.get_coordinate() or ())
-            kind = f"{place} of {list(mesh.shape)} by {placements_of(tensor)}"
+            place = ", ".join(map(str, mesh.get_coordinate() or ()))
+            shape = ", ".join(map(str, mesh.shape))
+            kind = f"shard {place} of {shape} by {placements_of(tensor)}"
             kinds[kind] = kinds.get(kind, 0) + 1
-    return "; ".join(f"{count} parameters: {kind}" for kind, count in kinds.items())
+    return "; ".join(f"{kind} ({count} parameters)" for kind, count in kinds.items())
 
 
 def require_replicas(named: Sequence[tuple[str, Tensor]], ranks: Collection[int]) -> None:
