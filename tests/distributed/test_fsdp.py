@@ -9,7 +9,7 @@ import torch.distributed as dist
 from fsdp import Training, mesh_of, same_on_all_ranks, sharded
 from ranks import run_ranks
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 
 import gradsieve as gs
 
@@ -80,6 +80,11 @@ def refuses():
         gs.Averager(sharded(whole_job).named_parameters())
     with pytest.raises(TypeError, match=r"gs\.Averager\(model\.named_parameters\(\), process_gro"):
         gs.attach(sharded(mesh["shard"]))
+    packed = FullyShardedDataParallel(nn.Linear(8, 8), device_id=torch.device("cpu"))
+    with pytest.raises(TypeError, match=r"FSDP has packed together; shard it with fully_shard"):
+        gs.attach(packed)
+    with pytest.raises(gs.SieveError, match=r"flat parameter .*; shard it with fully_shard"):
+        gs.Averager(packed.named_parameters(), process_group=mesh["replicate"].get_group())
     # Ranks 0 and 3 are in one row and one column each: no rank can see that by itself.
     crossed = [dist.new_group([0, 3]), dist.new_group([1, 2])][dist.get_rank() in (1, 2)]
     layer = fully_shard(nn.Linear(32, 64), mesh=mesh["shard"])

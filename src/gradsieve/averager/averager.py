@@ -142,7 +142,8 @@ class Averager(SieveState):
         try:
             given.require_as_before()
             mine = given.gradients(gradients)
-            self._used.copy_(torch.tensor([float(g is not None) for g in mine]))
+            has_gradient = [float(gradient is not None) for gradient in mine]
+            self._used.copy_(torch.tensor(has_gradient, dtype=torch.float32, device="cpu"))
             for number in reversed(range(len(mine))):
                 if not outgoing.has_come(number):
                     outgoing.come(number, mine[number], self._send)

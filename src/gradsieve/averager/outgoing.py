@@ -29,7 +29,7 @@ class Outgoing:
         kinds = list(dict.fromkeys(kind_of(held[number]) for number in from_last))
         order = sorted(from_last, key=lambda number: kinds.index(kind_of(held[number])))
         self.buckets = buckets_of([held[number] for number in order])
-        self.views: list[Tensor] = [torch.empty(0)] * len(held)
+        self.views = list(held)
         """A view of a bucket's buffer for each parameter, in its shape."""
         self._bucket_of = [0] * len(held)
         numbers = iter(order)

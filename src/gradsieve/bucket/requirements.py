@@ -8,7 +8,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
 from gradsieve.errors import SieveError
-from gradsieve.runtime.torch_private import divides_by_ranks_with_inputs, uncompiled
+from gradsieve.runtime.torch_private import (
+    divides_by_ranks_with_inputs,
+    is_flat_parameter,
+    uncompiled,
+)
 from gradsieve.sieve import DTYPES
 
 OLDEST_TORCH = (2, 6)
@@ -52,7 +56,7 @@ def require_unsharded(model: object, found: str) -> None:
     """Raise TypeError if FSDP has cut the parameters. The message begins with `found`."""
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     parts = (model, *parameters)
-    if any(is_a(part, {FIRST_FSDP}) or is_flat(part) for part in parts):
+    if any(is_a(part, {FIRST_FSDP}) or is_flat_parameter(part) for part in parts):
         raise TypeError(f"{found}, whose parameters FSDP has packed together; {SHARD_ANEW}")
     if any(is_a(part, SHARDED) for part in parts):
         raise TypeError(
@@ -71,12 +75,8 @@ SHARD_ANEW = (
 
 def require_no_flat_parameter(name: str, parameter: Tensor) -> None:
     """Raise SieveError if FSDP has packed the parameter together with others."""
-    if is_flat(parameter):
+    if is_flat_parameter(parameter):
         raise SieveError(f"{name} is a flat parameter of FullyShardedDataParallel; {SHARD_ANEW}")
-
-
-def is_flat(part: object) -> bool:
-    return bool(getattr(part, "_is_flat_param", False))
 
 
 def is_a(part: object, names: Collection[str]) -> bool:

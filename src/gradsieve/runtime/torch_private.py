@@ -180,6 +180,17 @@ def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
     return None
 
 
+def is_flat_parameter(parameter: object) -> bool:
+    """Return whether the parameter is one into which FullyShardedDataParallel has packed several.
+
+    It holds a part of the packed memory, whose place differs from rank to rank, and torch gives it
+    no class of its own.
+
+    Where torch lacks ``_is_flat_param``, it is taken as any parameter.
+    """
+    return bool(getattr(parameter, "_is_flat_param", False))
+
+
 def names_of_root_mesh(mesh: Any) -> tuple[str, ...]:
     """Return the names of the dimensions of the device mesh that `mesh` was cut out of.
 
