@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import weakref
 
 import pytest
@@ -268,6 +269,30 @@ def all_of():
 
 def test_an_averager():
     run_ranks(2, all_of)
+
+
+def loses_a_rank():
+    """The gradients stay, and are in the residuals as well: they were never averaged."""
+    model = fresh()
+    sieve = gs.Averager(model.named_parameters(), threshold=gs.Sigma(1), values="float32")
+    train(model, sieve.average_, 2)
+    if dist.get_rank() == 1:
+        os._exit(0)
+    kept = torch.cat([residual.flatten() for residual in sieve.residuals.values()])
+    model.zero_grad()
+    model(batch(2)).square().mean().backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+    with pytest.raises(gs.ExchangeError, match="rank 1"):
+        sieve.average_()
+    assert torch.equal(torch.cat([p.grad.flatten() for p in model.parameters()]), gradients)
+    after = torch.cat([residual.flatten() for residual in sieve.residuals.values()])
+    pruned = torch.cat([torch.full((p.numel(),), p.numel() >= 256) for p in model.parameters()])
+    torch.testing.assert_close(after[pruned], (kept + gradients)[pruned])
+    return True
+
+
+def test_a_dead_rank():
+    assert run_ranks(2, loses_a_rank) == [True, None]
 
 
 def replicated():
