@@ -141,6 +141,12 @@ def takes_lists():
         sieve.average_(gradients)
 
 
+def fails_half_way(model):
+    hidden = model.one(batch(4)).relu()
+    hidden.register_hook(lambda gradient: 1 / 0)
+    model.three(model.two(hidden).relu()).square().mean().backward()
+
+
 def accumulates():
     """One gradient of two batches, sent during the second backward pass."""
     model, twice = fresh(), fresh()
@@ -163,13 +169,20 @@ def accumulates():
     kept = {name: residual.clone() for name, residual in sieve.residuals.items()}
     model.zero_grad()
     model(batch(3)).square().mean().backward()
-    with pytest.raises(gs.SieveError, match=r"second gradient before average_: .*no_sync"):
+    with pytest.raises(gs.SieveError, match=r"second gradient before average_, .*no_sync"):
         model(batch(4)).square().mean().backward()
     model.zero_grad()
-    # Its gradient was sent, and has returned to the residual.
+    # What was sent has returned to the residual.
     assert any(not torch.equal(kept[name], r) for name, r in sieve.residuals.items())
     train(model, sieve.average_, 2)
     assert sieve.step == 4
+    # A backward pass that failed on all ranks is noticed by the next, which begins anew.
+    with pytest.raises(ZeroDivisionError):
+        fails_half_way(model)
+    with pytest.raises(gs.SieveError, match="second gradient"):
+        model(batch(5)).square().mean().backward()
+    train(model, sieve.average_, 2)
+    assert (sieve.step, on_every_rank(same_on_all_ranks(model))) == (6, True)
     with pytest.raises(ValueError, match="call average_"):
         sieve.average_([p.grad for p in model.parameters()])
 
