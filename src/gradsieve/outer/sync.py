@@ -297,9 +297,9 @@ class OuterSync:
                 "names": list(self._weights.names),
                 "weights": {name: w.detach().clone() for name, w in self._weights.named},
                 "model": self._model_weights(),
-                "optimizer": deepcopy(self.optimizer.state_dict()),
+                "optimizer": (deepcopy(self.optimizer.state_dict()),),
                 "sieve": self.state.save(),
-                "under_way": None if under_way is None else under_way.save(),
+                "under_way": (None if under_way is None else under_way.save(),),
             }
         )
 
@@ -323,9 +323,10 @@ class OuterSync:
         names = self._weights.require_fit(found["names"], found["weights"])
         model = {name: found["model"][other] for name, other in names.items()}
         require_weights(model, self._model_weights(), MODEL_FIRST)
-        require_optimizer_fits(self.optimizer, found["optimizer"])
+        (optimizer,), (saved,) = found["optimizer"], found["under_way"]
+        require_optimizer_fits(self.optimizer, optimizer)
         weights = {name: found["weights"][other] for name, other in names.items()}
-        saved, under_way = found["under_way"], None
+        under_way = None
         if saved is not None:
             under_way = load_under_way(self._weights, self._buffers, saved)
         # Everything is checked. From here on nothing is refused.
@@ -334,7 +335,7 @@ class OuterSync:
             for name, mine in self._weights.named:
                 mine.copy_(weights[name])
         # torch keeps the tensors that it is given, and steps on them.
-        self.optimizer.load_state_dict(deepcopy(found["optimizer"]))
+        self.optimizer.load_state_dict(deepcopy(optimizer))
         self._schedule.load(found["schedule"])
         self._has_failed, self._exchange.records = False, []
         self._exchange.under_way = under_way

@@ -11,7 +11,7 @@ from gradsieve.saved.parameter import require_parameter, require_square
 from gradsieve.saved.seal import SEAL, require_whole
 from gradsieve.telemetry.report import NO_REPORT
 
-VERSION = 2
+VERSION = 3
 FIELDS = (
     "version",
     "rank",
@@ -80,8 +80,13 @@ def require_version(saved: object, version: int, kind: str) -> None:
     found = saved.get("version") if isinstance(saved, Mapping) else None
     if type(found) is int and found == version:
         return
-    older = " (an older gradsieve's does not say whose it is)" if found == 1 else ""
-    raise ValueError(f"expected {kind} of version {version}, found version {found!r}{older}")
+    todo = ""
+    if type(found) is int and 0 < found < version:
+        todo = (
+            ", which an older gradsieve saved: finish the run with that one, or go on without this "
+            "state, which loses what the ranks had not sent yet"
+        )
+    raise ValueError(f"expected {kind} of version {version}, found version {found!r}{todo}")
 
 
 def require_place(saved: Mapping[str, Any]) -> None:
