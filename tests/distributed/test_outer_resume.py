@@ -135,7 +135,7 @@ def forgeries(saved):
     for bad in (first * float("nan"), first.double(), first[0], None, first.to(torch.complex64)):
         yield "weights", saved["weights"] | {one: bad}, one
     yield "weights", {one: first}, "weights lacks"
-    yield "model", saved["model"] | {one: 1.5}, "model"
+    yield "model", (saved["model"][0] | {one: 1.5},), "model"
     yield "names", [*saved["names"][1:], saved["names"][0]], "another order"
     yield "names", saved["names"][1:], one
     yield "settings", [1], "settings"

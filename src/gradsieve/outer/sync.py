@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,7 @@ from gradsieve.outer.weights import (
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import refuse_copy
+from gradsieve.saved.gathered import Gathers
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.parameter_names import plain_names
 from gradsieve.saved.seal import crc_of, sealed
@@ -46,6 +47,7 @@ from gradsieve.saved.sieve import (
     require_weights,
 )
 from gradsieve.state import SieveState
+from gradsieve.telemetry.idle import watch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 
 
-class OuterSync:
+class OuterSync(Gathers):
     """Averages through the sieve what ranks have learned in steps of their own (local steps).
 
     Each rank trains its own copy of the model with its own (inner) optimizer. After every `every`
@@ -109,6 +111,12 @@ class OuterSync:
         >>> outer.finish()  # all ranks have the same weights now
     """
 
+    idle_notice: ClassVar[str] = (
+        "OuterSync.step() was never called, so every rank trains alone. Call outer.step() after "
+        "each optimizer.step()"
+    )
+    """What is said where an inner optimizer steps and `step` is not called."""
+
     @ordinary_tensors()
     def __init__(
         self,
@@ -159,7 +167,6 @@ class OuterSync:
         require_agreement(Description(settings=(made,), parameters=()), group)
         self.state.bind_weights(model, self._weights.named, fragments=fragments)
         # For the user to read and set.
-        """The record of the last exchange that was merged; None before the first."""
         self.on_step: Callable[[OuterRecord], None] | None = None
         """A function that is called with each record."""
         # Internal.
@@ -167,6 +174,7 @@ class OuterSync:
         self._known = {id(parameter) for parameter in self._weights.inner}
         self._exchange = OuterExchange(self.state, self._weights, self._schedule, self._buffers)
         self._has_failed = False
+        watch.begin(self)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -201,6 +209,10 @@ class OuterSync:
 
     # A step.
 
+    def trains(self, parameter: Tensor) -> bool:
+        """Return whether each step of an optimizer of this parameter needs a call of `step`."""
+        return id(parameter) in self._known
+
     @ordinary_tensors()
     def step(self) -> None:
         """Count an inner step, and exchange if it is time.
@@ -213,6 +225,7 @@ class OuterSync:
                 exchange has failed before, or if a parameter is trained that was frozen when the
                 OuterSync was made.
         """
+        watch.end(self)
         self._require_success()
         require_same_parameters(self._model, self._known)
         with self._failing():
@@ -296,7 +309,7 @@ class OuterSync:
                 "schedule": self._schedule.save(),
                 "names": list(self._weights.names),
                 "weights": {name: w.detach().clone() for name, w in self._weights.named},
-                "model": self._model_weights(),
+                "model": (self._model_weights(),),
                 "optimizer": (deepcopy(self.optimizer.state_dict()),),
                 "sieve": self.state.save(),
                 "under_way": (None if under_way is None else under_way.save(),),
@@ -321,7 +334,7 @@ class OuterSync:
         require_settings(theirs, [*self._settings, *lines_of(self.state.sieve.settings)])
         self._schedule.require_fit(found["schedule"])
         names = self._weights.require_fit(found["names"], found["weights"])
-        model = {name: found["model"][other] for name, other in names.items()}
+        model = {name: found["model"][0][other] for name, other in names.items()}
         require_weights(model, self._model_weights(), MODEL_FIRST)
         (optimizer,), (saved,) = found["optimizer"], found["under_way"]
         require_optimizer_fits(self.optimizer, optimizer)

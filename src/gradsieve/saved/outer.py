@@ -57,7 +57,7 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
     names = [text("names", name) for name in items("names", found["names"])]
     for name, weights in with_keys("weights", found["weights"], names).items():
         numbers(f"weights[{name}]", weights)
-    for name, crc in with_keys("model", found["model"], names).items():
+    for name, crc in with_keys("model", opened_leaf("model", found["model"]), names).items():
         count(f"model[{name}]", crc, 0, LARGEST_CRC)
     require_optimizer(opened_leaf("optimizer", found["optimizer"]), len(names))
     under_way = opened_leaf("under_way", found["under_way"])

@@ -27,9 +27,15 @@ def require_whole(saved: Mapping[str, Any]) -> None:
     """Raise ValueError if the checksum is not that of the other fields."""
     found = checksum_of(saved)
     if saved[SEAL] != found:
+        mixed = ""
+        if saved.get("world_size") != 1:
+            mixed = (
+                ". If torch.distributed.checkpoint has saved it under one key for all ranks, it is "
+                "a mixture of their states: save gs.checkpoint.PerRank(state) there"
+            )
         raise ValueError(
             f"the state is damaged: its checksum is {found}, it was saved with {saved[SEAL]}; "
-            "load another copy"
+            f"load another copy{mixed}"
         )
 
 

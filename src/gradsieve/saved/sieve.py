@@ -7,6 +7,7 @@ from typing import Any
 
 from gradsieve.control.budget import SMALLEST_SCALE
 from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
+from gradsieve.saved.leaf import opened_leaf
 from gradsieve.saved.parameter import require_parameter, require_square
 from gradsieve.saved.seal import SEAL, require_whole
 from gradsieve.telemetry.report import NO_REPORT
@@ -53,10 +54,17 @@ def require_sound(saved: object) -> Mapping[str, Any]:
         number("note", told, 0.0)
     for name, parameter in by_name("parameters", found["parameters"]).items():
         require_parameter(name, parameter, found["world_size"])
-    if found["weights"] is None:
+    weights = opened_leaf("weights", found["weights"])
+    if weights is None:
         with_keys("parameters, without weights,", found["parameters"], ())
+    elif weights and not found["parameters"]:
+        raise ValueError(
+            "the state was loaded without its parameters, as torch.distributed.checkpoint loads "
+            "into a SieveState that has none: call state.bind(model) first, or save "
+            "gs.checkpoint.PerRank(state)"
+        )
     else:
-        for name, crc in with_keys("weights", found["weights"], found["parameters"]).items():
+        for name, crc in with_keys("weights", weights, found["parameters"]).items():
             count(f"weights[{name}]", crc, 0, LARGEST_CRC)
     require_whole(found)
     return found
@@ -100,7 +108,11 @@ def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: i
     """Raise ValueError if the state belongs to another rank or world size."""
     if (saved_rank, saved_size) == (rank, world_size):
         return
-    todo = "load on each rank what it has saved itself"
+    todo = (
+        "load on each rank what it has saved itself. A tool that keeps one state for all ranks "
+        "needs gs.checkpoint.PerRank(state), with torch.distributed.checkpoint, or "
+        "gs.checkpoint.Gathered(state), where rank 0 writes one file"
+    )
     if saved_size != world_size:
         todo = (
             f"gs.reshard(states, {world_size}) makes states of {world_size} ranks from those of "
