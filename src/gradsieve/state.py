@@ -73,10 +73,10 @@ class SieveState(Gathers):
     """
 
     idle_notice: ClassVar[str] = (
-        "no gradients have come to its SieveState, so the model trains without the sieve. Train "
-        "the DDP model to which gs.attach has registered the hook, not a module inside it. A "
-        "framework may register no hook on this device, as Lightning on the CPU: "
-        "gradsieve.integrations has a callback for it"
+        "no gradients have reached the sieve: the model trains without it. Train the DDP model "
+        "that was given to gs.attach, not a module inside it. A framework may have ignored the "
+        "hook: Lightning registers ddp_comm_hook on CUDA only, and "
+        "gradsieve.integrations.lightning.SieveCallback works on every device"
     )
     """What is said where an optimizer steps and no step of the sieve begins."""
 
