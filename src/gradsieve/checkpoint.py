@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gradsieve.saved.gathered import HasState, gathered, own_of, rank_and_size
+from gradsieve.gathering import HasState, gathered, own_of, rank_and_size
 from gradsieve.saved.leaf import Leaf, on_host
 
 

@@ -18,11 +18,11 @@ from gradsieve.control.loss_scale import LossScale, Scaler
 from gradsieve.engine import Engine
 from gradsieve.errors import SieveError
 from gradsieve.exchange.topology_names import Exchange
+from gradsieve.gathering import Gathers
 from gradsieve.parameters.residuals import Residuals
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import Copied, refuse_copy, refuse_unbound, require_scaler
-from gradsieve.saved.gathered import Gathers
 from gradsieve.saved.seal import sealed
 from gradsieve.saved.sieve import VERSION, finite_note, require_own_place, require_sound
 from gradsieve.telemetry.idle import watch

@@ -16,6 +16,7 @@ from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.exchange.agreement import Description, require_agreement
+from gradsieve.gathering import Gathers
 from gradsieve.outer.buffers import averaged_buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
@@ -36,7 +37,6 @@ from gradsieve.outer.weights import (
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import refuse_copy
-from gradsieve.saved.gathered import Gathers
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.parameter_names import plain_names
 from gradsieve.saved.seal import crc_of, sealed
