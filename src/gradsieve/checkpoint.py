@@ -67,7 +67,6 @@ class PerRank:
 
     Example, in a process whose default process group is initialized:
 
-        >>> import tempfile
         >>> import torch
         >>> import torch.distributed.checkpoint as dcp
         >>> import gradsieve as gs
@@ -75,10 +74,9 @@ class PerRank:
         >>> model = DDP(torch.nn.Linear(64, 64))
         >>> sieve = gs.attach(model, threshold=gs.Sigma(2), min_numel=64)
         >>> model(torch.randn(8, 64)).square().mean().backward()
-        >>> folder = tempfile.mkdtemp()
-        >>> _ = dcp.save({"sieve": gs.checkpoint.PerRank(sieve)}, checkpoint_id=folder)
+        >>> metadata = dcp.save({"sieve": gs.checkpoint.PerRank(sieve)}, checkpoint_id="saved")
         >>> sieve.step = 7
-        >>> dcp.load({"sieve": gs.checkpoint.PerRank(sieve)}, checkpoint_id=folder)
+        >>> dcp.load({"sieve": gs.checkpoint.PerRank(sieve)}, checkpoint_id="saved")
         >>> sieve.step
         1
     """

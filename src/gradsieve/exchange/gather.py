@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -20,8 +21,8 @@ PATIENCE = 30.0
 LONGEST_WAIT = timedelta(minutes=30)
 """The time after which ranks that do not come are an error, where the group has no timeout."""
 FAILED = -1
-_held = 0
-"""Number of gatherings so far."""
+_held: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
+"""The number of gatherings of each default group so far."""
 
 
 def gather_on_first(make: Callable[[], Tensor], call: str) -> Iterator[Tensor]:
@@ -58,25 +59,34 @@ def gather_on_first(make: Callable[[], Tensor], call: str) -> Iterator[Tensor]:
                 f"{named_ranks(failed)} could not save what {call} gathers; the output there says "
                 "why"
             )
-        if dist.get_rank() != 0:
-            with own.failing():
-                dist.send(mine, 0, group=own.group)
-            return
+        yield from taking_turns(own, mine, sizes)
+
+
+def taking_turns(own: OwnGroup, mine: Tensor, sizes: list[int]) -> Iterator[Tensor]:
+    """Send what a rank has to rank 0, one rank after the other, and yield all of it there."""
+    me = dist.get_rank()
+    if me == 0:
         yield mine
-        for rank, size in enumerate(sizes[1:], 1):
-            arrived = torch.empty(size, dtype=torch.uint8, device="cpu")
-            with own.failing():
+    for rank, size in enumerate(sizes[1:], 1):
+        arrived = torch.empty(size if me == 0 else 0, dtype=torch.uint8, device="cpu")
+        with own.failing():
+            # A rank whose turn is late must not wait for it longer than the timeout.
+            dist.barrier(group=own.group)
+            if me == rank:
+                dist.send(mine, 0, group=own.group)
+            elif me == 0:
                 dist.recv(arrived, rank, group=own.group)
+        if me == 0:
             yield arrived
 
 
 def meet(call: str) -> None:
     """Wait until every rank has come. Raises ExchangeError, naming the ranks that do not."""
-    global _held
-    _held += 1
-    limit = timeout_of(world()) or LONGEST_WAIT
+    group = world()
+    limit = timeout_of(group) or LONGEST_WAIT
+    _held[group] = _held.get(group, 0) + 1
     try:
-        meeting = Meeting(world(), f"gather/{_held}")
+        meeting = Meeting(group, f"gather/{_held[group]}")
         meeting.come(call)
         if meeting.verdict(PATIENCE) is None:
             meeting.warn_of_missing(f"{call} is to be called on every rank")
