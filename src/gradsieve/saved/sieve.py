@@ -9,7 +9,7 @@ from gradsieve.control.budget import SMALLEST_SCALE
 from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
 from gradsieve.saved.leaf import opened_leaf
 from gradsieve.saved.parameter import require_parameter, require_square
-from gradsieve.saved.seal import SEAL, require_whole
+from gradsieve.saved.seal import SEAL, mixture_of, require_whole
 from gradsieve.telemetry.report import NO_REPORT
 
 VERSION = 3
@@ -44,6 +44,28 @@ def require_sound(saved: object) -> Mapping[str, Any]:
         ValueError: it is not. The message names the field or the checksum.
     """
     found = opened(saved, VERSION, "a gradsieve state", FIELDS)
+    require_all_loaded(found)
+    try:
+        require_fields(found)
+        require_whole(found)
+    except ValueError as error:
+        raise ValueError(f"{error}{mixture_of(found)}") from error
+    return found
+
+
+def require_all_loaded(found: Mapping[str, Any]) -> None:
+    """Raise ValueError for a state whose weights have a checksum, and which has no parameters."""
+    weights = opened_leaf("weights", found["weights"])
+    if isinstance(weights, Mapping) and weights and not found["parameters"]:
+        raise ValueError(
+            "the state was loaded without its parameters, as torch.distributed.checkpoint loads "
+            "into a SieveState that has none: call state.bind(model) first, or save "
+            "gs.checkpoint.PerRank(state)"
+        )
+
+
+def require_fields(found: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the field, if the content of one is not valid."""
     count("step", found["step"])
     if found["parameters"] or found["min_numel"] is not None:
         count("min_numel", found["min_numel"])
@@ -57,17 +79,9 @@ def require_sound(saved: object) -> Mapping[str, Any]:
     weights = opened_leaf("weights", found["weights"])
     if weights is None:
         with_keys("parameters, without weights,", found["parameters"], ())
-    elif weights and not found["parameters"]:
-        raise ValueError(
-            "the state was loaded without its parameters, as torch.distributed.checkpoint loads "
-            "into a SieveState that has none: call state.bind(model) first, or save "
-            "gs.checkpoint.PerRank(state)"
-        )
     else:
         for name, crc in with_keys("weights", weights, found["parameters"]).items():
             count(f"weights[{name}]", crc, 0, LARGEST_CRC)
-    require_whole(found)
-    return found
 
 
 def opened(saved: object, version: int, kind: str, fields: Sequence[str]) -> Mapping[str, Any]:
