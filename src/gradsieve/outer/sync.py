@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -111,12 +111,6 @@ class OuterSync(Gathers):
         >>> outer.finish()  # all ranks have the same weights now
     """
 
-    idle_notice: ClassVar[str] = (
-        "OuterSync.step() was never called, so every rank trains alone. Call outer.step() after "
-        "each optimizer.step()"
-    )
-    """What is said where an inner optimizer steps and `step` is not called."""
-
     @ordinary_tensors()
     def __init__(
         self,
@@ -174,7 +168,7 @@ class OuterSync(Gathers):
         self._known = {id(parameter) for parameter in self._weights.inner}
         self._exchange = OuterExchange(self.state, self._weights, self._schedule, self._buffers)
         self._has_failed = False
-        watch.begin(self)
+        watch.begin(self._weights)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -209,10 +203,6 @@ class OuterSync(Gathers):
 
     # A step.
 
-    def trains(self, parameter: Tensor) -> bool:
-        """Return whether each step of an optimizer of this parameter needs a call of `step`."""
-        return id(parameter) in self._known
-
     @ordinary_tensors()
     def step(self) -> None:
         """Count an inner step, and exchange if it is time.
@@ -225,7 +215,7 @@ class OuterSync(Gathers):
                 exchange has failed before, or if a parameter is trained that was frozen when the
                 OuterSync was made.
         """
-        watch.end(self)
+        watch.end(self._weights)
         self._require_success()
         require_same_parameters(self._model, self._known)
         with self._failing():
