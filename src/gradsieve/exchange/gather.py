@@ -50,8 +50,10 @@ def gather_on_first(make: Callable[[], Tensor], call: str) -> Iterator[Tensor]:
         yield mine
         return
     meet(call)
-    with closing(OwnGroup(group_of_its_own(world()))) as own:
-        sizes = sizes_of_all(own, FAILED if error is not None else mine.numel())
+    group = group_of_its_own(world())
+    with closing(OwnGroup(group)) as own:
+        with own.failing():
+            sizes = sizes_of_all(group, FAILED if error is not None else mine.numel())
         if error is not None:
             raise error
         if failed := [rank for rank, size in enumerate(sizes) if size == FAILED]:
@@ -59,25 +61,20 @@ def gather_on_first(make: Callable[[], Tensor], call: str) -> Iterator[Tensor]:
                 f"{named_ranks(failed)} could not save what {call} gathers; the output there says "
                 "why"
             )
-        yield from taking_turns(own, mine, sizes)
-
-
-def taking_turns(own: OwnGroup, mine: Tensor, sizes: list[int]) -> Iterator[Tensor]:
-    """Send what a rank has to rank 0, one rank after the other, and yield all of it there."""
-    me = dist.get_rank()
-    if me == 0:
-        yield mine
-    for rank, size in enumerate(sizes[1:], 1):
-        arrived = torch.empty(size if me == 0 else 0, dtype=torch.uint8, device="cpu")
-        with own.failing():
-            # A rank whose turn is late must not wait for it longer than the timeout.
-            dist.barrier(group=own.group)
-            if me == rank:
-                dist.send(mine, 0, group=own.group)
-            elif me == 0:
-                dist.recv(arrived, rank, group=own.group)
+        me = dist.get_rank()
         if me == 0:
-            yield arrived
+            yield mine
+        for rank, size in enumerate(sizes[1:], 1):
+            arrived = torch.empty(size if me == 0 else 0, dtype=torch.uint8, device="cpu")
+            with own.failing():
+                # A rank whose turn is late must not wait for it longer than the timeout.
+                dist.barrier(group=group)
+                if me == rank:
+                    dist.send(mine, 0, group=group)
+                elif me == 0:
+                    dist.recv(arrived, rank, group=group)
+            if me == 0:
+                yield arrived
 
 
 def meet(call: str) -> None:
@@ -101,9 +98,8 @@ def meet(call: str) -> None:
         return
 
 
-def sizes_of_all(own: OwnGroup, size: int) -> list[int]:
+def sizes_of_all(group: dist.ProcessGroup, size: int) -> list[int]:
     mine = torch.tensor([size], dtype=torch.int64, device="cpu")
     sizes = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    with own.failing():
-        dist.all_gather(sizes, mine, group=own.group)
+    dist.all_gather(sizes, mine, group=group)
     return [int(other) for other in sizes]
