@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.errors import SieveError, has, named_ranks
-from gradsieve.exchange.frames import ExchangeError, OwnGroup
+from gradsieve.exchange.frames import ExchangeError, OwnGroup, unreachable
 from gradsieve.exchange.meeting import Meeting
-from gradsieve.exchange.new_group import group_of_its_own, world
+from gradsieve.exchange.new_group import new_group, world
 from gradsieve.exchange.store import StoreError
 from gradsieve.runtime.torch_private import timeout_of
 
@@ -50,7 +50,11 @@ def gather_on_first(make: Callable[[], Tensor], call: str) -> Iterator[Tensor]:
         yield mine
         return
     meet(call)
-    group = group_of_its_own(world())
+    try:
+        # DDP and the training loop use the default group, which may take no CPU tensors.
+        group = new_group(world(), None, on_host=True)
+    except RuntimeError as failure:
+        raise unreachable(world(), failure) from failure
     with closing(OwnGroup(group)) as own:
         with own.failing():
             sizes = sizes_of_all(group, FAILED if error is not None else mine.numel())
