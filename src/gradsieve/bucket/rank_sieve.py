@@ -302,7 +302,7 @@ class RankSieve:
             "settings": lines_of(self.settings),
             "step": self.step_number,
             "min_numel": self.parameters.min_numel,
-            "weights": self.parameters.weights(),
+            "weights": (self.parameters.weights(),),
             "mean_square": self.thresholds.sizes.mean_square,
             "scale": self.thresholds.scale,
             "parameters": self.parameters.save(),
@@ -320,7 +320,7 @@ class RankSieve:
         budget = self.thresholds.budget
         require_scale(saved["scale"], None if budget is None else budget.largest_scale)
         require_min_numel(saved["min_numel"], self.parameters.min_numel)
-        self.parameters.require_fit(saved["parameters"], saved["weights"], weights)
+        self.parameters.require_fit(saved["parameters"], saved["weights"][0], weights)
         if saved["step"] and not saved["parameters"]:
             raise ValueError(f"the saved state is of step {saved['step']} and has no parameters")
 
@@ -328,7 +328,7 @@ class RankSieve:
         """Restore a state that has passed `require_fit`, between steps."""
         if self.parameters.min_numel is None:
             self.parameters.min_numel = saved["min_numel"]
-        self.parameters.load(saved["parameters"], saved["weights"])
+        self.parameters.load(saved["parameters"], saved["weights"][0])
         self.thresholds.sizes.mean_square = saved["mean_square"]
         if self.thresholds.budget is not None:
             self.thresholds.budget.scale = float(saved["scale"])

@@ -16,6 +16,7 @@ from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.exchange.agreement import Description, require_agreement
+from gradsieve.gathering import Gathers
 from gradsieve.outer.buffers import averaged_buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
@@ -46,6 +47,7 @@ from gradsieve.saved.sieve import (
     require_weights,
 )
 from gradsieve.state import SieveState
+from gradsieve.telemetry.idle import watch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 
 
-class OuterSync:
+class OuterSync(Gathers):
     """Averages through the sieve what ranks have learned in steps of their own (local steps).
 
     Each rank trains its own copy of the model with its own (inner) optimizer. After every `every`
@@ -159,7 +161,6 @@ class OuterSync:
         require_agreement(Description(settings=(made,), parameters=()), group)
         self.state.bind_weights(model, self._weights.named, fragments=fragments)
         # For the user to read and set.
-        """The record of the last exchange that was merged; None before the first."""
         self.on_step: Callable[[OuterRecord], None] | None = None
         """A function that is called with each record."""
         # Internal.
@@ -167,6 +168,7 @@ class OuterSync:
         self._known = {id(parameter) for parameter in self._weights.inner}
         self._exchange = OuterExchange(self.state, self._weights, self._schedule, self._buffers)
         self._has_failed = False
+        watch.begin(self._weights)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -213,6 +215,7 @@ class OuterSync:
                 exchange has failed before, or if a parameter is trained that was frozen when the
                 OuterSync was made.
         """
+        watch.end(self._weights)
         self._require_success()
         require_same_parameters(self._model, self._known)
         with self._failing():
@@ -296,10 +299,10 @@ class OuterSync:
                 "schedule": self._schedule.save(),
                 "names": list(self._weights.names),
                 "weights": {name: w.detach().clone() for name, w in self._weights.named},
-                "model": self._model_weights(),
-                "optimizer": deepcopy(self.optimizer.state_dict()),
+                "model": (self._model_weights(),),
+                "optimizer": (deepcopy(self.optimizer.state_dict()),),
                 "sieve": self.state.save(),
-                "under_way": None if under_way is None else under_way.save(),
+                "under_way": (None if under_way is None else under_way.save(),),
             }
         )
 
@@ -321,11 +324,12 @@ class OuterSync:
         require_settings(theirs, [*self._settings, *lines_of(self.state.sieve.settings)])
         self._schedule.require_fit(found["schedule"])
         names = self._weights.require_fit(found["names"], found["weights"])
-        model = {name: found["model"][other] for name, other in names.items()}
+        model = {name: found["model"][0][other] for name, other in names.items()}
         require_weights(model, self._model_weights(), MODEL_FIRST)
-        require_optimizer_fits(self.optimizer, found["optimizer"])
+        (optimizer,), (saved,) = found["optimizer"], found["under_way"]
+        require_optimizer_fits(self.optimizer, optimizer)
         weights = {name: found["weights"][other] for name, other in names.items()}
-        saved, under_way = found["under_way"], None
+        under_way = None
         if saved is not None:
             under_way = load_under_way(self._weights, self._buffers, saved)
         # Everything is checked. From here on nothing is refused.
@@ -334,7 +338,7 @@ class OuterSync:
             for name, mine in self._weights.named:
                 mine.copy_(weights[name])
         # torch keeps the tensors that it is given, and steps on them.
-        self.optimizer.load_state_dict(deepcopy(found["optimizer"]))
+        self.optimizer.load_state_dict(deepcopy(optimizer))
         self._schedule.load(found["schedule"])
         self._has_failed, self._exchange.records = False, []
         self._exchange.under_way = under_way

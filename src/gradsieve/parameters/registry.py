@@ -76,6 +76,10 @@ class Registry:
         found = self._by_id.get(id(parameter))
         return None if found is None else found[1]
 
+    def may_have(self, parameter: Tensor) -> bool:
+        """Return whether a parameter is one of the model; True while its parameters are unknown."""
+        return not self._by_id or id(parameter) in self._by_id
+
     def end_step(self) -> None:
         self._shown = []
 
