@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import logging
 import os
 import weakref
 
@@ -255,6 +256,19 @@ def refuses():
     assert on_every_rank(all(bool((p.grad == 1).all()) for p in model.parameters()))
 
 
+def is_missed():
+    """Whoever forgets the call is told of it, on the first rank of a machine."""
+    heard, handler = [], logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logging.getLogger("gradsieve").addHandler(handler)
+    model = fresh()
+    sieve = gs.Averager(model.named_parameters(), **PRUNED)
+    train(model, lambda: None, 3)
+    logging.getLogger("gradsieve").removeHandler(handler)
+    assert sieve.step == 0
+    assert any("stepped 3 times, and average_() was never called" in line for line in heard)
+
+
 def is_freed():
     model = fresh()
     sieve = gs.Averager(model.parameters(), overlap=True, **PRUNED)
@@ -276,6 +290,7 @@ def all_of():
     accumulates()
     scaled()
     mixed_dtypes()
+    is_missed()
     is_freed()
     refuses()
 

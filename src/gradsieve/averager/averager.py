@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -74,6 +74,11 @@ class Averager(SieveState):
         (2, 3)
     """
 
+    idle_notice: ClassVar[str] = (
+        "average_() was never called, so every rank trains by itself. Call "
+        "sieve.average_() between loss.backward() and optimizer.step()"
+    )
+
     @ordinary_tensors()
     def __init__(
         self,
@@ -85,12 +90,11 @@ class Averager(SieveState):
         scaler: Scaler | None = None,
         **options: "Unpack[Options]",
     ) -> None:
-        given = Given(parameters)
+        self._given = given = Given(parameters)
         config = config_from(type(self), config, options)
         super().__init__(config, scaler=scaler, process_group=process_group)
         group = self.engine.groups.group
         require_replicas(given.named, dist.get_process_group_ranks(group))
-        self._given = given
         held = list(zip(given.names, given.held, strict=True))
         self.sieve.bind_tensors(held, shards=layout_of(given.named))
         self._outgoing = Outgoing(given.held, self.sieve.parameters)
@@ -155,6 +159,10 @@ class Averager(SieveState):
         self._put(mine, gradients)
         assert self.last is not None
         return self.last
+
+    def trains(self, parameter: Tensor) -> bool:
+        """Return whether the gradients of a parameter are averaged here."""
+        return any(parameter is own for _, own in self._given.trained)
 
     def save(self) -> dict[str, Any]:
         self._given.require_as_before()
