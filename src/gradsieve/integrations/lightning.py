@@ -1,0 +1,110 @@
+"""gradsieve in Lightning: a callback for ``lightning`` and ``pytorch_lightning``."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from gradsieve.config import SieveConfig
+from gradsieve.hook import attach
+from gradsieve.integrations.ddp_models import ddp_model
+from gradsieve.integrations.local_steps import LocalState, scalars_of, train_locally
+from gradsieve.integrations.one_file import state_of_this_rank, states_of_all_ranks
+from gradsieve.outer import OuterSync
+from gradsieve.runtime.notices import tell
+from gradsieve.state import SieveState
+
+if TYPE_CHECKING or find_spec("lightning"):
+    from lightning.pytorch import Callback, LightningModule, Trainer
+else:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+KEY = "gradsieve"
+"""The key in a checkpoint of Lightning under which the states of all ranks are."""
+
+
+class SieveCallback(Callback):
+    """Prune what ranks exchange in ``Trainer.fit`` with a DDP strategy.
+
+    Every checkpoint of the trainer holds the states of all ranks, so ``fit(ckpt_path=...)`` resumes
+    exactly. The trainer's loggers get the numbers of the records.
+
+    Args:
+        config: the options; None takes the defaults of `SieveConfig`.
+        every: None to exchange gradients in each step, as `attach` does. Otherwise the number of
+            local steps between exchanges, or the least and the most of them, as in `OuterSync`.
+        options: those of `attach`, or those of `OuterSync` if `every` is given.
+
+    Raises:
+        SieveError: when ``fit`` begins, if the strategy makes no DDP model. Also what `attach` or
+            `OuterSync` raises.
+    """
+
+    state: SieveState | None = None
+    """The state of the sieve since the last ``fit`` began; None before."""
+    outer: OuterSync | None = None
+    """The `OuterSync` since the last ``fit`` began; None without local steps."""
+
+    def __init__(self, config: SieveConfig | None = None, *, every: Any = None, **options: Any):
+        self._config, self._every, self._options = config, every, options
+        self._own: SieveState | LocalState | None = None
+        self._found: dict[str, Any] | None = None
+        self._step = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        strategy, options = type(trainer.strategy).__name__, self._options
+        model = ddp_model(trainer.strategy.model, strategy, 'Trainer(strategy="ddp", devices=...)')
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if self._every is None:
+            self.state = self._own = attach(model, self._config, scaler=scaler, **options)
+        else:
+            self.outer = train_locally(model, self._config, every=self._every, **options)
+            self.state = self.outer.state
+            self._own = LocalState(self.outer, pl_module, trainer.optimizers, scaler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning has restored weights, optimizers and the scaler by now.
+        if self._own is not None and self._found is not None:
+            self._own.load_state_dict(self._found)
+        self._found, self._step = None, trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        # A step that the scaler has skipped counts as well, so that all ranks count the same.
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        if self.outer is not None:
+            self.outer.step()
+        # `Callback.log` takes about a millisecond for each number.
+        step, interval = (
+            trainer.fit_loop.epoch_loop._batches_that_stepped,
+            trainer.log_every_n_steps,
+        )
+        if interval and (step + 1) % interval == 0:
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars_of(self.outer or self.state), step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._finish()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.outer is not None:
+            self.outer.finish()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._own is not None:
+            # The checkpoint refers to the parameters, which this changes in place.
+            self._finish()
+            checkpoint[KEY] = states_of_all_ranks(self._own.state_dict())
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit" and KEY in checkpoint:
+            self._found = state_of_this_rank(checkpoint[KEY])
+        elif trainer.state.fn == "fit":
+            tell("gradsieve: this checkpoint was saved without SieveCallback: residuals begin at 0")
