@@ -13,16 +13,13 @@ from gradsieve import checkpoint, hook
 from gradsieve.checkpoint import HasState
 from gradsieve.config import SieveConfig
 from gradsieve.integrations.ddp_models import ddp_model
-from gradsieve.integrations.local_steps import LocalState, train_locally
+from gradsieve.integrations.local_steps import LocalState, require_kind, train_locally
 from gradsieve.outer import OuterSync
 from gradsieve.state import SieveState
 
-ADVICE = (
-    "the model that accelerator.prepare returns, in several processes without FSDP and DeepSpeed: "
-    "accelerate launch --num_processes 2 train.py"
-)
+ADVICE = "what accelerator.prepare returns under accelerate launch (on CPUs: torchrun) with 2 ranks"
 _kept: "WeakKeyDictionary[Accelerator, int]" = WeakKeyDictionary()
-"""The number of states in the checkpoints of each accelerator."""
+"""The number of the last state in the checkpoints of each accelerator, from 0."""
 
 
 def attach(
@@ -30,12 +27,11 @@ def attach(
 ) -> SieveState:
     """Prune the gradients of a model that ``accelerator.prepare`` has returned.
 
-    ``accelerator.save_state`` and ``load_state`` then save and load every rank's own state. Call it
-    once on every rank, before the first step and before ``load_state``.
+    Call it once on every rank, before the first step and before ``load_state``. Then
+    ``accelerator.save_state`` and ``load_state`` save and load every rank's own state.
 
     Args:
-        accelerator: its scaler, if it has one, is that of the sieve.
-        model: the prepared model.
+        accelerator: if it has a scaler, the sieve is given it.
         config, options: those of `gradsieve.attach`.
 
     Raises:
@@ -54,15 +50,13 @@ def local_steps(
     config: SieveConfig | None = None,
     **options: Any,
 ) -> OuterSync:
-    """Let the ranks train by themselves, and exchange what they have learned now and then.
+    """Let each rank train a prepared model by itself between exchanges.
 
-    Call ``outer.step()`` on every rank wherever ``accelerator.sync_gradients`` is true, after the
-    optimizer's step. ``accelerator.save_state`` and ``load_state`` save and load every rank's own
-    weights, optimizers and `OuterSync`.
+    After ``optimizer.step()``, call ``outer.step()`` if ``accelerator.sync_gradients`` is true.
+    ``accelerator.save_state`` and ``load_state`` save and load every rank's own weights, optimizers
+    and `OuterSync`.
 
     Args:
-        accelerator: its scaler, if it has one, is saved for every rank.
-        model: the prepared model.
         optimizers: the prepared optimizer, or all of them.
         config, options: those of `OuterSync`, such as ``every=10``.
 
@@ -79,27 +73,26 @@ def local_steps(
 class OwnFiles:
     """A file of each rank in the folder to which the accelerator saves its own state.
 
-    Accelerate loads registered objects last, but tells the folder only to hooks. This is both.
+    Accelerate tells the folder to hooks only, and loads registered objects last, when the weights
+    are there. This is both.
     """
 
     def __init__(self, accelerator: Accelerator, own: HasState) -> None:
-        number = _kept.get(accelerator, 0)
-        _kept[accelerator] = number + 1
+        number = _kept[accelerator] = _kept.get(accelerator, -1) + 1
         self._own, self._name, self._folder = own, f"gradsieve_{number}", Path()
         accelerator.register_save_state_pre_hook(self._save)
         accelerator.register_load_state_pre_hook(self._find)
         accelerator.register_for_checkpointing(self)
 
     def _save(self, models: Any, weights: Any, folder: str) -> None:
-        checkpoint.save(self._own, Path(folder) / self._name)
+        checkpoint.save(self._own, Path(folder, self._name))
 
     def _find(self, models: Any, folder: str) -> None:
-        self._folder = Path(folder) / self._name
+        self._folder = Path(folder, self._name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what Accelerate saves of this object itself, on rank 0 alone."""
-        return {"folder": self._name}
+        return {"outer": self._name} if isinstance(self._own, LocalState) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The weights are loaded by now, and those of the sieve are compared with them.
+        require_kind(state, local=isinstance(self._own, LocalState))
         checkpoint.load(self._own, self._folder)

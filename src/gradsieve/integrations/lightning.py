@@ -12,10 +12,10 @@ from gradsieve.outer import OuterSync
 from gradsieve.runtime.notices import tell
 from gradsieve.state import SieveState
 
-if TYPE_CHECKING or find_spec("lightning"):
-    from lightning.pytorch import Callback, LightningModule, Trainer
+if TYPE_CHECKING or find_spec("lightning") or not find_spec("pytorch_lightning"):
+    from lightning.pytorch import Callback
 else:
-    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning import Callback
 
 KEY = "gradsieve"
 """The key in a checkpoint of Lightning under which the states of all ranks are."""
@@ -33,9 +33,8 @@ class SieveCallback(Callback):
             local steps between exchanges, or the least and the most of them, as in `OuterSync`.
         options: those of `attach`, or those of `OuterSync` if `every` is given.
 
-    Raises:
-        SieveError: when ``fit`` begins, if the strategy makes no DDP model. Also what `attach` or
-            `OuterSync` raises.
+    When ``fit`` begins, it raises SieveError if the strategy makes no DDP model, and what `attach`
+    or `OuterSync` raises.
     """
 
     state: SieveState | None = None
@@ -49,7 +48,7 @@ class SieveCallback(Callback):
         self._found: dict[str, Any] | None = None
         self._step = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         strategy, options = type(trainer.strategy).__name__, self._options
         model = ddp_model(trainer.strategy.model, strategy, 'Trainer(strategy="ddp", devices=...)')
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -60,7 +59,7 @@ class SieveCallback(Callback):
             self.state = self.outer.state
             self._own = LocalState(self.outer, pl_module, trainer.optimizers, scaler)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # Lightning has restored weights, optimizers and the scaler by now.
         if self._own is not None and self._found is not None:
             self._own.load_state_dict(self._found)
@@ -74,37 +73,25 @@ class SieveCallback(Callback):
         if self.outer is not None:
             self.outer.step()
         # `Callback.log` takes about a millisecond for each number.
-        step, interval = (
-            trainer.fit_loop.epoch_loop._batches_that_stepped,
-            trainer.log_every_n_steps,
-        )
-        if interval and (step + 1) % interval == 0:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if trainer.log_every_n_steps and (step + 1) % trainer.log_every_n_steps == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(scalars_of(self.outer or self.state), step)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self._finish()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish()
-
-    def _finish(self) -> None:
-        if self.outer is not None:
+    def _finish(self, trainer: Any, *_: Any) -> None:
+        if self.outer is not None and trainer.state.fn == "fit":
             self.outer.finish()
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    on_validation_start = on_train_end = _finish
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self._own is not None:
             # The checkpoint refers to the parameters, which this changes in place.
-            self._finish()
+            self._finish(trainer)
             checkpoint[KEY] = states_of_all_ranks(self._own.state_dict())
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit" and KEY in checkpoint:
-            self._found = state_of_this_rank(checkpoint[KEY])
+            self._found = state_of_this_rank(checkpoint[KEY], local=self._every is not None)
         elif trainer.state.fn == "fit":
             tell("gradsieve: this checkpoint was saved without SieveCallback: residuals begin at 0")

@@ -96,11 +96,7 @@ class LocalState:
             ValueError: the state was saved without local steps, with another number of optimizers,
                 or for a reason of `OuterSync.load_state_dict`.
         """
-        if "outer" not in state:
-            raise ValueError(
-                "the saved state is not one of local steps: train as when it was saved, or begin "
-                "local steps from the weights of its model alone"
-            )
+        require_kind(state, local=True)
         if len(state["optimizers"]) != len(self.optimizers):
             raise ValueError(
                 f"{len(state['optimizers'])} optimizers were saved, and there are "
@@ -113,3 +109,18 @@ class LocalState:
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.outer.load_state_dict(state["outer"])
+
+
+def require_kind(state: Mapping[str, Any], *, local: bool) -> None:
+    """Raise ValueError if a state was saved with local steps and is loaded without, or vice versa.
+
+    Args:
+        state: the state of a `LocalState` or of a `SieveState`.
+        local: whether local steps go on with it.
+    """
+    if ("outer" in state) != local:
+        saved, now = ("without", "with") if local else ("with", "without")
+        raise ValueError(
+            f"the checkpoint was saved {saved} local steps, and training goes on {now} them: go on "
+            "as before, or load the weights of the model alone"
+        )

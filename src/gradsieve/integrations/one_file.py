@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from gradsieve.exchange import group_of_its_own
 from gradsieve.exchange.new_group import world
+from gradsieve.integrations.local_steps import require_kind
 
 
 def states_of_all_ranks(own: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -32,15 +33,21 @@ def states_of_all_ranks(own: dict[str, Any]) -> list[dict[str, Any]] | None:
     return [torch.load(BytesIO(one), map_location="cpu", weights_only=True) for one in found]
 
 
-def state_of_this_rank(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def state_of_this_rank(states: Sequence[dict[str, Any]], *, local: bool) -> dict[str, Any]:
     """Return what this rank had saved.
 
+    Args:
+        local: whether local steps go on with it.
+
     Raises:
-        ValueError: there is another number of ranks.
+        ValueError: there is another number of ranks, or they were saved with local steps and go on
+            without, or vice versa.
     """
     if len(states) != dist.get_world_size():
         raise ValueError(
             f"the checkpoint has the states of {len(states)} ranks, and there are "
             f"{dist.get_world_size()}: gs.reshard makes the states of another number of ranks"
         )
-    return states[dist.get_rank()]
+    own = states[dist.get_rank()]
+    require_kind(own, local=local)
+    return own
