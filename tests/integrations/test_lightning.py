@@ -21,6 +21,7 @@ import gradsieve as gs
 
 L = pytest.importorskip("lightning", reason="Lightning is missing: make test-integrations")
 
+import pytorch_lightning  # noqa: E402
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 from lightning.pytorch.plugins.precision import MixedPrecision  # noqa: E402
@@ -67,9 +68,18 @@ def loader():
     return torch.utils.data.DataLoader(dataset(16 * BATCHES), batch_size=8, shuffle=False)
 
 
-def fit(*callbacks, net=None, epochs=2, ckpt_path=None, strategy="ddp", devices=2, **options):
+def fit(
+    *callbacks,
+    net=None,
+    epochs=2,
+    ckpt_path=None,
+    strategy="ddp",
+    devices=2,
+    make=L.Trainer,
+    **options,
+):
     net = net or Net()
-    trainer = L.Trainer(
+    trainer = make(
         accelerator="cpu",
         devices=devices,
         strategy=strategy,
@@ -117,7 +127,27 @@ def scaled():
     callback = SieveCallback(**PRUNED)
     fit(callback, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
     assert callback.state.last.loss_scale == 4096
-    assert SieveCallback not in fit(precision="bf16-mixed")[1].callbacks
+    callback = SieveCallback(**PRUNED)
+    fit(callback, precision="bf16-mixed")
+    assert callback.state.step == 8
+    assert callback.state.last.loss_scale == 1
+
+
+def under_its_other_name():
+    class Other(pytorch_lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def training_step(self, batch, index):
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    callback = SieveCallback(**PRUNED)
+    fit(callback, net=Other(), make=pytorch_lightning.Trainer)
+    assert callback.state.step == 8
 
 
 def resumed(tmp, **options):
@@ -167,6 +197,7 @@ def synchronous(tmp):
     exact_at_threshold_zero()
     defaults_train(tmp)
     scaled()
+    under_its_other_name()
     file = resumed(tmp / "synchronous", **PRUNED)
     other_checkpoints(file, tmp, torch.distributed.get_rank())
     words = words_of(TypeError, lambda: fit(SieveCallback(treshold=gs.Fixed(0))))

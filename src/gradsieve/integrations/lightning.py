@@ -48,6 +48,9 @@ class SieveCallback(Callback):
         self._found: dict[str, Any] | None = None
         self._step = 0
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._found = None  # An interrupted fit may have left it.
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         strategy, options = type(trainer.strategy).__name__, self._options
         model = ddp_model(trainer.strategy.model, strategy, 'Trainer(strategy="ddp", devices=...)')
