@@ -81,7 +81,7 @@ class SieveCallback(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(scalars_of(self.outer or self.state), step)
 
-    def _finish(self, trainer: Any, *_: Any) -> None:
+    def _finish(self, trainer: Any, pl_module: Any = None) -> None:
         if self.outer is not None and trainer.state.fn == "fit":
             self.outer.finish()
 
