@@ -171,13 +171,14 @@ def resumed(tmp, **options):
 def other_checkpoints(file, tmp, rank):
     """A checkpoint of three ranks is refused, one of two is converted; one without says so."""
     checkpoint = torch.load(file, weights_only=True)
-    states = checkpoint[KEY]
-    for name, changed in (("three", gs.reshard(states, 3)), ("two", gs.reshard(states, 2))):
+    for name, count in (("three", 3), ("two", 2)):
+        states = gs.reshard(checkpoint[KEY]["states"], count)
+        changed = checkpoint[KEY] | {"world_size": count, "states": states}
         torch.save(checkpoint | {KEY: changed}, tmp / f"{name}{rank}.ckpt")
     words = words_of(
         ValueError, lambda: fit(SieveCallback(**PRUNED), ckpt_path=tmp / f"three{rank}.ckpt")
     )
-    assert "the states of 3 ranks, and there are 2: gs.reshard" in words
+    assert "gathered from 3 ranks and are loaded by 2: gs.reshard" in words
     callback = SieveCallback(**PRUNED)
     fit(callback, epochs=3, ckpt_path=tmp / f"two{rank}.ckpt")
     assert callback.state.step == 12
@@ -233,8 +234,7 @@ def local(tmp):
 
     file = resumed(tmp / "local-steps", every=3, **PRUNED)
     saved = torch.load(file, weights_only=True)
-    assert len(saved[KEY]) == 2
-    weights = [one["model"]["net.0.weight"] for one in saved[KEY]]
+    weights = [one["model"]["net.0.weight"] for one in saved[KEY]["states"]]
     assert torch.equal(saved["state_dict"]["net.0.weight"], weights[1])
     words = words_of(ValueError, lambda: fit(SieveCallback(**PRUNED), epochs=3, ckpt_path=file))
     assert "saved with local steps, and training goes on without" in words

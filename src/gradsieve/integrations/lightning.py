@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from gradsieve.config import SieveConfig
 from gradsieve.hook import attach
 from gradsieve.integrations.ddp_models import ddp_model
-from gradsieve.integrations.local_steps import LocalState, scalars_of, train_locally
-from gradsieve.integrations.one_file import state_of_this_rank, states_of_all_ranks
+from gradsieve.integrations.local_steps import LocalState, require_kind, scalars_of, train_locally
+from gradsieve.integrations.one_file import gathered, own_of
 from gradsieve.outer import OuterSync
 from gradsieve.runtime.notices import tell
 from gradsieve.state import SieveState
@@ -17,8 +17,7 @@ if TYPE_CHECKING or find_spec("lightning") or not find_spec("pytorch_lightning")
 else:
     from pytorch_lightning import Callback
 
-KEY = "gradsieve"
-"""The key in a checkpoint of Lightning under which the states of all ranks are."""
+KEY = "gradsieve"  #: The key of the states of all ranks in a checkpoint of Lightning.
 
 
 class SieveCallback(Callback):
@@ -91,10 +90,11 @@ class SieveCallback(Callback):
         if self._own is not None:
             # The checkpoint refers to the parameters, which this changes in place.
             self._finish(trainer)
-            checkpoint[KEY] = states_of_all_ranks(self._own.state_dict())
+            checkpoint[KEY] = gathered(self._own)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit" and KEY in checkpoint:
-            self._found = state_of_this_rank(checkpoint[KEY], local=self._every is not None)
+            self._found = own_of(checkpoint[KEY])
+            require_kind(self._found, local=self._every is not None)
         elif trainer.state.fn == "fit":
             tell("gradsieve: this checkpoint was saved without SieveCallback: residuals begin at 0")
