@@ -17,7 +17,7 @@ from gradsieve.integrations.local_steps import LocalState, require_kind, train_l
 from gradsieve.outer import OuterSync
 from gradsieve.state import SieveState
 
-ADVICE = "what accelerator.prepare returns under accelerate launch (on CPUs: torchrun) with 2 ranks"
+ADVICE = "what accelerator.prepare returns to several ranks: accelerate launch, on CPUs torchrun"
 _kept: "WeakKeyDictionary[Accelerator, int]" = WeakKeyDictionary()
 """The number of the last state in the checkpoints of each accelerator, from 0."""
 
