@@ -54,17 +54,24 @@ def require_hookable(model: object) -> None:
 
 def require_unsharded(model: object, found: str) -> None:
     """Raise TypeError if FSDP has cut the parameters. The message begins with `found`."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    parts = (model, *parameters)
-    if any(is_a(part, {FIRST_FSDP}) or is_flat_parameter(part) for part in parts):
+    if any(is_a(part, {FIRST_FSDP}) or is_flat_parameter(part) for part in parts_of(model)):
         raise TypeError(f"{found}, whose parameters FSDP has packed together; {SHARD_ANEW}")
-    if any(is_a(part, SHARDED) for part in parts):
+    if is_sharded(model):
         raise TypeError(
             f"{found}, and FSDP has cut its parameters: each rank has the gradients of its own "
             "part. Between the ranks that hold the same part use gs.Averager(model."
             'named_parameters(), process_group=mesh["replicate"].get_group()), or gs.OuterSync '
             "for local steps"
         )
+
+
+def is_sharded(model: object) -> bool:
+    """Return whether FSDP has cut the parameters of a model."""
+    return any(is_a(part, SHARDED) for part in parts_of(model))
+
+
+def parts_of(model: object) -> tuple[object, ...]:
+    return (model, *model.parameters()) if isinstance(model, nn.Module) else (model,)
 
 
 SHARD_ANEW = (

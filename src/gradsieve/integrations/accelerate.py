@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradsieve import checkpoint, hook
-from gradsieve.checkpoint import HasState
 from gradsieve.config import SieveConfig
+from gradsieve.gathering import HasState
 from gradsieve.integrations.ddp_models import ddp_model
 from gradsieve.integrations.local_steps import LocalState, require_kind, train_locally
 from gradsieve.outer import OuterSync

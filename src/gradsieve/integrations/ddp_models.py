@@ -1,6 +1,5 @@
 """The DDP model that a framework has made."""
 
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.requirements import is_sharded
@@ -21,7 +20,6 @@ def ddp_model(model: object, maker: str, advice: str) -> DistributedDataParallel
     model = uncompiled(model)
     if isinstance(model, DistributedDataParallel):
         return model
-    parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    if any(is_sharded(part) for part in (model, *parameters)):
+    if is_sharded(model):
         advice += "; for a sharded model, average between its replicas by gs.Averager"
     raise SieveError(f"{maker} made no DDP model but {type(model).__name__}: use {advice}")

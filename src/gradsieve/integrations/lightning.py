@@ -4,10 +4,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gradsieve.config import SieveConfig
+from gradsieve.gathering import gathered, own_of
 from gradsieve.hook import attach
 from gradsieve.integrations.ddp_models import ddp_model
 from gradsieve.integrations.local_steps import LocalState, require_kind, scalars_of, train_locally
-from gradsieve.integrations.one_file import gathered, own_of
 from gradsieve.outer import OuterSync
 from gradsieve.runtime.notices import tell
 from gradsieve.state import SieveState
