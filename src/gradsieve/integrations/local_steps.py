@@ -26,7 +26,10 @@ def train_locally(
     """
     require_no_hook(model)
     outer = OuterSync(model.module, config, process_group=model.process_group, **options)
-    # The hook leaves each rank's gradients as they are.
+    # As in a `no_sync()` without end. DDP would otherwise ask all ranks in each step which
+    # parameters they have used, where it looks for unused ones.
+    model.require_backward_grad_sync = False
+    # Where a framework ends a `no_sync()` of its own, the hook leaves the gradients as they are.
     model.register_comm_hook(None, noop_hook)
     # DDP would copy the buffers of rank 0 to all ranks in every forward pass.
     model.broadcast_buffers = False
