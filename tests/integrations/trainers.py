@@ -93,7 +93,7 @@ def trainer(folder, model, *callbacks, **options):
         "seed": 0,
     }
     args = TrainingArguments(output_dir=str(folder), **usual | options)
-    made = Trainer(model=model, args=args, train_dataset=Tokens(), callbacks=[*callbacks])
+    made = Trainer(model, args, None, Tokens(), Tokens(8), callbacks=[*callbacks])
     made.remove_callback(PrinterCallback)
     return made
 

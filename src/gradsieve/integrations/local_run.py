@@ -7,6 +7,9 @@ from gradsieve.checkpoint import HasState
 from gradsieve.errors import SieveError
 from gradsieve.outer import OuterSync
 
+VERSION = "of local steps"
+"""What says, where a SieveState is to load it, why it cannot."""
+
 
 class LocalRun:
     """An `OuterSync` and the inner optimizer of this rank, saved and loaded as one.
@@ -38,7 +41,8 @@ class LocalRun:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"outer": self.outer.state_dict(), "inner": self._optimizer.state_dict()}
+        inner = self._optimizer.state_dict()
+        return {"version": VERSION, "outer": self.outer.state_dict(), "inner": inner}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Restore what `state_dict` has returned. Load the model first.
@@ -47,7 +51,7 @@ class LocalRun:
             ValueError: the state was saved without local steps, or for a reason of
                 `OuterSync.load_state_dict`.
         """
-        if state.keys() != {"outer", "inner"}:
+        if state.get("version") != VERSION:
             raise ValueError(
                 "the checkpoint was saved without local steps. Resume it without them, or delete "
                 "its sieve-rank*.pt to begin local steps without what is still to be sent"
