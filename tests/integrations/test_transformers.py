@@ -1,6 +1,10 @@
 """The callback in a Trainer on two ranks, against the plain Trainer and against itself resumed."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +23,8 @@ import gradsieve as gs
 from gradsieve.integrations.local_steps import train_locally
 from gradsieve.integrations.transformers import SieveCallback
 
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "integrations"
 EXACT = {"threshold": gs.Fixed(0), "values": "float32"}
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
 LOCAL = {"average_tokens_across_devices": False}
@@ -236,3 +242,42 @@ def test_wrong_options_are_refused_at_once():
         SieveCallback(treshold=gs.Sigma(1))
     with pytest.raises(TypeError, match="config must be a SieveConfig"):
         SieveCallback(gs.Sigma(1))
+
+
+# The page.
+
+
+def printed_by(script, folder, *arguments):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ran = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", str(EXAMPLES / script), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("script", ["transformers_gpt2.py", "transformers_lora.py"])
+def test_the_page_shows_the_scripts(script):
+    page = (ROOT / "docs" / "transformers.md").read_text()
+    assert f"```python\n{(EXAMPLES / script).read_text()}```" in page
+
+
+def test_the_script_trains_and_resumes_to_the_same_loss(tmp_path):
+    printed = printed_by("transformers_gpt2.py", tmp_path)
+    assert "40 steps (40 gather)" in printed
+    shutil.rmtree(tmp_path / "gpt2-run" / "checkpoint-40")
+    resumed = printed_by("transformers_gpt2.py", tmp_path, "--resume")
+    assert "20 steps (20 gather)" in resumed
+    assert resumed.split("held-out")[1] == printed.split("held-out")[1]
+
+
+def test_the_script_with_adapters_prunes_all_of_them(tmp_path):
+    printed = printed_by("transformers_lora.py", tmp_path)
+    assert "28 adapter matrices are pruned" in printed
+    assert float(printed.split(" bits a parameter")[0].split()[-1]) < 2
