@@ -45,6 +45,7 @@ TRAINED_EXACTLY = {
     "accumulated and clipped": (gpt2, {"gradient_accumulation_steps": 2, "max_grad_norm": 0.3}),
     "bfloat16": (gpt2, {"bf16": True}),
     "checkpointed activations": (gpt2, {"gradient_checkpointing": True}),
+    "compiled": (gpt2, {"torch_compile": True, "torch_compile_backend": "eager"}),
 }
 
 
