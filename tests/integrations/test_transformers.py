@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,7 @@ from transformers import TrainerCallback
 
 import gradsieve as gs
 from gradsieve.integrations.local_steps import train_locally
+from gradsieve.integrations.running_trainer import ddp_of
 from gradsieve.integrations.transformers import SieveCallback
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,7 @@ TRAINED_EXACTLY = {
     "accumulated and clipped": (gpt2, {"gradient_accumulation_steps": 2, "max_grad_norm": 0.3}),
     "bfloat16": (gpt2, {"bf16": True}),
     "checkpointed activations": (gpt2, {"gradient_checkpointing": True}),
+    "scaled": (gpt2, {"scaled": True, "max_grad_norm": 0}),
     "compiled": (gpt2, {"torch_compile": True, "torch_compile_backend": "eager"}),
 }
 
@@ -55,6 +58,7 @@ def against_plain(folder, cases):
         callback = SieveCallback(**EXACT)
         ours = trained(folder, make(), callback, **options)
         assert callback.sieve.step == ours.state.global_step == 6, name
+        assert callback.sieve.last.loss_scale == (2**16 if "scaled" in options else 1), name
         torch.testing.assert_close(weights_of(ours), weights_of(plain), atol=1e-6, rtol=0, msg=name)
         assert losses_of(ours) == pytest.approx(losses_of(plain), abs=1e-6), name
 
@@ -141,6 +145,26 @@ def use(folder):
     assert callback.sieve.last.density < 0.5
 
 
+class Large(torch.nn.Module):
+    """A model that has memory for small batches only."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = gpt2()
+
+    def forward(self, input_ids, labels):
+        if len(input_ids) > 3:
+            raise RuntimeError("CUDA out of memory.")
+        return self.inner(input_ids=input_ids, labels=labels)
+
+
+def find_the_batch_size(folder):
+    callback = SieveCallback(threshold=gs.Sigma(1))
+    made = trained(folder, Large(), callback, auto_find_batch_size=True)
+    assert callback.sieve.totals.steps == made.state.global_step == 6
+    assert alike(made)
+
+
 def misuse(folder):
     with pytest.raises(gs.SieveError, match="works in Trainer"):
         SieveCallback().on_train_begin(None, None, None)
@@ -156,6 +180,7 @@ def misuse(folder):
 
 def use_and_misuse(folder):
     use(folder)
+    find_the_batch_size(folder)
     misuse(folder)
 
 
@@ -203,6 +228,11 @@ def take_local_steps(folder):
 
     with pytest.raises(gs.SieveError, match="list SieveCallback after"):
         trained(folder, gpt2(), SieveCallback(every=4), Meddling(), **LOCAL)
+    with pytest.MonkeyPatch.context() as patch:
+        told = []
+        patch.setattr("gradsieve.integrations.running_trainer.tell", told.append)
+        trained(folder, gpt2(), SieveCallback(every=4), max_steps=1)
+    assert "average_tokens_across_devices=False" in told[0]
 
 
 def step_on_one_rank():
@@ -243,6 +273,9 @@ def test_wrong_options_are_refused_at_once():
         SieveCallback(treshold=gs.Sigma(1))
     with pytest.raises(TypeError, match="config must be a SieveConfig"):
         SieveCallback(gs.Sigma(1))
+    searching = SimpleNamespace(state=SimpleNamespace(is_hyper_param_search=True))
+    with pytest.raises(gs.SieveError, match="does not serve hyperparameter_search"):
+        ddp_of(searching)
 
 
 # The page.

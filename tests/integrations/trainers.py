@@ -98,9 +98,11 @@ def trainer(folder, model, *callbacks, **options):
     return made
 
 
-def trained(folder, model, *callbacks, resume=None, **options):
-    """The Trainer after training."""
+def trained(folder, model, *callbacks, resume=None, scaled=False, **options):
+    """The Trainer after training, with a scaled loss as `fp16` has it on GPUs, if asked."""
     made = trainer(folder, model, *callbacks, **options)
+    if scaled:
+        made.accelerator.scaler = torch.amp.GradScaler("cpu")
     made.train(resume_from_checkpoint=resume)
     return made
 
