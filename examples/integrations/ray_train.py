@@ -59,7 +59,7 @@ def work(config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False)
+    ray.init(num_cpus=2, include_dashboard=False)  # on a cluster: ray.init()
     trainer = TorchTrainer(
         work,
         train_loop_config={"steps": STEPS},
