@@ -8,7 +8,7 @@ from gradsieve.errors import SieveError
 from gradsieve.outer import OuterSync
 
 VERSION = "of local steps"
-"""What says, where a SieveState is to load it, why it cannot."""
+"""The version of a saved `LocalRun`. A `SieveState` that is to load one names it in its error."""
 
 
 class LocalRun:

@@ -40,22 +40,22 @@ def ddp_of(trainer: Trainer) -> DistributedDataParallel:
     """
     if trainer.state.is_hyper_param_search:
         raise SieveError(
-            "SieveCallback does not serve hyperparameter_search, which saves checkpoints elsewhere"
+            "SieveCallback does not serve hyperparameter_search, which keeps its checkpoints in "
+            "folders of their own: leave the callback out of the search"
         )
     model = uncompiled(trainer.model_wrapped)
     if isinstance(model, DistributedDataParallel):
         return model
-    advice = "start two or more processes: torchrun --nproc-per-node 2 train.py"
-    if trainer.args.world_size > 1:
-        advice = "train without FSDP, DeepSpeed and tensor parallelism"
-    raise SieveError(
-        "SieveCallback prunes what DDP exchanges, and this Trainer trains "
-        f"{type(model).__name__} in {trainer.args.world_size} processes without DDP; {advice}"
-    )
+    found = f"SieveCallback needs DDP, and this Trainer trains {type(model).__name__}"
+    if trainer.args.world_size == 1:
+        raise SieveError(
+            f"{found} in one process: start several, as by torchrun --nproc-per-node 2 train.py"
+        )
+    raise SieveError(f"{found}: train without FSDP, DeepSpeed and tensor parallelism")
 
 
 def tell_of_meetings(trainer: Trainer) -> None:
-    """Tell the user of the options by which the ranks meet in every step, despite local steps."""
+    """Tell the user of an option by which the ranks meet in every step, despite local steps."""
     if trainer.args.average_tokens_across_devices:
         tell(
             "gradsieve: the ranks count their tokens together in every step, and wait for each "

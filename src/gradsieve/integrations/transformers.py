@@ -27,8 +27,8 @@ class SieveCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     Args:
         config, options: those of `gradsieve.attach`; with `every`, those of `OuterSync`.
         every: the number of local steps from one exchange to the next, as in `OuterSync`. The ranks
-            also exchange before an evaluation, before a checkpoint and at the end. None: the ranks
-            exchange gradients in every step.
+            also exchange before an evaluation, before a checkpoint and at the end. None: no local
+            steps.
 
     Raises:
         TypeError, ValueError: an option does not exist or has a value that is not allowed.
@@ -56,8 +56,7 @@ class SieveCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_train_begin(self, args: Any, state: Any, control: Any, **event: Any) -> None:
         self._trainer, folder = running_trainer()
         model = ddp_of(self._trainer)
-        # A second call of `train` goes on with what the first one has not sent.
-        if model is not self._model:
+        if model is not self._model:  # A second `train` goes on where the first one ended.
             self._attach(model, event["optimizer"])
         if folder is not None and any(Path(folder).glob("sieve-rank*.pt")):
             checkpoint.load(self._kept, folder)
