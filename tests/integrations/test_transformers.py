@@ -41,12 +41,14 @@ def alike(made):
 
 # Exactness.
 
-TRAINED_EXACTLY = {
+TRAINED = {
     "gpt2": (gpt2, {}),
     "llama": (llama, {}),
     "accumulated and clipped": (gpt2, {"gradient_accumulation_steps": 2, "max_grad_norm": 0.3}),
     "bfloat16": (gpt2, {"bf16": True}),
     "checkpointed activations": (gpt2, {"gradient_checkpointing": True}),
+}
+WRAPPED = {
     "scaled": (gpt2, {"scaled": True, "max_grad_norm": 0}),
     "compiled": (gpt2, {"torch_compile": True, "torch_compile_backend": "eager"}),
 }
@@ -63,8 +65,9 @@ def against_plain(folder, cases):
         assert losses_of(ours) == pytest.approx(losses_of(plain), abs=1e-6), name
 
 
-def test_threshold_zero_trains_as_the_plain_trainer(tmp_path):
-    run_ranks(2, against_plain, tmp_path, TRAINED_EXACTLY)
+@pytest.mark.parametrize("cases", [TRAINED, WRAPPED], ids=["trained", "wrapped"])
+def test_threshold_zero_trains_as_the_plain_trainer(tmp_path, cases):
+    run_ranks(2, against_plain, tmp_path, cases)
 
 
 # Checkpoints.
@@ -178,14 +181,17 @@ def misuse(folder):
         made.train()
 
 
-def use_and_misuse(folder):
-    use(folder)
+def retry_and_misuse(folder):
     find_the_batch_size(folder)
     misuse(folder)
 
 
-def test_defaults_logs_a_second_training_adapters_and_wrong_use(tmp_path):
-    run_ranks(2, use_and_misuse, tmp_path)
+def test_defaults_logs_a_second_training_and_adapters(tmp_path):
+    run_ranks(2, use, tmp_path)
+
+
+def test_a_batch_size_is_found_and_wrong_use_is_refused(tmp_path):
+    run_ranks(2, retry_and_misuse, tmp_path)
 
 
 def average(weights):
