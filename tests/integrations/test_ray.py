@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray.train.torch", reason="needs ray[train]: pip install '.[integrations]'")
+pytest.importorskip("ray.train.torch", reason="needs ray[train]: make test-integrations")
 
 import ray
 import torch

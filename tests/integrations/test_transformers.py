@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("transformers", reason="needs transformers: pip install '.[integrations]'")
-pytest.importorskip("peft", reason="needs peft: pip install '.[integrations]'")
+pytest.importorskip("transformers", reason="needs transformers: make test-integrations")
+pytest.importorskip("peft", reason="needs peft: make test-integrations")
 
 import torch
 import torch.distributed as dist

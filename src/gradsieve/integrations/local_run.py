@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gradsieve.checkpoint import HasState
+from torch.optim import Optimizer
+
 from gradsieve.errors import SieveError
 from gradsieve.outer import OuterSync
 
@@ -17,7 +18,7 @@ class LocalRun:
     The inner optimizers differ from rank to rank, and frameworks save that of rank 0 alone.
     """
 
-    def __init__(self, outer: OuterSync, optimizer: HasState) -> None:
+    def __init__(self, outer: OuterSync, optimizer: Optimizer) -> None:
         self.outer = outer
         self._optimizer = optimizer
         self._is_merged = True

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from transformers import TrainerCallback
 
 from gradsieve import checkpoint
@@ -27,8 +28,7 @@ class SieveCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     Args:
         config, options: those of `gradsieve.attach`; with `every`, those of `OuterSync`.
         every: the number of local steps from one exchange to the next, as in `OuterSync`. The ranks
-            also exchange before an evaluation, before a checkpoint and at the end. None: no local
-            steps.
+            also exchange before an evaluation, before a checkpoint and at the end.
 
     Raises:
         TypeError, ValueError: an option does not exist or has a value that is not allowed.
@@ -63,7 +63,7 @@ class SieveCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         elif folder is not None:
             tell(f"gradsieve: {folder} was saved without SieveCallback: residuals begin at zero")
 
-    def _attach(self, model: DistributedDataParallel, optimizer: checkpoint.HasState) -> None:
+    def _attach(self, model: DistributedDataParallel, optimizer: Optimizer) -> None:
         scaler = self._trainer.accelerator.scaler
         if self._every is None:
             self.sieve = attach(model, self._config, scaler=scaler)
@@ -71,7 +71,7 @@ class SieveCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             tell_of_meetings(self._trainer)
             self.outer = train_locally(model, self._config, every=self._every, **self._options)
             self.sieve, self._local = self.outer.state, LocalRun(self.outer, optimizer)
-        self._kept: checkpoint.HasState = self._local or self.sieve
+        self._kept: LocalRun | SieveState = self._local or self.sieve
         self._model = model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **event: Any) -> None:
