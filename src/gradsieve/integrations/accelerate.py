@@ -66,7 +66,7 @@ def local_steps(
     ddp = ddp_model(model, "Accelerate", ADVICE)
     outer = train_locally(ddp, config, **options)
     all_of_them = [optimizers] if isinstance(optimizers, Optimizer) else [*optimizers]
-    OwnFiles(accelerator, LocalState(outer, ddp.module, all_of_them, accelerator.scaler))
+    OwnFiles(accelerator, LocalState(outer, all_of_them, ddp.module, accelerator.scaler))
     return outer
 
 

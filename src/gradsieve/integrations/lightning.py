@@ -59,7 +59,7 @@ class SieveCallback(Callback):
         else:
             self.outer = train_locally(model, self._config, every=self._every, **options)
             self.state = self.outer.state
-            self._own = LocalState(self.outer, pl_module, trainer.optimizers, scaler)
+            self._own = LocalState(self.outer, trainer.optimizers, pl_module, scaler)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # Lightning has restored weights, optimizers and the scaler by now.

@@ -8,6 +8,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hoo
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.config import SieveConfig
+from gradsieve.errors import SieveError
 from gradsieve.hook import require_no_hook
 from gradsieve.outer import OuterSync
 from gradsieve.state import SieveState
@@ -52,6 +53,10 @@ def scalars_of(source: SieveState | OuterSync | None) -> dict[str, float]:
     }
 
 
+VERSION = "of local steps"
+"""The version of a saved `LocalState`. A `SieveState` that is to load one names it in its error."""
+
+
 class Stateful(Protocol):
     """An optimizer or a ``GradScaler``."""
 
@@ -67,23 +72,39 @@ class LocalState:
 
     Args:
         outer: the `OuterSync`.
-        model: the module that it averages.
         optimizers: the inner optimizers.
+        model: the module that is averaged; None if it is saved only when all ranks have the same
+            weights, after `OuterSync.finish`.
         scaler: the object that scales this rank's loss.
     """
 
     def __init__(
         self,
         outer: OuterSync,
-        model: nn.Module,
         optimizers: Sequence[Stateful],
+        model: nn.Module | None = None,
         scaler: Stateful | None = None,
     ) -> None:
-        self.outer, self.model, self.optimizers, self.scaler = outer, model, optimizers, scaler
+        self.outer, self.optimizers, self.model, self.scaler = outer, optimizers, model, scaler
+        self._finished_at = outer.inner_steps
+
+    def finish(self) -> None:
+        """Do what `OuterSync.finish` does."""
+        self.outer.finish()
+        self._finished_at = self.outer.inner_steps
+
+    def require_finished(self) -> None:
+        """Raise SieveError if the ranks have made local steps since `finish`."""
+        if self.outer.inner_steps != self._finished_at:
+            raise SieveError(
+                "the model was to be evaluated or saved between two exchanges, where each rank has "
+                "weights of its own: list SieveCallback after the callback that asked for it"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(),
+            "version": VERSION,
+            "model": None if self.model is None else self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "outer": self.outer.state_dict(),
@@ -102,13 +123,16 @@ class LocalState:
                 f"{len(state['optimizers'])} optimizers were saved, and there are "
                 f"{len(self.optimizers)}: give the same ones in the same order"
             )
-        # A module may leave out what is frozen. The OuterSync compares all that is trained.
-        self.model.load_state_dict(state["model"], strict=False)
+        if self.model is not None:
+            # A module may leave out what is frozen. The OuterSync compares all that is trained.
+            self.model.load_state_dict(state["model"], strict=False)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.outer.load_state_dict(state["outer"])
+        if self.model is None:
+            self._finished_at = self.outer.inner_steps
 
 
 def require_kind(state: Mapping[str, Any], *, local: bool) -> None:
