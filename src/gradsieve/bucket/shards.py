@@ -3,10 +3,10 @@
 Replicas are ranks that hold the same shard. Only their gradients can be averaged.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradsieve.errors import SieveError, named_ranks
 from gradsieve.runtime.torch_private import names_of_root_mesh
@@ -21,6 +21,29 @@ def local(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor, in the same memory and without a gradient."""
     shard: Tensor = tensor.detach()
     return as_dtensor(shard).to_local() if is_shard(tensor) else shard
+
+
+def place_of(tensor: Tensor) -> str:
+    """Return which shard this rank holds, as in ``part [1] of [2] by Shard(dim=0)``."""
+    mesh, placements = as_dtensor(tensor).device_mesh, as_dtensor(tensor).placements
+    part, parts = list(mesh.get_coordinate() or []), list(mesh.mesh.shape)
+    return f"part {part} of {parts} by {', '.join(map(str, placements))}"
+
+
+def places_of(tensors: Iterable[Tensor]) -> str:
+    """Return all places of the shards of a model; empty if every tensor is whole."""
+    return "; ".join(sorted({place_of(tensor) for tensor in tensors if is_shard(tensor)}))
+
+
+def gather_no_more(model: nn.Module) -> None:
+    """Register the shards as the parameters of the model, where FSDP has left whole ones.
+
+    FSDP does so after a forward pass without a backward pass, such as an evaluation. The next
+    forward pass would then use the whole ones as they are.
+    """
+    for module in model.modules():
+        if any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+            as_fsdp_module(module).reshard()
 
 
 def described(name: str, tensor: Tensor) -> str:
@@ -70,6 +93,11 @@ def replicas_of(mesh: Any) -> str:
         'init_device_mesh(device, (nodes, ranks_per_node), mesh_dim_names=("replicate", "shard")); '
         'fully_shard(model, mesh=mesh["shard"])'
     )
+
+
+def as_fsdp_module(module: nn.Module) -> Any:
+    """Let type checkers take the methods of FSDPModule."""
+    return module
 
 
 def as_dtensor(tensor: Tensor) -> Any:

@@ -10,17 +10,25 @@ from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
 
 
-def averaged_buffers(model: nn.Module) -> list[Tensor]:
-    """Return the buffers of floating dtype in the state of the model.
+class Buffers:
+    """The buffers of floating dtype in the state of a model.
 
     Other buffers (caches) are not averaged, because they are the same on all ranks.
     """
-    kept = model.state_dict(keep_vars=True).keys()
-    return [
-        buffer
-        for name, buffer in model.named_buffers()
-        if name in kept and buffer.is_floating_point()
-    ]
+
+    def __init__(self, model: nn.Module) -> None:
+        kept = model.state_dict(keep_vars=True).keys()
+        self._model = model
+        self._names = [
+            name
+            for name, buffer in model.named_buffers()
+            if name in kept and buffer.is_floating_point()
+        ]
+
+    def now(self) -> list[Tensor]:
+        """Return the buffers. A model that moves to another device or dtype replaces them."""
+        buffers = dict(self._model.named_buffers())
+        return [buffers[name] for name in self._names]
 
 
 class BufferAverage:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
@@ -11,46 +10,39 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.requirements import require_dtype
+from gradsieve.bucket.shards import (
+    described,
+    gather_no_more,
+    local,
+    places_of,
+    require_replicas,
+)
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
 from gradsieve.exchange import outer_attendance
 from gradsieve.exchange.agreement import Description, require_agreement
-from gradsieve.outer.buffers import averaged_buffers
+from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.replicas import require_node_of, share
 from gradsieve.outer.requirements import (
+    require_module,
     require_no_start,
+    require_one_length,
     require_same_parameters,
-    require_whole_module,
 )
+from gradsieve.outer.saving import load, save
 from gradsieve.outer.schedule import Schedule
-from gradsieve.outer.under_way import load_under_way
-from gradsieve.outer.weights import (
-    OuterOptimizer,
-    OuterWeights,
-    nesterov,
-    require_optimizer_fits,
-)
+from gradsieve.outer.weights import OuterOptimizer, OuterWeights, nesterov
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import refuse_copy
-from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.parameter_names import plain_names
-from gradsieve.saved.seal import crc_of, sealed
-from gradsieve.saved.sieve import (
-    lines_of,
-    require_own_place,
-    require_settings,
-    require_weights,
-)
 from gradsieve.state import SieveState
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 
 
 class OuterSync:
@@ -66,8 +58,9 @@ class OuterSync:
     to all ranks. To resume, first load the model and then `load_state_dict`.
 
     Args:
-        model: a plain module, or a DDP model over the ranks of one node. Each node then takes
-            part as if it were one rank.
+        model: a plain module; a DDP model over the ranks of one node, which then takes part as if
+            it were one rank; or a model that `fully_shard` has cut over the ranks of one node, with
+            the ranks that hold the same shard as `process_group`.
         config: the options of the sieve, without `start_step` and `ramp_steps`; None takes the
             defaults of `SieveConfig`.
         every: the number of inner steps from one exchange to the next. With a `Budget` it may be a
@@ -124,7 +117,7 @@ class OuterSync:
         process_group: dist.ProcessGroup | None = None,
         **options: "Unpack[Options]",
     ) -> None:
-        require_whole_module(model)
+        require_module(model)
         if offload not in (None, "cpu"):
             raise ValueError(f'offload must be "cpu" or None, got {offload!r}')
         config = config_from(type(self), config, options)
@@ -133,27 +126,23 @@ class OuterSync:
         self.state = SieveState(config, scaler=scaler, process_group=process_group)
         """The state of the sieve through which the pseudo-gradients are exchanged."""
         self._engine = self.state.engine
-        self._follows_budget = self._schedule.shortest < self._schedule.longest
-        if self._follows_budget and self.state.sieve.thresholds.budget is None:
-            raise ValueError(
-                f"every={every!r} follows a Budget, and the threshold is "
-                f"{config.policy}; give one number"
-            )
         group = self._engine.groups.group
         # A compiled module renames its parameters, and hides the DDP model inside it.
         model = uncompiled(model)
         if isinstance(model, DistributedDataParallel):
             require_node_of(group, model)
             model = model.module
+        gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
+        require_one_length(self._schedule, config, places_of(trained.values()))
+        require_replicas(named, dist.get_process_group_ranks(group))
         device = None if offload is None else torch.device(offload)
-        self._buffers = averaged_buffers(model)
         with outer_attendance(group):
             require_agreement(self._description([*named, *model.named_buffers()]), group)
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
-        share([*model.parameters(), *model.buffers()], group)
+        share(map(local, [*model.parameters(), *model.buffers()]), group)
         self._weights = OuterWeights(named, optimizer, fragments, device)
         made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
         require_agreement(Description(settings=(made,), parameters=()), group)
@@ -164,8 +153,9 @@ class OuterSync:
         """A function that is called with each record."""
         # Internal.
         self._model = model
-        self._known = {id(parameter) for parameter in self._weights.inner}
-        self._exchange = OuterExchange(self.state, self._weights, self._schedule, self._buffers)
+        self._known = {id(parameter): name for name, parameter in trained.items()}
+        self._exchange = OuterExchange(self.state, self._weights, self._schedule, Buffers(model))
+        self._follows_budget = self._schedule.shortest < self._schedule.longest
         self._has_failed = False
 
     @property
@@ -196,7 +186,7 @@ class OuterSync:
     def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
         return Description(
             settings=(*self._schedule.settings, *self.state.sieve.settings),
-            parameters=tuple(f"{name} {list(t.shape)} {t.dtype}" for name, t in named),
+            parameters=tuple(described(name, tensor) for name, tensor in named),
         )
 
     # A step.
@@ -213,8 +203,7 @@ class OuterSync:
                 exchange has failed before, or if a parameter is trained that was frozen when the
                 OuterSync was made.
         """
-        self._require_success()
-        require_same_parameters(self._model, self._known)
+        self._prepare()
         with self._failing():
             self._schedule.advance(self._exchange.begin, self._exchange.end)
         if self._follows_budget and not self._engine.topology.is_dense:
@@ -228,11 +217,15 @@ class OuterSync:
         All ranks have the same weights afterwards. Call it on all ranks before the model is
         evaluated or saved for good. Raises what `step` raises.
         """
-        self._require_success()
-        require_same_parameters(self._model, self._known)
+        self._prepare()
         with self._failing():
             self._schedule.finish(self._exchange.begin, self._exchange.end)
         self._tell()
+
+    def _prepare(self) -> None:
+        self._require_success()
+        gather_no_more(self._model)
+        require_same_parameters(self._model, self._known)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -285,23 +278,7 @@ class OuterSync:
         self._require_success()
         with self._failing():
             self._exchange.arrive()
-        under_way = self._exchange.under_way
-        rank, world_size = self._engine.groups.own_place
-        return sealed(
-            {
-                "version": VERSION,
-                "rank": rank,
-                "world_size": world_size,
-                "settings": self._settings,
-                "schedule": self._schedule.save(),
-                "names": list(self._weights.names),
-                "weights": {name: w.detach().clone() for name, w in self._weights.named},
-                "model": self._model_weights(),
-                "optimizer": deepcopy(self.optimizer.state_dict()),
-                "sieve": self.state.save(),
-                "under_way": None if under_way is None else under_way.save(),
-            }
-        )
+        return save(self._exchange)
 
     @ordinary_tensors()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -314,37 +291,5 @@ class OuterSync:
                 was saved with another model, rank, world size, optimizer or options, or the
                 weights of the model are not those at the time of saving.
         """
-        found = require_sound_outer(state)
-        place = self._engine.groups.own_place
-        require_own_place(found["rank"], found["world_size"], *place)
-        theirs = [*found["settings"], *found["sieve"]["settings"]]
-        require_settings(theirs, [*self._settings, *lines_of(self.state.sieve.settings)])
-        self._schedule.require_fit(found["schedule"])
-        names = self._weights.require_fit(found["names"], found["weights"])
-        model = {name: found["model"][other] for name, other in names.items()}
-        require_weights(model, self._model_weights(), MODEL_FIRST)
-        require_optimizer_fits(self.optimizer, found["optimizer"])
-        weights = {name: found["weights"][other] for name, other in names.items()}
-        saved, under_way = found["under_way"], None
-        if saved is not None:
-            under_way = load_under_way(self._weights, self._buffers, saved)
-        # Everything is checked. From here on nothing is refused.
-        self.state.load(found["sieve"], {name: crc_of(w) for name, w in weights.items()})
-        with torch.no_grad():
-            for name, mine in self._weights.named:
-                mine.copy_(weights[name])
-        # torch keeps the tensors that it is given, and steps on them.
-        self.optimizer.load_state_dict(deepcopy(found["optimizer"]))
-        self._schedule.load(found["schedule"])
-        self._has_failed, self._exchange.records = False, []
-        self._exchange.under_way = under_way
-
-    def _model_weights(self) -> dict[str, int]:
-        """Return the checksums of this rank's own weights."""
-        inner = zip(self._weights.names, self._weights.inner, strict=True)
-        return {name: crc_of(parameter) for name, parameter in inner}
-
-    @property
-    def _settings(self) -> list[str]:
-        """The settings of a saved state, beside those of the sieve."""
-        return [*self._schedule.settings, f"optimizer={type(self.optimizer).__name__}"]
+        load(self._exchange, state)
+        self._has_failed = False

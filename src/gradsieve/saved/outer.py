@@ -1,7 +1,7 @@
 """Check what `OuterSync.state_dict` has saved."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from gradsieve.saved.fields import (
 from gradsieve.saved.seal import SEAL, require_whole
 from gradsieve.saved.sieve import (
     LARGEST_CRC,
+    divided,
     opened,
     require_sound,
 )
@@ -68,6 +69,26 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
         count(f"sieve.{field}", sieve[field], found[field], found[field])
     require_whole(found)
     return found
+
+
+def require_own_shards(saved: Sequence[str], mine: Sequence[str]) -> None:
+    """Raise ValueError if the settings of a state tell other shards of the model.
+
+    Args:
+        saved, mine: the settings of the state and of this rank. A model that is whole has no line
+            about shards.
+    """
+    theirs, ours = (dict(map(divided, lines)).get("shards") for lines in (saved, mine))
+    if theirs != ours:
+        raise ValueError(
+            f"this state is of {named_shards(theirs)}, and this rank holds {named_shards(ours)}: "
+            "load on each rank what it has saved itself. To cut the model otherwise, call finish, "
+            "save the model alone, and make a new OuterSync with it"
+        )
+
+
+def named_shards(places: str | None) -> str:
+    return "a whole model" if places is None else f"one shard ({places})"
 
 
 def require_schedule(saved: object) -> None:
