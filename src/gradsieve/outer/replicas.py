@@ -7,16 +7,43 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.config import SieveConfig
+from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
 
 
-def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> None:
+def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> bool:
+    """Return whether `group` has some ranks of the node only, over which DDP averages.
+
+    Raises:
+        SieveError: DDP averages over the ranks that are to exchange.
+    """
     inside = dist.get_process_group_ranks(model.process_group)
-    if inside == dist.get_process_group_ranks(group):
+    exchanging = dist.get_process_group_ranks(group)
+    if inside == exchanging:
         raise SieveError(
             f"the DDP model averages gradients over ranks {inside} in every step already; give "
             "OuterSync the module itself, or make DDP with the group of one node's ranks"
+        )
+    return not {*inside} <= {*exchanging}
+
+
+def require_no_clock(config: SieveConfig) -> None:
+    """Raise SieveError if the exchange depends on time, which groups of ranks tell differently.
+
+    The ranks of a node exchange the same weights in one group each. They keep them the same only
+    if every group decides the same.
+    """
+    if isinstance(config.policy, Budget) or config.topology_name == "auto":
+        decides = (
+            'exchange="auto"' if config.topology_name == "auto" else f"threshold={config.policy}"
+        )
+        raise SieveError(
+            f"{decides} decides by time, each group of ranks by its own, and process_group has "
+            "only some ranks of the node over which DDP averages: their weights would part. Leave "
+            "process_group away, so that all ranks exchange in one group, or give a threshold "
+            'such as Sigma(1) and an exchange such as "gather"'
         )
 
 

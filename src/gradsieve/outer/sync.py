@@ -25,7 +25,7 @@ from gradsieve.exchange.agreement import Description, require_agreement
 from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
-from gradsieve.outer.replicas import require_node_of, share
+from gradsieve.outer.replicas import require_no_clock, require_node_of, share
 from gradsieve.outer.requirements import (
     require_module,
     require_no_start,
@@ -129,8 +129,11 @@ class OuterSync:
         group = self._engine.groups.group
         # A compiled module renames its parameters, and hides the DDP model inside it.
         model = uncompiled(model)
+        mates: dist.ProcessGroup | None = None
         if isinstance(model, DistributedDataParallel):
-            require_node_of(group, model)
+            if require_node_of(group, model):
+                mates = model.process_group
+                require_no_clock(config)
             model = model.module
         gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -138,8 +141,11 @@ class OuterSync:
         require_one_length(self._schedule, config, places_of(trained.values()))
         require_replicas(named, dist.get_process_group_ranks(group))
         device = None if offload is None else torch.device(offload)
-        with outer_attendance(group):
-            require_agreement(self._description([*named, *model.named_buffers()]), group)
+        mine = self._description([*named, *model.named_buffers()])
+        for ranks in (group, mates):
+            if ranks is not None:
+                with outer_attendance(ranks):
+                    require_agreement(mine, ranks)
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
         share(map(local, [*model.parameters(), *model.buffers()]), group)
@@ -156,6 +162,8 @@ class OuterSync:
         self._known = {id(parameter): name for name, parameter in trained.items()}
         self._exchange = OuterExchange(self.state, self._weights, self._schedule, Buffers(model))
         self._follows_budget = self._schedule.shortest < self._schedule.longest
+        self._has_mates = mates is not None
+        """Whether ranks that are not in the group must keep the same weights."""
         self._has_failed = False
 
     @property
@@ -224,6 +232,8 @@ class OuterSync:
 
     def _prepare(self) -> None:
         self._require_success()
+        if self._has_mates:
+            require_no_clock(self.state.config)
         gather_no_more(self._model)
         require_same_parameters(self._model, self._known)
 
