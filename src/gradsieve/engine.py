@@ -6,6 +6,7 @@ It joins the sieve of this rank, which knows nothing of torch.distributed, to th
 import math
 import time
 import weakref
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.hints import Hints
 from gradsieve.bucket.observer import Observer
 from gradsieve.bucket.plan import Plan
 from gradsieve.bucket.rank_sieve import RankSieve
@@ -29,7 +31,6 @@ from gradsieve.exchange.nonfinite import sources
 from gradsieve.exchange.worker import ExchangeWorker
 from gradsieve.parameters.nonfinite import is_finite, note_nonfinite, placeholder_names
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.rotation.cost import RotationCost, ScarceBits
 from gradsieve.runtime.devices import Handover, catch_up, future_on
 from gradsieve.runtime.torch_private import is_in_backward
 from gradsieve.saved.sieve import require_own_place
@@ -69,7 +70,7 @@ class Engine:
         self._ddp: weakref.ref[DistributedDataParallel] | None = None
         """The model, by a weak reference: DDP keeps the state of its hook, which keeps this."""
         self._device = torch.device("cpu")
-        self._rotation_cost, self._scarce_bits = RotationCost(), ScarceBits()
+        self._hints = Hints()
 
     @property
     def world_size(self) -> int:
@@ -102,13 +103,17 @@ class Engine:
             return self._all_reduce(topology, bucket, parameters)
         plan = self.sieve.plan(topology, parameters, *topology.place(self.groups))
         buffer = bucket.buffer()
+        self.sieve.step.clock.buckets += 1
+        return self._submit(buffer, lambda: self.exchange_frames(topology, plan, buffer))
+
+    def _submit(self, buffer: Tensor, run: Callable[[], Tensor]) -> torch.futures.Future[Tensor]:
+        """Let the worker's thread fill a buffer, and return its future."""
         future, asked = future_on(buffer.device), Handover(buffer.device)
 
         def job() -> None:
             with asked.taken_over():
-                future.set_result(self.exchange_frames(topology, plan, buffer))
+                future.set_result(run())
 
-        self.sieve.step.clock.buckets += 1
         self.worker.submit(job)
         return future
 
@@ -137,9 +142,19 @@ class Engine:
         note_nonfinite(clock, named or placeholder_names(bucket.parameters()), buffer)
         if not self.sieve.is_before_start:
             self.sieve.give_residuals(parameters, buffer, self.world_size)
+        if self.groups.is_managed:
+            # In one group, all collectives of a step must come from one thread.
+            return self._submit(buffer, lambda: self._all_reduced(topology, buffer))
         all_reduce = topology.reduce(buffer, self.groups)
         self._all_reduces.append(all_reduce)
         return all_reduce.average
+
+    def _all_reduced(self, topology: DenseTopology, buffer: Tensor) -> Tensor:
+        """Average a buffer in the worker's thread."""
+        with self.groups.everyone.failing():
+            average = topology.reduce(buffer, self.groups).finish(self.groups.look)
+        self.sieve.step.clock.nonfinite_anywhere |= not is_finite(average)
+        return average
 
     def _states_of(self, bucket: Bucket) -> list[ParameterState]:
         """Return the states of the bucket's parameters, in its order.
@@ -254,18 +269,15 @@ class Engine:
                 self.groups.part(self.worker)
             # After an interrupted wait the worker may still be selecting. The next step then puts
             # the survivors back.
-            if self.worker.is_idle:
+            # Where the ranks may meet again in another group, it is settled there who has what.
+            if self.worker.is_idle and not self.groups.is_managed:
                 self.sieve.put_back()
             if mismatch is not None and mismatch is not error:
                 raise mismatch from error
             raise
 
     def _finish_all_reduces(self) -> None:
-        """Wait for the all-reduces, and note whether an average is not finite.
-
-        Raises:
-            ExchangeError: an all-reduce has failed.
-        """
+        """Wait for the all-reduces, and note whether an average is not finite."""
         unfinished, self._all_reduces = self._all_reduces, []
         try:
             averages = [all_reduce.finish(self.groups.look) for all_reduce in unfinished]
@@ -316,14 +328,11 @@ class Engine:
             # Also after an observer's error: bases must turn on all ranks in the same step.
             if self.sieve.is_turn_due:
                 self._submit_turn()
-        self._give_hints(record)
+        if self.groups.group.rank() == 0:
+            self._hints.give(record, self.sieve)
 
     def _skip_step(self, is_plain: bool) -> dict[int, list[str]]:
-        """Undo this step, because a gradient is not finite.
-
-        Returns:
-            The parameters with such gradients, by rank, as in `StepRecord.nonfinite_parameters`.
-        """
+        """Undo this step, and return which gradients of which rank are not finite."""
         if not is_plain:
             self.reports.tell_nothing()
         self.sieve.skip()
@@ -338,13 +347,3 @@ class Engine:
                 self.sieve.turn(self.world_size, self.groups.add_up_on_node)
 
         self.worker.submit_local(turn)
-
-    def _give_hints(self, record: StepRecord) -> None:
-        """Tell the user, on rank 0, where rotation is not worth its time or would help."""
-        if record.plain or self.groups.group.rank() != 0:
-            return
-        rotations = [p.rotation for p in self.sieve.parameters if p.rotation is not None]
-        if rotations:
-            self._rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
-        elif self.sieve.thresholds.budget is not None:
-            self._scarce_bits.end_step(record.bits_per_parameter)

@@ -205,6 +205,11 @@ class RankSieve:
             elif not unit.is_empty and not step.holds(flat):
                 unit.give_residuals(flat, world_size, step.loss_scale)
 
+    @property
+    def touched(self) -> set[str]:
+        """The names of the parameters from which the running step has selected."""
+        return self._changes.touched
+
     def clear_interrupted(self) -> None:
         """Undo an interrupted step: its survivors, gradient sizes and unknown names."""
         self.put_back()

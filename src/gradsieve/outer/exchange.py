@@ -2,9 +2,8 @@
 
 import time
 
-import torch.distributed as dist
-
 from gradsieve.errors import SieveError
+from gradsieve.exchange.collectives import own_rank
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, Buffers, assign
 from gradsieve.outer.record import OuterRecord
@@ -38,6 +37,10 @@ class OuterExchange:
         self.records: list[OuterRecord] = []
         """The records of merged exchanges that `OuterSync` has not yet taken."""
 
+    def meet_anew(self) -> None:
+        """Forget when ranks met last, because other ranks take part from now on."""
+        self._arrivals = Arrivals(self.state.engine.groups)
+
     def begin(self, fragment: int, delay: int) -> None:
         """Begin to exchange the pseudo-gradients of a fragment.
 
@@ -54,10 +57,15 @@ class OuterExchange:
         under_way = UnderWay(flight, schedule.every, max(1, schedule.since))
         buckets = under_way.flight.buckets
         state.begin_step(buckets[0])
+        engine.worker.submit(meeting)
         buffers = self.buffers.now()
         if buffers and fragment == schedule.fragments - 1:
             under_way.buffer_average = BufferAverage(buffers, engine.groups.group)
-        engine.worker.submit(meeting)
+            begin = under_way.buffer_average.begin
+            if engine.groups.is_managed:
+                engine.worker.submit(begin)
+            else:
+                begin()
         under_way.futures = [engine.exchange(bucket) for bucket in buckets]
         under_way.seconds = time.perf_counter() - start
         self.under_way = under_way
@@ -115,7 +123,8 @@ class OuterExchange:
             return
         record = self.state.last
         sources = {} if record is None else record.nonfinite_parameters
-        whose = "this" if dist.get_rank() in sources else "another"
+        me = own_rank(self.state.engine.groups.group)
+        whose = "this" if me in sources else "another"
         named = "; ".join(f"rank {rank}: {', '.join(names)}" for rank, names in sources.items())
         raise SieveError(
             f"the weights of {whose} rank were not finite when inner step {self.schedule.began} "

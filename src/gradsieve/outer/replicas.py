@@ -11,15 +11,19 @@ from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup
 
 
-def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> bool:
+def require_node_of(group: AnyGroup, model: DistributedDataParallel) -> bool:
     """Return whether `group` has some ranks of the node only, over which DDP averages.
 
     Raises:
         SieveError: DDP averages over the ranks that are to exchange.
     """
     inside = dist.get_process_group_ranks(model.process_group)
+    if isinstance(group, ManagedGroup):
+        # One rank of each node, by what such groups are for.
+        return len(inside) > 1
     exchanging = dist.get_process_group_ranks(group)
     if inside == exchanging:
         raise SieveError(

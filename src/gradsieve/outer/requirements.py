@@ -76,3 +76,12 @@ def require_one_length(schedule: Schedule, config: SieveConfig, shards: str) -> 
             f"{every} follows a Budget, and the ranks that hold another shard have one of their "
             "own: the shards of a parameter would be exchanged at different steps; give one number"
         )
+
+
+def require_no_nodes(exchange: str) -> None:
+    """Raise ValueError if ranks of a group that others manage are to exchange by nodes."""
+    if exchange == "hierarchical":
+        raise ValueError(
+            'the ranks of a group that others manage form no nodes: exchange="hierarchical" '
+            'cannot work; give "gather", "two-shot", "dense" or "auto"'
+        )

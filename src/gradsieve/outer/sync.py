@@ -1,12 +1,12 @@
 """Local steps with an outer optimizer, the front end for links too slow for every step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.requirements import require_dtype
@@ -20,14 +20,16 @@ from gradsieve.bucket.shards import (
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
-from gradsieve.exchange import outer_attendance
+from gradsieve.exchange import ExchangeError, ManagedGroup, outer_attendance
 from gradsieve.exchange.agreement import Description, require_agreement
 from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
+from gradsieve.outer.regroup import Groupings, Membership, meet
 from gradsieve.outer.replicas import require_no_clock, require_node_of, share
 from gradsieve.outer.requirements import (
     require_module,
+    require_no_nodes,
     require_no_start,
     require_one_length,
     require_same_parameters,
@@ -139,19 +141,23 @@ class OuterSync:
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
         require_one_length(self._schedule, config, places_of(trained.values()))
-        require_replicas(named, dist.get_process_group_ranks(group))
+        if isinstance(group, ManagedGroup):
+            require_no_nodes(self.state.exchange)
+            meet(group)
+        else:
+            require_replicas(named, dist.get_process_group_ranks(group))
         device = None if offload is None else torch.device(offload)
-        mine = self._description([*named, *model.named_buffers()])
+        self._described = [described(n, t) for n, t in [*named, *model.named_buffers()]]
         for ranks in (group, mates):
             if ranks is not None:
                 with outer_attendance(ranks):
-                    require_agreement(mine, ranks)
+                    require_agreement(self._description(), ranks)
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
-        share(map(local, [*model.parameters(), *model.buffers()]), group)
+        if not isinstance(group, ManagedGroup):
+            share(map(local, [*model.parameters(), *model.buffers()]), group)
         self._weights = OuterWeights(named, optimizer, fragments, device)
-        made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
-        require_agreement(Description(settings=(made,), parameters=()), group)
+        require_agreement(self._description_of_optimizer(), group)
         self.state.bind_weights(model, self._weights.named, fragments=fragments)
         # For the user to read and set.
         """The record of the last exchange that was merged; None before the first."""
@@ -161,10 +167,13 @@ class OuterSync:
         self._model = model
         self._known = {id(parameter): name for name, parameter in trained.items()}
         self._exchange = OuterExchange(self.state, self._weights, self._schedule, Buffers(model))
+        self._groupings = Groupings(self._exchange, model)
+        if isinstance(group, ManagedGroup):
+            self._groupings.join()
         self._follows_budget = self._schedule.shortest < self._schedule.longest
         self._has_mates = mates is not None
         """Whether ranks that are not in the group must keep the same weights."""
-        self._has_failed = False
+        self._failure: BaseException | None = None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -191,11 +200,15 @@ class OuterSync:
         """Number of calls of `step` so far."""
         return self._schedule.step
 
-    def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
+    def _description(self) -> Description:
         return Description(
             settings=(*self._schedule.settings, *self.state.sieve.settings),
-            parameters=tuple(described(name, tensor) for name, tensor in named),
+            parameters=tuple(self._described),
         )
+
+    def _description_of_optimizer(self) -> Description:
+        made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
+        return Description(settings=(made,), parameters=())
 
     # A step.
 
@@ -237,6 +250,49 @@ class OuterSync:
         gather_no_more(self._model)
         require_same_parameters(self._model, self._known)
 
+    @ordinary_tensors()
+    def regroup(self, group: object) -> Membership:
+        """Go on in another group of ranks, which someone else has made.
+
+        Call it on all ranks that were there before, while ranks that are new make their
+        `OuterSync` with the same group. The ranks may be others, more or fewer. Ranks that stay
+        keep what they have not sent, and what they have learned since the last exchange. Ranks
+        that are new take the outer weights, their momentum and the schedule. An exchange under way
+        is ended in the old group and merged. If it has failed, all go on from the last outer
+        weights, and what was to be exchanged travels with the next exchange.
+
+        Args:
+            group: the new group, or the same object if its ranks are others now.
+
+        Returns:
+            Who has joined, and who has left. What those that left had not sent is lost.
+
+        Raises:
+            ExchangeError: a rank has died or stalled. `regroup` may be called again, with another
+                group.
+            SieveError: the group before was made by torch.distributed. Also if the ranks differ,
+                or the weights of a rank are not finite.
+        """
+        if not self._engine.groups.is_managed:
+            raise SieveError(
+                "regroup changes a group that others manage, and this OuterSync has a group that "
+                "torch.distributed has made: save a checkpoint, and use gs.reshard for the state"
+            )
+        require_no_nodes(self.state.exchange)
+        gather_no_more(self._model)
+        if self._failure is None:
+            with suppress(ExchangeError), self._failing():
+                self._groupings.leave()
+        elif not isinstance(self._failure, ExchangeError):
+            self._require_success()
+        # Until the ranks have met. If they cannot, this may be called again.
+        self._failure = self._failure or ExchangeError("the ranks have not met")
+        agreeing = (self._description(), self._description_of_optimizer())
+        found = self._groupings.go_on(ManagedGroup(group), agreeing)
+        self._failure = None
+        self._tell()
+        return found
+
     @contextmanager
     def _failing(self) -> Iterator[None]:
         """Note that an exchange has failed.
@@ -246,8 +302,8 @@ class OuterSync:
         """
         try:
             yield
-        except BaseException:
-            self._has_failed = True
+        except BaseException as error:
+            self._failure = error
             raise
 
     def _tell(self) -> None:
@@ -261,10 +317,13 @@ class OuterSync:
                 self.on_step(record)
 
     def _require_success(self) -> None:
-        if self._has_failed:
+        if self._failure is not None:
+            todo = "load the last checkpoint"
+            if self._engine.groups.is_managed and isinstance(self._failure, ExchangeError):
+                todo = "call outer.regroup(group) on all ranks that are there"
             raise SieveError(
                 "an exchange of local steps has failed, and weights and residuals no longer belong "
-                "together: load the last checkpoint"
+                f"together: {todo}"
             )
 
     def __getstate__(self) -> NoReturn:
@@ -302,4 +361,4 @@ class OuterSync:
                 weights of the model are not those at the time of saving.
         """
         load(self._exchange, state)
-        self._has_failed = False
+        self._failure = None
