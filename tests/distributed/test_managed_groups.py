@@ -130,9 +130,7 @@ WAYS = {
         "delay": 1,
         "optimizer": lambda weights: torch.optim.SGD(weights, lr=0.7, momentum=0.5),
     },
-    "fragments": SIGMA | {"fragments": 2, "delay": 2},
-    "two-shot": SIGMA | {"exchange": "two-shot", "delay": 1},
-    "dense": {"exchange": "dense", "delay": 2},
+    "two-shot": SIGMA | {"exchange": "two-shot", "fragments": 2, "delay": 2},
     "auto": {"every": (4, 6), "threshold": gs.Budget("auto")},
 }
 
@@ -150,7 +148,7 @@ def leave_and_return(job, way, options):
     outer.finish()
     assert all_alike(job, net, outer), way
     train(net, outer, optimizer, 5)
-    assert outer.is_exchanging == (way in ("fragments", "dense"))
+    assert outer.is_exchanging == (way == "two-shot")
     before, exchanges = unsent(outer, 4), outer.state.totals.steps
     job.barrier("three")
     three = job.group(2, 0, 1)
@@ -322,6 +320,8 @@ def refuse(folder):
     group = job.group(0, 1)
     sieve = gs.SieveState(process_group=group)
     ddp = nn.parallel.DistributedDataParallel(Net())
+    with pytest.raises(gs.SieveError, match=r"weights would part\. Let .*fully_shard"):
+        gs.OuterSync(ddp, process_group=group)
     with pytest.raises(gs.SieveError, match=r"others manage it.* through gs\.OuterSync"):
         sieve.bind(ddp)
     with pytest.raises(ValueError, match="form no nodes"):

@@ -1,7 +1,7 @@
 """Go on among other ranks: who stays keeps what it has not sent, who is new takes the weights."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from gradsieve.bucket.shards import local
 from gradsieve.errors import named_ranks
 from gradsieve.exchange import FrameExchange, ManagedGroup, numbers_of_all
-from gradsieve.exchange.agreement import Description, require_agreement
 from gradsieve.exchange.frames import unreachable
 from gradsieve.outer.exchange import OuterExchange
+from gradsieve.outer.terms import Terms
 from gradsieve.parameters.saving import save_parameter
 from gradsieve.runtime.notices import tell
 from gradsieve.saved.seal import crc_of
@@ -67,28 +67,26 @@ class Groupings:
     def __init__(self, exchange: OuterExchange, model: nn.Module) -> None:
         self._exchange, self._model = exchange, model
         self._generation, self._rank, self._size = NEW, 0, 0
+        self._in_residuals: set[str] | None = None
+        """What `_settle` has returned, while the ranks have not met again."""
 
     def leave(self) -> None:
         """End the exchange that is under way in the old group: merge it, or note its failure."""
         self._exchange.schedule.ends = None
         self._exchange.end()
 
-    def go_on(self, group: ManagedGroup, agreeing: Sequence[Description]) -> Membership:
-        """Meet in another group, and `join` it.
-
-        Args:
-            agreeing: what must be the same on all ranks.
-        """
+    def go_on(self, group: ManagedGroup, terms: Terms) -> Membership:
+        """Meet in another group, and `join` it."""
         self._exchange.state.engine.groups.replace(group)
         meet(group)
-        for description in agreeing:
-            require_agreement(description, group)
+        terms.require_alike(group)
+        terms.require_alike_optimizer(self._exchange.weights.optimizer, group)
         return self.join()
 
     def join(self) -> Membership:
         """Take part in the group that the engine has now. All its ranks must call it together.
 
-        Nothing changes before the last collective: after an error it can be called again.
+        After an error it can be called again: weights change after the last collective.
 
         Raises:
             ExchangeError: a rank has died or stalled.
@@ -109,13 +107,15 @@ class Groupings:
             for member in members
         ]
         saved = None
+        if self._in_residuals is None:
+            self._in_residuals = self._settle(
+                arrived=ahead.exchanges == me.exchanges + 1 and ahead.generation == me.generation
+            )
         if not all(is_alike):
             saved = self._receive(group, source, needed=not is_alike[group.rank()])
         # From here on nothing fails.
-        in_residuals = self._settle(
-            arrived=ahead.exchanges == me.exchanges + 1 and ahead.generation == me.generation
-        )
-        self._take_over(saved, in_residuals, is_new=me.generation == NEW)
+        self._take_over(saved, self._in_residuals, is_new=me.generation == NEW)
+        self._in_residuals = None
         self._begin_anew()
         found = membership(members, group.rank(), source)
         self._generation, self._rank, self._size = ahead.generation + 1, found.rank, found.size

@@ -14,23 +14,30 @@ from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.managed import AnyGroup, ManagedGroup
 
 
-def require_node_of(group: AnyGroup, model: DistributedDataParallel) -> bool:
-    """Return whether `group` has some ranks of the node only, over which DDP averages.
+def mates_outside(group: AnyGroup, model: DistributedDataParallel) -> dist.ProcessGroup | None:
+    """Return the ranks over which DDP averages, if some of them are not in `group`; else None.
 
     Raises:
-        SieveError: DDP averages over the ranks that are to exchange.
+        SieveError: DDP averages over the ranks that are to exchange. Also if others manage the
+            group, and it has only one of the ranks over which DDP averages.
     """
     inside = dist.get_process_group_ranks(model.process_group)
     if isinstance(group, ManagedGroup):
-        # One rank of each node, by what such groups are for.
-        return len(inside) > 1
+        if len(inside) > 1:
+            raise SieveError(
+                f"DDP keeps the weights of ranks {inside} alike, and each of them has a group of "
+                "its own that others manage: after an exchange that fails in one of the groups, "
+                "the weights would part. Let torch.distributed.fsdp.fully_shard cut the model "
+                "over these ranks, or train with one rank where the group has one"
+            )
+        return None
     exchanging = dist.get_process_group_ranks(group)
     if inside == exchanging:
         raise SieveError(
             f"the DDP model averages gradients over ranks {inside} in every step already; give "
             "OuterSync the module itself, or make DDP with the group of one node's ranks"
         )
-    return not {*inside} <= {*exchanging}
+    return None if {*inside} <= {*exchanging} else model.process_group
 
 
 def require_no_clock(config: SieveConfig) -> None:

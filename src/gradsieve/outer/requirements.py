@@ -8,6 +8,7 @@ from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
 from gradsieve.outer.schedule import Schedule
+from gradsieve.topology import TOPOLOGIES, FrameTopology
 
 FLAT = "FullyShardedDataParallel"
 """Name of the class of the first FSDP. Importing it takes long."""
@@ -80,8 +81,9 @@ def require_one_length(schedule: Schedule, config: SieveConfig, shards: str) -> 
 
 def require_no_nodes(exchange: str) -> None:
     """Raise ValueError if ranks of a group that others manage are to exchange by nodes."""
-    if exchange == "hierarchical":
+    topology = TOPOLOGIES.get(exchange)
+    if isinstance(topology, FrameTopology) and topology.of_nodes:
         raise ValueError(
-            'the ranks of a group that others manage form no nodes: exchange="hierarchical" '
-            'cannot work; give "gather", "two-shot", "dense" or "auto"'
+            f"the ranks of a group that others manage form no nodes: exchange={exchange!r} cannot "
+            'work there; give "gather", "two-shot", "dense" or "auto"'
         )

@@ -10,23 +10,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.requirements import require_dtype
-from gradsieve.bucket.shards import (
-    described,
-    gather_no_more,
-    local,
-    places_of,
-    require_replicas,
-)
+from gradsieve.bucket.shards import gather_no_more, local, places_of, require_replicas
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError, ManagedGroup, outer_attendance
-from gradsieve.exchange.agreement import Description, require_agreement
+from gradsieve.exchange.managed import AnyGroup
 from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.regroup import Groupings, Membership, meet
-from gradsieve.outer.replicas import require_no_clock, require_node_of, share
+from gradsieve.outer.replicas import mates_outside, require_no_clock, share
 from gradsieve.outer.requirements import (
     require_module,
     require_no_nodes,
@@ -36,6 +30,7 @@ from gradsieve.outer.requirements import (
 )
 from gradsieve.outer.saving import load, save
 from gradsieve.outer.schedule import Schedule
+from gradsieve.outer.terms import Terms
 from gradsieve.outer.weights import OuterOptimizer, OuterWeights, nesterov
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
@@ -133,10 +128,11 @@ class OuterSync:
         model = uncompiled(model)
         mates: dist.ProcessGroup | None = None
         if isinstance(model, DistributedDataParallel):
-            if require_node_of(group, model):
-                mates = model.process_group
-                require_no_clock(config)
+            mates = mates_outside(group, model)
             model = model.module
+        self._has_mates = mates is not None
+        """Whether ranks that are not in the group must keep the same weights."""
+        self._require_no_clock()
         gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
@@ -147,20 +143,19 @@ class OuterSync:
         else:
             require_replicas(named, dist.get_process_group_ranks(group))
         device = None if offload is None else torch.device(offload)
-        self._described = [described(n, t) for n, t in [*named, *model.named_buffers()]]
-        for ranks in (group, mates):
-            if ranks is not None:
-                with outer_attendance(ranks):
-                    require_agreement(self._description(), ranks)
+        self._terms = Terms([*named, *model.named_buffers()], self._schedule, self.state)
+        meetings: list[AnyGroup] = [group] if mates is None else [group, mates]
+        for ranks in meetings:
+            with outer_attendance(ranks):
+                self._terms.require_alike(ranks)
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
         if not isinstance(group, ManagedGroup):
             share(map(local, [*model.parameters(), *model.buffers()]), group)
         self._weights = OuterWeights(named, optimizer, fragments, device)
-        require_agreement(self._description_of_optimizer(), group)
+        self._terms.require_alike_optimizer(self.optimizer, group)
         self.state.bind_weights(model, self._weights.named, fragments=fragments)
-        # For the user to read and set.
-        """The record of the last exchange that was merged; None before the first."""
+        # For the user to set.
         self.on_step: Callable[[OuterRecord], None] | None = None
         """A function that is called with each record."""
         # Internal.
@@ -171,8 +166,6 @@ class OuterSync:
         if isinstance(group, ManagedGroup):
             self._groupings.join()
         self._follows_budget = self._schedule.shortest < self._schedule.longest
-        self._has_mates = mates is not None
-        """Whether ranks that are not in the group must keep the same weights."""
         self._failure: BaseException | None = None
 
     @property
@@ -199,16 +192,6 @@ class OuterSync:
     def inner_steps(self) -> int:
         """Number of calls of `step` so far."""
         return self._schedule.step
-
-    def _description(self) -> Description:
-        return Description(
-            settings=(*self._schedule.settings, *self.state.sieve.settings),
-            parameters=tuple(self._described),
-        )
-
-    def _description_of_optimizer(self) -> Description:
-        made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
-        return Description(settings=(made,), parameters=())
 
     # A step.
 
@@ -245,10 +228,13 @@ class OuterSync:
 
     def _prepare(self) -> None:
         self._require_success()
-        if self._has_mates:
-            require_no_clock(self.state.config)
+        self._require_no_clock()
         gather_no_more(self._model)
         require_same_parameters(self._model, self._known)
+
+    def _require_no_clock(self) -> None:
+        if self._has_mates:
+            require_no_clock(self.state.config)
 
     @ordinary_tensors()
     def regroup(self, group: object) -> Membership:
@@ -287,8 +273,7 @@ class OuterSync:
             self._require_success()
         # Until the ranks have met. If they cannot, this may be called again.
         self._failure = self._failure or ExchangeError("the ranks have not met")
-        agreeing = (self._description(), self._description_of_optimizer())
-        found = self._groupings.go_on(ManagedGroup(group), agreeing)
+        found = self._groupings.go_on(ManagedGroup(group), self._terms)
         self._failure = None
         self._tell()
         return found
