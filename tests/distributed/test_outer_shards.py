@@ -1,5 +1,7 @@
 """Local steps between the replicas of an FSDP model: two nodes of two ranks, a shard on each."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -69,15 +71,14 @@ def compare_with_ddp():
         ({"exchange": "dense"}, True),
         ({"exchange": "gather", **fixed}, True),
         ({"exchange": "two-shot", "threshold": gs.Fixed(0.0), "values": "float32"}, True),
-        ({"exchange": "gather", "delay": 2, **fixed}, True),
+        ({"exchange": "gather", "delay": 1, **fixed}, True),
         ({"exchange": "gather", "fragments": 3, **fixed}, True),
         # Thresholds, levels and bases are those of a shard.
-        ({"exchange": "gather", "threshold": gs.Sigma(1.0), "min_numel": 1}, False),
-        ({"exchange": "gather", "threshold": gs.Sigma(1.0), "fragments": 4, "delay": 1}, False),
+        ({"exchange": "gather", "threshold": gs.Sigma(1.0), "fragments": 3, "min_numel": 1}, False),
         ({"exchange": "gather", "rotation": 16, "threshold": gs.Sigma(1.0)}, False),
         ({"exchange": "two-shot", "delay": 2}, False),
     ):
-        options = {"process_group": mesh["replicate"].get_group(), "every": 4} | options
+        options = {"process_group": mesh["replicate"].get_group(), "every": 3} | options
         nets = [
             # Each rank of an FSDP model collects statistics of its own.
             DDP(whole(), process_group=mesh["shard"].get_group(), broadcast_buffers=False),
@@ -85,7 +86,7 @@ def compare_with_ddp():
         ][0 if is_alike else 1 :]
         for net in nets:
             outer = gs.OuterSync(net, **options)
-            train(net, outer, 9, optimizer=adam(net))
+            train(net, outer, 7, optimizer=adam(net))
             outer.finish()
         assert replicas_agree(net, mesh), options
         if is_alike:
@@ -173,6 +174,20 @@ def resume_shards():
         outer.load_state_dict(plain.state_dict())
 
 
+def exchange_in_a_group_made_by_hand(folder):
+    mesh = nodes()
+    node, place = divmod(dist.get_rank(), 2)
+    store = dist.PrefixStore(str(place), dist.FileStore(f"{folder}/store"))
+    by_hand = dist.ProcessGroupGloo(store, node, 2, timedelta(seconds=20))
+    net = sharded(mesh, seed=node)
+    outer = gs.OuterSync(
+        net, every=3, threshold=gs.Sigma(1.0), exchange="gather", process_group=by_hand
+    )
+    assert replicas_agree(net, mesh), "newcomers take the shards of the first node"
+    train(net, outer, 6, optimizer=adam(net))
+    assert replicas_agree(net, mesh)
+
+
 def refuse_what_cannot_work():
     mesh = nodes()
     net, replicas = sharded(mesh), mesh["replicate"].get_group()
@@ -189,11 +204,12 @@ def test_shards_are_exchanged_as_what_ddp_has_whole():
     run_ranks(4, compare_with_ddp)
 
 
-def test_shards_meet_resume_and_are_refused_in_words():
-    run_ranks(4, several)
+def test_shards_meet_resume_and_are_refused_in_words(tmp_path):
+    run_ranks(4, several, str(tmp_path))
 
 
-def several():
+def several(folder):
     meet_in_half_precision()
     resume_shards()
+    exchange_in_a_group_made_by_hand(folder)
     refuse_what_cannot_work()

@@ -12,6 +12,9 @@ from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.managed import AnyGroup, ManagedGroup
+from gradsieve.topology import DENSE_TOPOLOGIES
+
+DENSE_NAMES = frozenset(topology.name for topology in DENSE_TOPOLOGIES)
 
 
 def mates_outside(group: AnyGroup, model: DistributedDataParallel) -> dist.ProcessGroup | None:
@@ -46,10 +49,12 @@ def require_no_clock(config: SieveConfig) -> None:
     The ranks of a node exchange the same weights in one group each. They keep them the same only
     if every group decides the same.
     """
-    if isinstance(config.policy, Budget) or config.topology_name == "auto":
-        decides = (
-            'exchange="auto"' if config.topology_name == "auto" else f"threshold={config.policy}"
-        )
+    decides = ""
+    if config.topology_name == "auto":
+        decides = 'exchange="auto"'
+    elif isinstance(config.policy, Budget) and config.topology_name not in DENSE_NAMES:
+        decides = f"threshold={config.policy}"
+    if decides:
         raise SieveError(
             f"{decides} decides by time, each group of ranks by its own, and process_group has "
             "only some ranks of the node over which DDP averages: their weights would part. Leave "
