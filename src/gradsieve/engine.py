@@ -6,6 +6,7 @@ It joins the sieve of this rank, which knows nothing of torch.distributed, to th
 import math
 import time
 import weakref
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.comparison import compare_ranks
 from gradsieve.bucket.hints import Hints
 from gradsieve.bucket.observer import Observer
 from gradsieve.bucket.plan import Plan
@@ -21,7 +23,6 @@ from gradsieve.bucket.requirements import require_bucket, require_even_division
 from gradsieve.bucket.strides import Layouts
 from gradsieve.control.reports import Reports
 from gradsieve.errors import MismatchError
-from gradsieve.exchange.agreement import Description, require_agreement
 from gradsieve.exchange.all_reduce import AllReduce
 from gradsieve.exchange.frames import unreachable
 from gradsieve.exchange.groups import Groups
@@ -32,7 +33,6 @@ from gradsieve.parameters.nonfinite import is_finite, note_nonfinite, placeholde
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.runtime.devices import Handover, catch_up, future_on
 from gradsieve.runtime.torch_private import is_in_backward
-from gradsieve.saved.sieve import require_own_place
 from gradsieve.telemetry.closing import close_step
 from gradsieve.telemetry.record import StepRecord
 from gradsieve.topology import DENSE, AnyTopology, DenseTopology, FrameTopology
@@ -102,13 +102,17 @@ class Engine:
             return self._all_reduce(topology, bucket, parameters)
         plan = self.sieve.plan(topology, parameters, *topology.place(self.groups))
         buffer = bucket.buffer()
+        self.sieve.step.clock.buckets += 1
+        return self._submit(buffer, lambda: self.exchange_frames(topology, plan, buffer))
+
+    def _submit(self, buffer: Tensor, run: Callable[[], Tensor]) -> torch.futures.Future[Tensor]:
+        """Let the worker's thread fill a buffer, and return its future."""
         future, asked = future_on(buffer.device), Handover(buffer.device)
 
         def job() -> None:
             with asked.taken_over():
-                future.set_result(self.exchange_frames(topology, plan, buffer))
+                future.set_result(run())
 
-        self.sieve.step.clock.buckets += 1
         self.worker.submit(job)
         return future
 
@@ -137,6 +141,9 @@ class Engine:
         note_nonfinite(clock, named or placeholder_names(bucket.parameters()), buffer)
         if not self.sieve.is_before_start:
             self.sieve.give_residuals(parameters, buffer, self.world_size)
+        if self.groups.is_managed:
+            # In one group, all collectives of a step must come from one thread.
+            return self._submit(buffer, lambda: self._all_reduced(topology, buffer))
         all_reduce = topology.reduce(buffer, self.groups)
         self._all_reduces.append(all_reduce)
         return all_reduce.average
@@ -147,6 +154,13 @@ class Engine:
         All ranks call it after the last bucket, or none.
         """
         self._all_reduces.append(AllReduce(flags, self.groups.group, half=False))
+
+    def _all_reduced(self, topology: DenseTopology, buffer: Tensor) -> Tensor:
+        """Average a buffer in the worker's thread."""
+        with self.groups.everyone.failing():
+            average = topology.reduce(buffer, self.groups).finish(self.groups.look)
+        self.sieve.step.clock.nonfinite_anywhere |= not is_finite(average)
+        return average
 
     def _states_of(self, bucket: Bucket) -> list[ParameterState]:
         """Return the states of the bucket's parameters, in its order.
@@ -196,7 +210,8 @@ class Engine:
         if model is not None:
             require_even_division(model)
         if not groups.have_met:
-            self._compare_ranks(first)
+            compare_ranks(sieve, groups, first, self.loaded_place)
+            groups.agree(self.topology.exchange)
         is_changed = groups.begin_step(sieve.step_number, self.topology.exchange)
         if is_changed and not sieve.is_before_start:
             self.worker.submit(groups.announce_exchange)
@@ -206,38 +221,6 @@ class Engine:
         self.reports.begin_step()
         self._device = buffer.device
         sieve.restart_clock(computing_threads(self._device))
-
-    def _compare_ranks(self, first: Bucket) -> None:
-        sieve, groups = self.sieve, self.groups
-        if not sieve.stands_for_weights:
-            groups.require_all_ranks(first.buffer())
-        fault = self._fault_of_loaded(first)
-        mine = Description(
-            settings=(
-                *sieve.settings,
-                f"step={sieve.step_number}",
-                f"state loaded={fault or self.loaded_place is not None}",
-            ),
-            parameters=tuple(
-                f"{n} {list(p.shape)} {p.dtype}"
-                for n, p in sieve.parameters.described(first.parameters())
-            ),
-        )
-        require_agreement(mine, groups.group)
-        if fault:
-            raise ValueError(fault)
-        groups.agree(self.topology.exchange)
-
-    def _fault_of_loaded(self, first: Bucket) -> str:
-        """Return why the loaded state does not fit this rank and model; empty if it fits."""
-        if self.loaded_place is None:
-            return ""
-        try:
-            require_own_place(*self.loaded_place, *self.groups.own_place)
-            self.sieve.parameters.require_awaited(first.parameters())
-        except ValueError as error:
-            return str(error)
-        return ""
 
     def clear_interrupted(self) -> None:
         """Undo what an interrupted backward pass has left."""
@@ -264,7 +247,8 @@ class Engine:
                 self.groups.part(self.worker)
             # After an interrupted wait the worker may still be selecting. The next step then puts
             # the survivors back.
-            if self.worker.is_idle:
+            # Where the ranks may meet again in another group, it is settled there who has what.
+            if self.worker.is_idle and not self.groups.is_managed:
                 self.sieve.put_back()
             if mismatch is not None and mismatch is not error:
                 raise mismatch from error

@@ -24,7 +24,14 @@ from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import Copied, refuse_copy, refuse_unbound, require_scaler
 from gradsieve.saved.seal import sealed
-from gradsieve.saved.sieve import VERSION, finite_note, require_own_place, require_sound
+from gradsieve.saved.sieve import (
+    VERSION,
+    finite_note,
+    lines_of,
+    require_own_place,
+    require_own_shards,
+    require_sound,
+)
 from gradsieve.telemetry.idle import watch
 from gradsieve.telemetry.record import StepRecord, Totals
 
@@ -332,6 +339,7 @@ class SieveState(Gathers):
             raise SieveError("this SieveState is a copy: bind it before a state is loaded")
         # Checked first: a state that is refused leaves an unfinished step as it is.
         found = require_sound(state)
+        require_own_shards(found["settings"], lines_of(self.sieve.settings))
         require_own_place(found["rank"], found["world_size"], *self.engine.groups.own_place)
         self.sieve.require_fit(found, weights)
         self.engine.clear_interrupted()

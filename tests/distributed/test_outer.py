@@ -1,5 +1,7 @@
 """Local steps on real ranks: the same weights after each exchange, and nothing lost."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +11,7 @@ from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
+from gradsieve.exchange import attendance
 
 
 def meet_every_fourth_step():
@@ -190,6 +193,37 @@ def nodes():
 
 def test_ddp_within_nodes_and_local_steps_between():
     run_ranks(4, nodes)
+
+
+def one_group_for_each_place():
+    """Two nodes of two ranks, each of which exchanges with the same rank of the other node."""
+    attendance.PATIENCE = 0.1
+    node, place = divmod(dist.get_rank(), 2)
+    brief = timedelta(seconds=1)
+    inside = [dist.new_group(ranks, timeout=brief) for ranks in ([0, 1], [2, 3])][node]
+    across = [dist.new_group(ranks, timeout=brief) for ranks in ([0, 2], [1, 3])][place]
+    model = DDP(build(), process_group=inside)
+    for options in ({}, {"threshold": gs.Budget(bytes_per_step=9e3)}, exact(exchange="auto")):
+        with pytest.raises(gs.SieveError, match=r"weights would part\. Leave process_group away"):
+            gs.OuterSync(model, process_group=across, **options)
+    options = {"every": 2, "threshold": gs.Sigma(1.0), "exchange": "gather", "min_numel": 100}
+    outer = gs.OuterSync(model, process_group=across, **options)
+    train(model, outer, 5)
+    outer.finish()
+    assert same_on_all_ranks(model)
+    outer.state.exchange = "auto"
+    with pytest.raises(gs.SieveError, match="decides by time"):
+        outer.step()
+    if place:
+        dist.barrier()
+        return
+    with pytest.raises(gs.ExchangeError, match=rf"rank {2 * node + 1} has made no OuterSync"):
+        gs.OuterSync(model, process_group=across, **options)
+    dist.barrier()
+
+
+def test_ranks_of_a_node_that_exchange_in_groups_of_their_own_stay_alike():
+    run_ranks(4, one_group_for_each_place)
 
 
 def make_from_rank_zero():

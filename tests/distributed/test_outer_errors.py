@@ -87,6 +87,14 @@ def test_ranks_that_differ_are_told_so_when_they_begin():
     run_ranks(2, disagree)
 
 
+class FullyShardedDataParallel(nn.Module):
+    """Torch's own needs an accelerator."""
+
+
+class FirstFSDP(FullyShardedDataParallel):
+    pass
+
+
 def one_rank():
     net = build()
     outer = gs.OuterSync(net, every=2, optimizer=average, **exact())
@@ -96,6 +104,11 @@ def one_rank():
     torch.testing.assert_close(weights(net), mine)
     for arguments, error, words in (
         ({"model": "net"}, TypeError, "torch.nn.Module, got str"),
+        (
+            {"model": nn.Sequential(FirstFSDP())},
+            TypeError,
+            r"with torch.*\.fully_shard\(model, mesh",
+        ),
         ({"offload": "disk"}, ValueError, 'offload must be "cpu" or None'),
         ({"every": (2, 9), "threshold": gs.Sigma(1.0)}, ValueError, "follows a Budget"),
         ({"every": 0}, ValueError, "every must be 1 or more"),

@@ -72,7 +72,7 @@ def resumed(tmp):
         model = DDP(WithUnused())
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         outer = train_locally(model, delay=1, **OPTIONS)
-        return model, outer, optimizer, LocalState(outer, model.module, [optimizer])
+        return model, outer, optimizer, LocalState(outer, [optimizer], model.module)
 
     model, outer, optimizer, own = start()
     train(model, outer, optimizer, 4)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradsieve.averager.given import Given, Parameters
 from gradsieve.averager.outgoing import Outgoing
 from gradsieve.bucket.flat import FlatBucket
-from gradsieve.bucket.shards import layout_of, require_replicas
+from gradsieve.bucket.shards import places_of, require_replicas
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
@@ -93,10 +93,10 @@ class Averager(SieveState):
         self._given = given = Given(parameters)
         config = config_from(type(self), config, options)
         super().__init__(config, scaler=scaler, process_group=process_group)
-        group = self.engine.groups.group
+        group = self.engine.groups.known_group()
         require_replicas(given.named, dist.get_process_group_ranks(group))
         held = list(zip(given.names, given.held, strict=True))
-        self.sieve.bind_tensors(held, shards=layout_of(given.named))
+        self.sieve.bind_tensors(held, shards=places_of(parameter for _, parameter in given.named))
         self._outgoing = Outgoing(given.held, self.sieve.parameters)
         self._used = torch.empty(len(given.names), dtype=torch.float32, device=device_of(group))
         """For each parameter the share of the ranks that have a gradient of it."""

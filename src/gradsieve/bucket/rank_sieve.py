@@ -66,7 +66,7 @@ class RankSieve:
         """Take parameters without a model.
 
         Args:
-            shards: which shards of parameters they are; see `layout_of`.
+            shards: which shards of parameters they are; see `places_of`.
         """
         self.parameters.bind_named(object(), named)
         self._shards = shards
@@ -214,6 +214,11 @@ class RankSieve:
                     layout.put(buffer, number, given)
             elif not unit.is_empty and not step.holds(flat):
                 unit.give_residuals(flat, world_size, step.loss_scale)
+
+    @property
+    def touched(self) -> set[str]:
+        """The names of the parameters from which the running step has selected."""
+        return self._changes.touched
 
     def clear_interrupted(self) -> None:
         """Undo an interrupted step: its survivors, gradient sizes and unknown names."""

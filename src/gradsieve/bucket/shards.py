@@ -3,10 +3,10 @@
 Replicas are ranks that hold the same shard. Only their gradients can be averaged.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradsieve.errors import SieveError, named_ranks
 from gradsieve.runtime.torch_private import names_of_root_mesh
@@ -28,21 +28,37 @@ def placements_of(tensor: Tensor) -> str:
     return ", ".join(map(str, as_dtensor(tensor).placements))
 
 
-def layout_of(named: Sequence[tuple[str, Tensor]]) -> str:
-    """Return which shards this rank holds; replicas have the same text. It is empty without any.
+def place_of(tensor: Tensor) -> str:
+    """Return which shard this rank holds, as in ``shard 1 of 2 by S(0)``."""
+    mesh = as_dtensor(tensor).device_mesh
+    part = ", ".join(map(str, mesh.get_coordinate() or ()))
+    return f"shard {part} of {', '.join(map(str, mesh.shape))} by {placements_of(tensor)}"
 
-    A saved state belongs to one layout. Another number of ranks that shard, or another rank among
-    them, has another.
+
+def places_of(tensors: Iterable[Tensor]) -> str:
+    """Return which shards of a model this rank holds; empty if every tensor is whole.
+
+    Replicas have the same text. A saved state belongs to it: another rank among those that shard,
+    or another number of them, has another.
     """
-    kinds: dict[str, int] = {}
-    for _, tensor in named:
-        if is_shard(tensor):
-            mesh = as_dtensor(tensor).device_mesh
-            place = ", ".join(map(str, mesh.get_coordinate() or ()))
-            shape = ", ".join(map(str, mesh.shape))
-            kind = f"shard {place} of {shape} by {placements_of(tensor)}"
-            kinds[kind] = kinds.get(kind, 0) + 1
-    return "; ".join(f"{kind} ({count} parameters)" for kind, count in kinds.items())
+    return "; ".join(sorted({place_of(tensor) for tensor in tensors if is_shard(tensor)}))
+
+
+def gather_no_more(model: nn.Module) -> None:
+    """Register the shards as the parameters of the model, where FSDP has left whole ones.
+
+    FSDP does so after a forward pass without a backward pass, such as an evaluation. The next
+    forward pass would then use the whole ones as they are.
+    """
+    for module in model.modules():
+        if any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+            as_fsdp_module(module).reshard()
+
+
+def described(name: str, tensor: Tensor) -> str:
+    """Return a line about a parameter that replicas have in common."""
+    mine = f"{name} {list(local(tensor).shape)} {tensor.dtype}"
+    return f"{mine}: {place_of(tensor)} of {list(tensor.shape)}" if is_shard(tensor) else mine
 
 
 def require_replicas(named: Sequence[tuple[str, Tensor]], ranks: Collection[int]) -> None:
@@ -82,6 +98,11 @@ def replicas_of(mesh: Any) -> str:
         'init_device_mesh(device, (nodes, ranks_per_node), mesh_dim_names=("replicate", "shard")); '
         'fully_shard(model, mesh=mesh["shard"])'
     )
+
+
+def as_fsdp_module(module: nn.Module) -> Any:
+    """Let type checkers take the methods of FSDPModule."""
+    return module
 
 
 def as_dtensor(tensor: Tensor) -> Any:

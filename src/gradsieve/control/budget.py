@@ -139,6 +139,13 @@ class BudgetSteering:
             kept.clear()
         self.is_belated = True
 
+    def forget_ranks(self) -> None:
+        """Keep the scale alone, because other ranks take part from now on."""
+        self.forget_topology()
+        for kept in (self.steps, self.computations):
+            kept.clear()
+        self.is_belated = False
+
     def follow(self, report: StepReport, buckets: int) -> None:
         """Set the scale of the next step by the slowest rank's report of a recent step.
 

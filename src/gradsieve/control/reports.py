@@ -29,6 +29,13 @@ class Reports:
         before, self._ended = self._ended, time.perf_counter()
         return self._ended - before
 
+    def forget(self) -> None:
+        """Begin anew with other ranks. The time since the last step means nothing any more."""
+        self.tell_nothing()
+        self.notes.heard = [self.notes.mine]
+        self._ended = -math.inf
+        self._dense.clear()
+
     def tell_nothing(self) -> None:
         """Send no report of a step that says nothing about others: a dense or a skipped one."""
         self.notes.mine = NO_REPORT

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-import torch.distributed as dist
-
 from gradsieve.errors import MismatchError
+from gradsieve.exchange.collectives import ranks_of
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup
 from gradsieve.exchange.meeting import DIFFER, Meeting, in_words
 from gradsieve.exchange.store import within
 from gradsieve.exchange.topology_names import EXCHANGES, Exchange
 
 SECONDS = 5.0
 """Seconds that a rank which has found a difference waits for the others to name their topology."""
-_made: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
+_made: "WeakKeyDictionary[AnyGroup, int]" = WeakKeyDictionary()
 """The number of the last accord of each group."""
 
 
@@ -27,15 +27,15 @@ class Accord:
     All ranks of `group` must make one together.
     """
 
-    def __init__(self, group: dist.ProcessGroup, exchange: Exchange) -> None:
+    def __init__(self, group: AnyGroup, exchange: Exchange) -> None:
         self._group = group
         self._number = _made[group] = _made.get(group, -1) + 1
-        self._ranks = dist.get_process_group_ranks(group)
+        self._ranks = ranks_of(group)
         self._agreed = self._mine = exchange
         self._step = self._begun = 0
         self._meeting: Meeting | None = None
-        self._hears_nothing = False
-        """Whether the store has stopped answering."""
+        self._hears_nothing = isinstance(group, ManagedGroup)
+        """Whether the store has stopped answering, or there is none."""
 
     def begin(self, step: int, mine: Exchange) -> None:
         if self._meeting is not None:
@@ -80,9 +80,11 @@ class Accord:
 
     def _words(self) -> dict[int, str]:
         """Return the topology of each rank if they differ, else nothing."""
-        if self._meeting is None:
+        if self._meeting is None and not isinstance(self._group, ManagedGroup):
             name = f"accord/{self._number}/{self._begun}"
             self._meeting = Meeting(self._group, name)
+        if self._meeting is None:
+            return {}
         self._meeting.come(self._mine)
         return self._meeting.words(SECONDS) if self._meeting.verdict() == DIFFER else {}
 

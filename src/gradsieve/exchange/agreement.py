@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch.distributed as dist
-
 from gradsieve.codec.frame import VERSION
 from gradsieve.errors import MismatchError, has, named_ranks
+from gradsieve.exchange.collectives import ranks_of
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.managed import AnyGroup
 from gradsieve.exchange.texts import another_version, texts_of_all
 from gradsieve.runtime.version import __version__
 
@@ -34,7 +34,7 @@ class Description:
         return json.dumps(parts)
 
 
-def require_agreement(mine: Description, group: dist.ProcessGroup) -> None:
+def require_agreement(mine: Description, group: AnyGroup) -> None:
     """Compare the descriptions of all ranks. All ranks of `group` must call it together.
 
     Raises:
@@ -48,7 +48,7 @@ def require_agreement(mine: Description, group: dist.ProcessGroup) -> None:
         raise
     except RuntimeError as error:
         raise unreachable(group, error) from error
-    ranks = dist.get_process_group_ranks(group)
+    ranks = ranks_of(group)
     by_text: dict[str, list[int]] = {}
     for rank, text in zip(ranks, texts, strict=True):
         by_text.setdefault(text, []).append(rank)

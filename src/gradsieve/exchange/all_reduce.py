@@ -1,9 +1,10 @@
 """The average of a buffer over all ranks, which dense topologies use."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from gradsieve.exchange.collectives import begin_all_reduce
+from gradsieve.exchange.managed import AnyGroup
 from gradsieve.exchange.stall import Look, leave, wait_for_work
 from gradsieve.runtime.devices import future_on
 
@@ -20,10 +21,10 @@ class AllReduce:
         half: whether to add up in float16. This halves the bytes; the rounding error is lost.
     """
 
-    def __init__(self, buffer: Tensor, group: dist.ProcessGroup, *, half: bool) -> None:
+    def __init__(self, buffer: Tensor, group: AnyGroup, *, half: bool) -> None:
         self._buffer = buffer
         self._sum = (buffer.to(torch.float16) if half else buffer).div_(group.size())
-        self._work = dist.all_reduce(self._sum, group=group, async_op=True)
+        self._work = begin_all_reduce(self._sum, group)
         self.average = future_on(buffer.device)
         """A future of `buffer`, done after `finish`."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradsieve.errors import MismatchError, has, named_ranks
 from gradsieve.exchange.frames import ExchangeError, first_line, unreachable
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup
 from gradsieve.exchange.meeting import DIFFER, Meeting, in_words
 from gradsieve.exchange.store import JobStore, StoreError
 
@@ -61,16 +62,17 @@ def require_attendance(group: dist.ProcessGroup, bucket: Tensor) -> None:
 
 
 @contextmanager
-def outer_attendance(group: dist.ProcessGroup) -> Iterator[None]:
+def outer_attendance(group: AnyGroup) -> Iterator[None]:
     """Meet the other ranks that make an OuterSync.
 
-    An error inside the context names the ranks that make none.
+    An error inside the context names the ranks that make none. A managed group has no store in
+    which they could meet.
 
     Raises:
         ExchangeError: a rank has died or stalled, or makes no OuterSync.
         MismatchError: a rank uses `attach` instead.
     """
-    if group.size() == 1:
+    if group.size() == 1 or isinstance(group, ManagedGroup):
         yield
         return
     try:

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradsieve.errors import has, named_ranks
+from gradsieve.exchange.collectives import all_to_all
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup
 from gradsieve.exchange.notes import Notes
 from gradsieve.exchange.roll_call import absent_ranks
 
@@ -19,17 +21,20 @@ class ExchangeError(RuntimeError):
 
 
 class OwnGroup:
-    """A process group that no other part of the program uses. Its failures are ExchangeErrors."""
+    """A process group that no other part of the program uses. Its failures are ExchangeErrors.
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group: dist.ProcessGroup | None = group
+    There is only one managed group, which is shared.
+    """
+
+    def __init__(self, group: AnyGroup) -> None:
+        self._group: AnyGroup | None = group
         self.is_busy = False
         """Whether a thread waits in a collective."""
         self.is_given_up = False
         """Whether the ranks have parted, which then explains every failure."""
 
     @property
-    def group(self) -> dist.ProcessGroup:
+    def group(self) -> AnyGroup:
         """The process group. Raises ExchangeError after `close`."""
         if self._group is None:
             raise ExchangeError("the ranks have parted, and this group is closed")
@@ -54,7 +59,8 @@ class OwnGroup:
         if group is not None and not self.is_busy:
             # The connections end only when nothing refers to the group.
             self._group = None
-            dist.destroy_process_group(group)
+            if not isinstance(group, ManagedGroup):
+                dist.destroy_process_group(group)
 
 
 class FrameExchange(OwnGroup):
@@ -67,13 +73,13 @@ class FrameExchange(OwnGroup):
 
     def __init__(
         self,
-        group: dist.ProcessGroup,
+        group: AnyGroup,
         notes: Notes | None = None,
         hear: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         super().__init__(group)
-        self.rank = dist.get_rank(group)
-        self.world_size = dist.get_world_size(group)
+        self.rank = group.rank()
+        self.world_size = group.size()
         self.notes = Notes() if notes is None else notes
         self._hear = hear
 
@@ -102,7 +108,7 @@ class FrameExchange(OwnGroup):
         with self.failing():
             received = torch.empty(sum(arriving), dtype=torch.uint8, device="cpu")
             sent = torch.cat([f for rank, f in enumerate(frames) if rank != self.rank])
-            dist.all_to_all_single(received, sent, arriving, leaving, group=self.group)
+            all_to_all(received, sent, self.group, arriving, leaving)
         arrived = list(torch.split(received, arriving))
         arrived[self.rank] = own
         return arrived
@@ -120,7 +126,7 @@ class FrameExchange(OwnGroup):
         )
         heard = torch.empty_like(told)
         with self.failing():
-            dist.all_to_all_single(heard, told, group=self.group)
+            all_to_all(heard, told, self.group)
         arriving = cast(list[int], heard[:, 0].long().tolist())
         if self._hear is not None:
             self._hear(arriving)
@@ -137,7 +143,7 @@ def numbers_of_all(exchange: FrameExchange, mine: Tensor) -> list[list[float]]:
 
 
 def unreachable(
-    group: dist.ProcessGroup, error: BaseException, stop: Callable[[], bool] = lambda: False
+    group: AnyGroup, error: BaseException, stop: Callable[[], bool] = lambda: False
 ) -> ExchangeError:
     """Return an ExchangeError that names the ranks which do not answer within a few seconds.
 
@@ -145,6 +151,12 @@ def unreachable(
         error: the failure of the collective.
         stop: returns whether nobody needs the answer any more.
     """
+    if isinstance(group, ManagedGroup):
+        return ExchangeError(
+            f"this rank could not exchange with the other {group.size() - 1} ranks of its group: "
+            f"{first_line(error)}. A rank has died or stalled, or the group has ended. Make a "
+            "group of the ranks that are there, and call outer.regroup(group) on all of them."
+        )
     absent = absent_ranks(group, error, stop)
     who = "a rank has"
     if absent:

@@ -15,6 +15,7 @@ from gradsieve.exchange.accord import Accord
 from gradsieve.exchange.attendance import require_attendance
 from gradsieve.exchange.cost import Links, NodeCost
 from gradsieve.exchange.frames import ExchangeError, FrameExchange, OwnGroup, numbers_of_all
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup, is_managed
 from gradsieve.exchange.new_group import group_of_its_own, groups_joined, require_alike_names
 from gradsieve.exchange.nodes import Nodes, require_nodes, stated_node_size
 from gradsieve.exchange.notes import Notes
@@ -46,22 +47,24 @@ class Groups:
     def __init__(
         self, group: dist.ProcessGroup | None, node_size: int | None, notes: Notes
     ) -> None:
-        if group is not None and not isinstance(group, dist.ProcessGroup):
+        managed = ManagedGroup(group) if is_managed(group) else None
+        if group is not None and not (managed or isinstance(group, dist.ProcessGroup)):
             raise ValueError(
                 "process_group is a group that this rank is no member of: only its members take "
                 f"part in the exchange (found {group!r})"
             )
-        self._group, self._node_size, self._notes = group, node_size, notes
+        self._group: AnyGroup | None = group if managed is None else managed
+        self._node_size, self._notes = node_size, notes
         self.on_host = False
         """Whether dense sums are in CPU memory, even if the group works on another device."""
-        self._dense: dist.ProcessGroup | None = None
+        self._dense: AnyGroup | None = None
         self._everyone: FrameExchange | None = None
         self._nodes: Nodes | None = None
         self._accord: Accord | None = None
         self._others: list[OwnGroup] = []
 
     @property
-    def group(self) -> dist.ProcessGroup:
+    def group(self) -> AnyGroup:
         group = self._group if self._group is not None else dist.group.WORLD
         if group is None:
             raise SieveError("call torch.distributed.init_process_group before training")
@@ -70,13 +73,39 @@ class Groups:
     @property
     def own_place(self) -> tuple[int, int]:
         """The rank and the world size in the group; 0 and 1 without torch.distributed."""
+        if self.is_managed:
+            return self.group.rank(), self.group.size()
         if not (dist.is_available() and dist.is_initialized()):
             return 0, 1
         return self.group.rank(), self.group.size()
 
     def use_unless_given(self, group: dist.ProcessGroup) -> None:
         if self._group is None:
-            self._group = group
+            self._group = ManagedGroup(group) if is_managed(group) else group
+        self.known_group()
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether others manage the group. All collectives of a step are then the worker's."""
+        return isinstance(self._group, ManagedGroup)
+
+    def known_group(self) -> dist.ProcessGroup:
+        """Return the group. Raise SieveError if torch.distributed does not know its ranks."""
+        group = self.group
+        if isinstance(group, ManagedGroup):
+            raise SieveError(
+                "torch.distributed does not know the ranks of this process group, as others "
+                "manage it, and only gs.OuterSync works in such a group, without nodes and without "
+                'a Recorder: gs.OuterSync(model, process_group=group, exchange="gather"). For all '
+                "else make the group with init_process_group or new_group"
+            )
+        return group
+
+    def replace(self, group: ManagedGroup) -> None:
+        """Go on in another managed group. Its ranks must meet and agree first."""
+        self._group = group
+        self._everyone = self._nodes = self._accord = None
+        self._others = []
 
     # Agreement between the ranks.
 
@@ -86,7 +115,7 @@ class Groups:
 
     def require_all_ranks(self, bucket: Tensor) -> None:
         """Meet the other ranks, before anything else. Raises what `require_attendance` raises."""
-        require_attendance(self.group, bucket)
+        require_attendance(self.known_group(), bucket)
 
     def agree(self, exchange: Exchange) -> None:
         """Begin with this topology, which all ranks have. From then on they `have_met`."""
@@ -159,13 +188,15 @@ class Groups:
         return self._nodes
 
     @property
-    def dense(self) -> dist.ProcessGroup:
+    def dense(self) -> AnyGroup:
         """The group for dense all-reduces, after `connect_dense`."""
         return self.group if self._dense is None else self._dense
 
     def connect_dense(self) -> None:
         """Make a group for dense all-reduces, if that of the user does not work on the CPU."""
-        if self._dense is None and self.on_host and "gloo" not in dist.get_backend(self.group):
+        if self._dense is not None or self.is_managed or not self.on_host:
+            return
+        if "gloo" not in dist.get_backend(self.known_group()):
             self._dense = group_of_its_own(self.group)
 
     def connect_nodes(self) -> None:
@@ -176,6 +207,7 @@ class Groups:
                 make the groups.
         """
         if self._nodes is None:
+            self.known_group()
             self._require_alike_names()
             self._make_nodes(require_nodes([size for size, _ in self._tell_nodes()]))
 
@@ -184,7 +216,7 @@ class Groups:
         require_alike_names([int(n) for (n,) in numbers_of_all(self.everyone, mine)])
 
     def _make_nodes(self, size: int) -> Nodes:
-        self._nodes = Nodes(self.group, size, self._notes, slowest_of, on_host=self.on_host)
+        self._nodes = Nodes(self.known_group(), size, self._notes, slowest_of, on_host=self.on_host)
         return self._nodes
 
     def add_up_on_node(self, tensor: Tensor) -> None:
@@ -208,12 +240,14 @@ class Groups:
         return Links(ranks, link, NodeCost(nodes.size, within, across))
 
     def _find_nodes(self) -> Nodes | None:
-        """Return the exchange by nodes, or None if the ranks form no useful nodes.
+        """Return the exchange by nodes, or None if the ranks form no useful nodes or are managed.
 
         They do not if nodes differ in size, if there is only one node, or if each rank is a node.
         They also do not if the nodes of the launcher are not those of this group, which may have
         one rank of each machine.
         """
+        if self.is_managed:
+            return None
         stated, ranks = self._tell_nodes(), self.group.size()
         size = stated[0][0]
         fit = all(other == size for other, _ in stated) and 1 < size < ranks and not ranks % size

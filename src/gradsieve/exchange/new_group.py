@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup
 from gradsieve.exchange.texts import counts_of_all
 from gradsieve.runtime.torch_private import process_groups_joined, timeout_of
 
@@ -15,12 +16,13 @@ _named: "WeakKeyDictionary[dist.ProcessGroup, int]" = WeakKeyDictionary()
 
 
 def group_of_its_own(
-    group: dist.ProcessGroup, places: Sequence[int] | None = None, *, on_host: bool = True
-) -> dist.ProcessGroup:
+    group: AnyGroup, places: Sequence[int] | None = None, *, on_host: bool = True
+) -> AnyGroup:
     """Make a group of ranks of `group`, with its timeout. All of them must call it together.
 
     DDP and the training loop issue collectives on `group` while the communication thread issues
-    its own. In one group, their order would differ from rank to rank.
+    its own. In one group, their order would differ from rank to rank. Of the ranks of a managed
+    group no other can be made: it is returned itself.
 
     Args:
         places: the ranks in `group`, which must have passed `require_alike_names`; None for all.
@@ -31,6 +33,8 @@ def group_of_its_own(
         ExchangeError: a rank has died or stalled.
         SieveError: on every rank, if torch would give the group different names on them.
     """
+    if isinstance(group, ManagedGroup):
+        return group
     try:
         return new_group(group, places, on_host=on_host)
     except SieveError:

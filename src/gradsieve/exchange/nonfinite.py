@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from gradsieve.exchange.collectives import ranks_of
 from gradsieve.exchange.frames import FrameExchange
 from gradsieve.exchange.texts import another_version
 
@@ -31,7 +31,7 @@ def sources(exchange: FrameExchange, mine: Sequence[str]) -> dict[int, list[str]
     arrived = exchange.to_all(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     # This exchange is not part of the step, so its time does not count.
     exchange.notes.seconds = seconds
-    ranks = dist.get_process_group_ranks(exchange.group)
+    ranks = ranks_of(exchange.group)
     named = [names_in(other, rank) for other, rank in zip(arrived, ranks, strict=True)]
     return {rank: names for rank, names in zip(ranks, named, strict=True) if names}
 

@@ -2,17 +2,17 @@
 version of gradsieve."""
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from gradsieve.errors import MismatchError
+from gradsieve.exchange.collectives import all_gather, ranks_of
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup
 from gradsieve.runtime.torch_private import device_types
 
 LONGEST = 2**26
 """Largest number of bytes of a text."""
 
 
-def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
+def texts_of_all(group: AnyGroup, text: str) -> list[str]:
     """Return the text of every rank, in rank order. All ranks of `group` must call it together.
 
     The collectives are those of ``torch.distributed.all_gather_object``. A rank that still calls
@@ -22,10 +22,10 @@ def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
         MismatchError: on every rank, if one has sent something else than text, or more than 64 MiB.
         RuntimeError: a rank has died or stalled.
     """
-    ranks, device = dist.get_process_group_ranks(group), device_of(group)
+    ranks, device = ranks_of(group), device_of(group)
     mine = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
     size = torch.tensor([mine.numel()], dtype=torch.int64, device=device)
-    sizes = [int(other) for other in gathered(group, size)]
+    sizes = [int(other) for other in all_gather(size, group)]
     for rank, other in zip(ranks, sizes, strict=True):
         if other > LONGEST:
             raise MismatchError(f"rank {rank} tells {other} bytes of itself, {LONGEST} at most")
@@ -34,7 +34,7 @@ def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
     padded = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
     padded[: mine.numel()] = mine
     texts = []
-    for rank, other, found in zip(ranks, sizes, gathered(group, padded), strict=True):
+    for rank, other, found in zip(ranks, sizes, all_gather(padded, group), strict=True):
         try:
             texts.append(found[:other].cpu().numpy().tobytes().decode())
         except UnicodeDecodeError as error:
@@ -42,10 +42,10 @@ def texts_of_all(group: dist.ProcessGroup, text: str) -> list[str]:
     return texts
 
 
-def counts_of_all(group: dist.ProcessGroup, mine: int) -> list[int]:
+def counts_of_all(group: AnyGroup, mine: int) -> list[int]:
     """Return the number of every rank, 0 or more. See `texts_of_all`."""
     texts = texts_of_all(group, str(mine))
-    for rank, text in zip(dist.get_process_group_ranks(group), texts, strict=True):
+    for rank, text in zip(ranks_of(group), texts, strict=True):
         if not (text.isascii() and text.isdigit()):
             raise another_version(rank)
     return [int(text) for text in texts]
@@ -58,14 +58,10 @@ def another_version(rank: int) -> MismatchError:
     )
 
 
-def gathered(group: dist.ProcessGroup, mine: Tensor) -> list[Tensor]:
-    arrived = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(arrived, mine, group=group)
-    return arrived
-
-
-def device_of(group: dist.ProcessGroup) -> torch.device:
+def device_of(group: AnyGroup) -> torch.device:
     """Return a device on which the group takes tensors: the CPU if its backends support it."""
+    if isinstance(group, ManagedGroup):
+        return torch.device("cpu")
     kinds = device_types(group)
     if "cpu" in kinds or not kinds:
         return torch.device("cpu")

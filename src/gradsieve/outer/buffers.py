@@ -7,42 +7,56 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradsieve.errors import SieveError
+from gradsieve.exchange.collectives import begin_all_reduce
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.managed import AnyGroup
 
 
-def averaged_buffers(model: nn.Module) -> list[Tensor]:
-    """Return the buffers of floating dtype in the state of the model.
+class Buffers:
+    """The buffers of floating dtype in the state of a model.
 
     Other buffers (caches) are not averaged, because they are the same on all ranks.
     """
-    kept = model.state_dict(keep_vars=True).keys()
-    return [
-        buffer
-        for name, buffer in model.named_buffers()
-        if name in kept and buffer.is_floating_point()
-    ]
+
+    def __init__(self, model: nn.Module) -> None:
+        kept = model.state_dict(keep_vars=True).keys()
+        self._model = model
+        self._names = [
+            name
+            for name, buffer in model.named_buffers()
+            if name in kept and buffer.is_floating_point()
+        ]
+
+    def now(self) -> list[Tensor]:
+        """Return the buffers. A model that moves to another device or dtype replaces them."""
+        buffers = dict(self._model.named_buffers())
+        return [buffers[name] for name in self._names]
 
 
 class BufferAverage:
-    """An all-reduce of buffers, which begins when the object is made.
+    """An all-reduce of buffers."""
 
-    Raises:
-        ExchangeError: a rank has died or stalled.
-    """
-
-    def __init__(self, buffers: Sequence[Tensor], group: dist.ProcessGroup) -> None:
-        self._group = group
+    def __init__(self, buffers: Sequence[Tensor], group: AnyGroup) -> None:
+        self._buffers, self._group = buffers, group
         self._works: list[dist.Work] = []
         self.sums: list[Tensor] = []
         """One flat float64 tensor for each device. Each rank divides its own before the sum, which
         could overflow otherwise: masks hold very large numbers."""
+
+    def begin(self) -> None:
+        """Begin the all-reduce.
+
+        Raises:
+            ExchangeError: a rank has died or stalled.
+        """
+        group = self._group
         try:
-            for device in {buffer.device: None for buffer in buffers}:
-                own = [buffer for buffer in buffers if buffer.device == device]
+            for device in {buffer.device: None for buffer in self._buffers}:
+                own = [buffer for buffer in self._buffers if buffer.device == device]
                 # In float64, a number that is the same on all ranks stays the same float32.
                 flat = torch.cat([b.detach().reshape(-1).to(torch.float64) for b in own])
                 self.sums.append(flat / group.size())
-                work = dist.all_reduce(self.sums[-1], group=group, async_op=True)
+                work = begin_all_reduce(self.sums[-1], group)
                 if work is not None:
                     self._works.append(work)
         except RuntimeError as error:

@@ -1,14 +1,11 @@
 """The exchange of local steps. At most one is under way: it begins, arrives and is merged."""
 
 import time
-from collections.abc import Sequence
-
-import torch.distributed as dist
-from torch import Tensor
 
 from gradsieve.errors import SieveError
+from gradsieve.exchange.collectives import own_rank
 from gradsieve.outer.arrivals import Arrivals
-from gradsieve.outer.buffers import BufferAverage, assign
+from gradsieve.outer.buffers import BufferAverage, Buffers, assign
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import UnderWay
@@ -29,16 +26,20 @@ class OuterExchange:
         state: SieveState,
         weights: OuterWeights,
         schedule: Schedule,
-        buffers: Sequence[Tensor],
+        buffers: Buffers,
     ) -> None:
-        self._state, self._weights, self._schedule = state, weights, schedule
-        self._buffers = buffers
+        self.state, self.weights, self.schedule = state, weights, schedule
+        self.buffers = buffers
         self._arrivals = Arrivals(state.engine.groups)
         self.under_way: UnderWay | None = None
         self.last: OuterRecord | None = None
         """The record of what was merged last."""
         self.records: list[OuterRecord] = []
         """The records of merged exchanges that `OuterSync` has not yet taken."""
+
+    def meet_anew(self) -> None:
+        """Forget when ranks met last, because other ranks take part from now on."""
+        self._arrivals = Arrivals(self.state.engine.groups)
 
     def begin(self, fragment: int, delay: int) -> None:
         """Begin to exchange the pseudo-gradients of a fragment.
@@ -51,14 +52,20 @@ class OuterExchange:
             SieveError: on every rank, where the ranks differ.
         """
         start, meeting = time.perf_counter(), self._arrivals.come()
-        state, schedule, engine = self._state, self._schedule, self._state.engine
-        flight = self._weights.begin(fragment, goes_on=delay > 0)
+        state, schedule, engine = self.state, self.schedule, self.state.engine
+        flight = self.weights.begin(fragment, goes_on=delay > 0)
         under_way = UnderWay(flight, schedule.every, max(1, schedule.since))
         buckets = under_way.flight.buckets
         state.begin_step(buckets[0])
-        if self._buffers and fragment == schedule.fragments - 1:
-            under_way.buffer_average = BufferAverage(self._buffers, engine.groups.group)
         engine.worker.submit(meeting)
+        buffers = self.buffers.now()
+        if buffers and fragment == schedule.fragments - 1:
+            under_way.buffer_average = BufferAverage(buffers, engine.groups.group)
+            begin = under_way.buffer_average.begin
+            if engine.groups.is_managed:
+                engine.worker.submit(begin)
+            else:
+                begin()
         under_way.futures = [engine.exchange(bucket) for bucket in buckets]
         under_way.seconds = time.perf_counter() - start
         self.under_way = under_way
@@ -74,10 +81,10 @@ class OuterExchange:
         if under_way is None or under_way.has_arrived:
             return
         start = time.perf_counter()
-        self._state.end_step()
+        self.state.end_step()
         under_way.wait()
         self._require_finite(under_way.flight)
-        under_way.has_arrived, under_way.exchange = True, self._state.last
+        under_way.has_arrived, under_way.exchange = True, self.state.last
         under_way.seconds += time.perf_counter() - start
 
     def end(self) -> None:
@@ -87,8 +94,8 @@ class OuterExchange:
             return
         self.arrive()
         start = time.perf_counter()
-        self._weights.end(under_way.flight)
-        assign(self._buffers, under_way.buffers)
+        self.weights.end(under_way.flight)
+        assign(self.buffers.now(), under_way.buffers)
         self.under_way = None
         under_way.seconds += time.perf_counter() - start
         self._record(under_way)
@@ -97,28 +104,30 @@ class OuterExchange:
         exchange = under_way.exchange
         if exchange is None:
             return
-        elements = self._weights.numel * under_way.since
+        # A rank may hold an empty shard of every parameter.
+        elements = max(1, self.weights.numel) * under_way.since
         self.last = OuterRecord(
-            step=self._schedule.began,
+            step=self.schedule.began,
             every=under_way.every,
             fragment=under_way.flight.fragment,
             exchange=exchange,
             bits_per_parameter=8 * exchange.frame_bytes / elements,
             slowest_rank=self._arrivals.slowest_rank,
             waited_seconds=self._arrivals.waited_seconds,
-            exposed_seconds=under_way.seconds + self._state.sieve.step.clock.stolen_seconds,
+            exposed_seconds=under_way.seconds + self.state.sieve.step.clock.stolen_seconds,
         )
         self.records.append(self.last)
 
     def _require_finite(self, flight: Flight) -> None:
         if all(is_finite(bucket.flat) for bucket in flight.buckets):
             return
-        record = self._state.last
+        record = self.state.last
         sources = {} if record is None else record.nonfinite_parameters
-        whose = "this" if dist.get_rank() in sources else "another"
+        me = own_rank(self.state.engine.groups.group)
+        whose = "this" if me in sources else "another"
         named = "; ".join(f"rank {rank}: {', '.join(names)}" for rank, names in sources.items())
         raise SieveError(
-            f"the weights of {whose} rank were not finite when inner step {self._schedule.began} "
+            f"the weights of {whose} rank were not finite when inner step {self.schedule.began} "
             f"ended ({named}); no rank has taken them over. Go back to a checkpoint, with a lower "
             "learning rate of the inner optimizer or with its gradients clipped."
         )

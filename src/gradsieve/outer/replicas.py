@@ -7,16 +7,59 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.config import SieveConfig
+from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
 from gradsieve.exchange.frames import unreachable
+from gradsieve.exchange.managed import AnyGroup, ManagedGroup
+from gradsieve.topology import DENSE_TOPOLOGIES
+
+DENSE_NAMES = frozenset(topology.name for topology in DENSE_TOPOLOGIES)
 
 
-def require_node_of(group: dist.ProcessGroup, model: DistributedDataParallel) -> None:
+def mates_outside(group: AnyGroup, model: DistributedDataParallel) -> dist.ProcessGroup | None:
+    """Return the ranks over which DDP averages, if some of them are not in `group`; else None.
+
+    Raises:
+        SieveError: DDP averages over the ranks that are to exchange. Also if others manage the
+            group, and it has only one of the ranks over which DDP averages.
+    """
     inside = dist.get_process_group_ranks(model.process_group)
-    if inside == dist.get_process_group_ranks(group):
+    if isinstance(group, ManagedGroup):
+        if len(inside) > 1:
+            raise SieveError(
+                f"DDP keeps the weights of ranks {inside} alike, and each of them has a group of "
+                "its own that others manage: after an exchange that fails in one of the groups, "
+                "the weights would part. Let torch.distributed.fsdp.fully_shard cut the model "
+                "over these ranks, or train with one rank where the group has one"
+            )
+        return None
+    exchanging = dist.get_process_group_ranks(group)
+    if inside == exchanging:
         raise SieveError(
             f"the DDP model averages gradients over ranks {inside} in every step already; give "
             "OuterSync the module itself, or make DDP with the group of one node's ranks"
+        )
+    return None if {*inside} <= {*exchanging} else model.process_group
+
+
+def require_no_clock(config: SieveConfig) -> None:
+    """Raise SieveError if the exchange depends on time, which groups of ranks tell differently.
+
+    The ranks of a node exchange the same weights in one group each. They keep them the same only
+    if every group decides the same.
+    """
+    decides = ""
+    if config.topology_name == "auto":
+        decides = 'exchange="auto"'
+    elif isinstance(config.policy, Budget) and config.topology_name not in DENSE_NAMES:
+        decides = f"threshold={config.policy}"
+    if decides:
+        raise SieveError(
+            f"{decides} decides by time, each group of ranks by its own, and process_group has "
+            "only some ranks of the node over which DDP averages: their weights would part. Leave "
+            "process_group away, so that all ranks exchange in one group, or give a threshold "
+            'such as Sigma(1) and an exchange such as "gather"'
         )
 
 

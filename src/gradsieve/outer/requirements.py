@@ -1,31 +1,48 @@
 """Checks that refuse what local steps cannot work with, in words that say what to do."""
 
-from collections.abc import Set
+from collections.abc import Mapping
 
 from torch import nn
 
-from gradsieve.bucket.requirements import require_unsharded
 from gradsieve.config import SieveConfig
+from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
+from gradsieve.outer.schedule import Schedule
+from gradsieve.topology import TOPOLOGIES, FrameTopology
+
+FLAT = "FullyShardedDataParallel"
+"""Name of the class of the first FSDP. Importing it takes long."""
 
 
-def require_whole_module(model: object) -> None:
-    """Raise TypeError unless `model` is a module whose parameters are whole on each rank."""
-    found = type(model).__name__
+def require_module(model: object) -> None:
+    """Raise TypeError unless `model` is a module that is whole or sharded by `fully_shard`."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"OuterSync takes a torch.nn.Module, got {found}")
-    require_unsharded(model, f"OuterSync takes a whole model, got {found}")
+        raise TypeError(f"OuterSync takes a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        if any(base.__name__ == FLAT for base in type(module).__mro__):
+            raise TypeError(
+                f"OuterSync takes a whole model or one of fully_shard, got a {FLAT}, whose "
+                "parameters are flat: shard with torch.distributed.fsdp.fully_shard(model, "
+                'mesh=mesh["shard"]), and give OuterSync '
+                'process_group=mesh["replicate"].get_group()'
+            )
 
 
-def require_same_parameters(model: nn.Module, known: Set[int]) -> None:
-    """Raise SieveError if a parameter is trained that was frozen when OuterSync was made.
+def require_same_parameters(model: nn.Module, known: Mapping[int, str]) -> None:
+    """Raise SieveError if a parameter is trained that OuterSync did not find when it was made.
 
     Args:
         model: the model, without DDP.
-        known: the ids of the parameters that were trained then.
+        known: the ids and names of the parameters that were trained then.
     """
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in known:
+        if parameter.requires_grad and known.get(id(parameter)) is None:
+            if name in known.values():
+                raise SieveError(
+                    f"parameter {name} is another tensor than when OuterSync was made, which does "
+                    "not know it: make OuterSync after whatever replaces parameters, and load "
+                    "weights without assign=True"
+                )
             raise SieveError(
                 f"parameter {name} is trained now and was frozen when OuterSync was made: the "
                 "ranks would part. Call finish, and make a new OuterSync with it."
@@ -40,3 +57,33 @@ def require_no_start(config: SieveConfig) -> None:
                 f"OuterSync prunes from its first exchange on, without {name}: train with attach "
                 "or plain DDP first, and make the OuterSync then"
             )
+
+
+def require_one_length(schedule: Schedule, config: SieveConfig, shards: str) -> None:
+    """Raise ValueError unless a phase that is to follow a budget can do so.
+
+    Args:
+        shards: the places of the shards that FSDP has made of the model; empty if it is whole.
+    """
+    if schedule.shortest == schedule.longest:
+        return
+    every = f"every={(schedule.shortest, schedule.longest)}"
+    if not isinstance(config.policy, Budget):
+        raise ValueError(
+            f"{every} follows a Budget, and the threshold is {config.policy}; give one number"
+        )
+    if shards:
+        raise ValueError(
+            f"{every} follows a Budget, and the ranks that hold another shard have one of their "
+            "own: the shards of a parameter would be exchanged at different steps; give one number"
+        )
+
+
+def require_no_nodes(exchange: str) -> None:
+    """Raise ValueError if ranks of a group that others manage are to exchange by nodes."""
+    topology = TOPOLOGIES.get(exchange)
+    if isinstance(topology, FrameTopology) and topology.of_nodes:
+        raise ValueError(
+            f"the ranks of a group that others manage form no nodes: exchange={exchange!r} cannot "
+            'work there; give "gather", "two-shot", "dense" or "auto"'
+        )

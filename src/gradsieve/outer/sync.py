@@ -1,58 +1,47 @@
 """Local steps with an outer optimizer, the front end for links too slow for every step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.requirements import require_dtype
+from gradsieve.bucket.shards import gather_no_more, local, places_of, require_replicas
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
-from gradsieve.exchange import outer_attendance
-from gradsieve.exchange.agreement import Description, require_agreement
+from gradsieve.exchange import ExchangeError, ManagedGroup, outer_attendance
+from gradsieve.exchange.managed import AnyGroup
 from gradsieve.gathering import Gathers
-from gradsieve.outer.buffers import averaged_buffers
+from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
-from gradsieve.outer.replicas import require_node_of, share
+from gradsieve.outer.regroup import Groupings, Membership, meet
+from gradsieve.outer.replicas import mates_outside, require_no_clock, share
 from gradsieve.outer.requirements import (
+    require_module,
+    require_no_nodes,
     require_no_start,
+    require_one_length,
     require_same_parameters,
-    require_whole_module,
 )
+from gradsieve.outer.saving import load, save
 from gradsieve.outer.schedule import Schedule
-from gradsieve.outer.under_way import load_under_way
-from gradsieve.outer.weights import (
-    OuterOptimizer,
-    OuterWeights,
-    nesterov,
-    require_optimizer_fits,
-)
+from gradsieve.outer.terms import Terms
+from gradsieve.outer.weights import OuterOptimizer, OuterWeights, nesterov
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import refuse_copy
-from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.parameter_names import plain_names
-from gradsieve.saved.seal import crc_of, sealed
-from gradsieve.saved.sieve import (
-    lines_of,
-    require_own_place,
-    require_settings,
-    require_weights,
-)
 from gradsieve.state import SieveState
 from gradsieve.telemetry.idle import watch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-MODEL_FIRST = "make OuterSync first, then load the model, then this state"
 
 
 class OuterSync(Gathers):
@@ -68,8 +57,9 @@ class OuterSync(Gathers):
     to all ranks. To resume, first load the model and then `load_state_dict`.
 
     Args:
-        model: a plain module, or a DDP model over the ranks of one node. Each node then takes
-            part as if it were one rank.
+        model: a plain module; a DDP model over the ranks of one node, which then takes part as if
+            it were one rank; or a model that `fully_shard` has cut over the ranks of one node, with
+            the ranks that hold the same shard as `process_group`.
         config: the options of the sieve, without `start_step` and `ramp_steps`; None takes the
             defaults of `SieveConfig`.
         every: the number of inner steps from one exchange to the next. With a `Budget` it may be a
@@ -126,7 +116,7 @@ class OuterSync(Gathers):
         process_group: dist.ProcessGroup | None = None,
         **options: "Unpack[Options]",
     ) -> None:
-        require_whole_module(model)
+        require_module(model)
         if offload not in (None, "cpu"):
             raise ValueError(f'offload must be "cpu" or None, got {offload!r}')
         config = config_from(type(self), config, options)
@@ -135,39 +125,47 @@ class OuterSync(Gathers):
         self.state = SieveState(config, scaler=scaler, process_group=process_group)
         """The state of the sieve through which the pseudo-gradients are exchanged."""
         self._engine = self.state.engine
-        self._follows_budget = self._schedule.shortest < self._schedule.longest
-        if self._follows_budget and self.state.sieve.thresholds.budget is None:
-            raise ValueError(
-                f"every={every!r} follows a Budget, and the threshold is "
-                f"{config.policy}; give one number"
-            )
         group = self._engine.groups.group
         # A compiled module renames its parameters, and hides the DDP model inside it.
         model = uncompiled(model)
+        mates = None
         if isinstance(model, DistributedDataParallel):
-            require_node_of(group, model)
-            model = model.module
+            mates, model = mates_outside(group, model), model.module
+        self._has_mates = mates is not None
+        """Whether ranks that are not in the group must keep the same weights."""
+        self._require_no_clock()
+        gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
+        require_one_length(self._schedule, config, places_of(trained.values()))
+        if isinstance(group, ManagedGroup):
+            require_no_nodes(self.state.exchange)
+            meet(group)
+        else:
+            require_replicas(named, dist.get_process_group_ranks(group))
         device = None if offload is None else torch.device(offload)
-        self._buffers = averaged_buffers(model)
-        with outer_attendance(group):
-            require_agreement(self._description([*named, *model.named_buffers()]), group)
+        self._terms = Terms([*named, *model.named_buffers()], self._schedule, self.state)
+        meetings: list[AnyGroup] = [group] if mates is None else [group, mates]
+        for ranks in meetings:
+            with outer_attendance(ranks):
+                self._terms.require_alike(ranks)
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
-        share([*model.parameters(), *model.buffers()], group)
+        if not isinstance(group, ManagedGroup):
+            share(map(local, [*model.parameters(), *model.buffers()]), group)
         self._weights = OuterWeights(named, optimizer, fragments, device)
-        made = f"optimizer={type(self.optimizer).__name__} {self.optimizer.defaults}"
-        require_agreement(Description(settings=(made,), parameters=()), group)
+        self._terms.require_alike_optimizer(self.optimizer, group)
         self.state.bind_weights(model, self._weights.named, fragments=fragments)
-        # For the user to read and set.
         self.on_step: Callable[[OuterRecord], None] | None = None
         """A function that is called with each record."""
-        # Internal.
         self._model = model
-        self._known = {id(parameter) for parameter in self._weights.inner}
-        self._exchange = OuterExchange(self.state, self._weights, self._schedule, self._buffers)
-        self._has_failed = False
+        self._known = {id(parameter): name for name, parameter in trained.items()}
+        self._exchange = OuterExchange(self.state, self._weights, self._schedule, Buffers(model))
+        self._groupings = Groupings(self._exchange, model)
+        if isinstance(group, ManagedGroup):
+            self._groupings.join()
+        self._follows_budget = self._schedule.shortest < self._schedule.longest
+        self._failure: BaseException | None = None
         watch.begin(self._weights)
 
     @property
@@ -195,12 +193,6 @@ class OuterSync(Gathers):
         """Number of calls of `step` so far."""
         return self._schedule.step
 
-    def _description(self, named: Sequence[tuple[str, Tensor]]) -> Description:
-        return Description(
-            settings=(*self._schedule.settings, *self.state.sieve.settings),
-            parameters=tuple(f"{name} {list(t.shape)} {t.dtype}" for name, t in named),
-        )
-
     # A step.
 
     @ordinary_tensors()
@@ -216,8 +208,7 @@ class OuterSync(Gathers):
                 OuterSync was made.
         """
         watch.end(self._weights)
-        self._require_success()
-        require_same_parameters(self._model, self._known)
+        self._prepare()
         with self._failing():
             self._schedule.advance(self._exchange.begin, self._exchange.end)
         if self._follows_budget and not self._engine.topology.is_dense:
@@ -231,11 +222,62 @@ class OuterSync(Gathers):
         All ranks have the same weights afterwards. Call it on all ranks before the model is
         evaluated or saved for good. Raises what `step` raises.
         """
-        self._require_success()
-        require_same_parameters(self._model, self._known)
+        self._prepare()
         with self._failing():
             self._schedule.finish(self._exchange.begin, self._exchange.end)
         self._tell()
+
+    def _prepare(self) -> None:
+        self._require_success()
+        self._require_no_clock()
+        gather_no_more(self._model)
+        require_same_parameters(self._model, self._known)
+
+    def _require_no_clock(self) -> None:
+        if self._has_mates:
+            require_no_clock(self.state.config)
+
+    @ordinary_tensors()
+    def regroup(self, group: object) -> Membership:
+        """Go on in another group of ranks, which someone else has made.
+
+        Call it on all ranks that were there before, while ranks that are new make their
+        `OuterSync` with the same group. The ranks may be others, more or fewer. Ranks that stay
+        keep what they have not sent, and what they have learned since the last exchange. Ranks
+        that are new take the outer weights, their momentum and the schedule. An exchange under way
+        is ended in the old group and merged. If it has failed, all go on from the last outer
+        weights, and what was to be exchanged travels with the next exchange.
+
+        Args:
+            group: the new group, or the same object if its ranks are others now.
+
+        Returns:
+            Who has joined, and who has left. What those that left had not sent is lost.
+
+        Raises:
+            ExchangeError: a rank has died or stalled. `regroup` may be called again, with another
+                group.
+            SieveError: the group before was made by torch.distributed. Also if the ranks differ,
+                or the weights of a rank are not finite.
+        """
+        if not self._engine.groups.is_managed:
+            raise SieveError(
+                "regroup changes a group that others manage, and this OuterSync has a group that "
+                "torch.distributed has made: save a checkpoint, and use gs.reshard for the state"
+            )
+        require_no_nodes(self.state.exchange)
+        gather_no_more(self._model)
+        if self._failure is None:
+            with suppress(ExchangeError), self._failing():
+                self._groupings.leave()
+        elif not isinstance(self._failure, ExchangeError):
+            self._require_success()
+        # Until the ranks have met. If they cannot, this may be called again.
+        self._failure = self._failure or ExchangeError("the ranks have not met")
+        found = self._groupings.go_on(ManagedGroup(group), self._terms)
+        self._failure = None
+        self._tell()
+        return found
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -246,8 +288,8 @@ class OuterSync(Gathers):
         """
         try:
             yield
-        except BaseException:
-            self._has_failed = True
+        except BaseException as error:
+            self._failure = error
             raise
 
     def _tell(self) -> None:
@@ -261,10 +303,13 @@ class OuterSync(Gathers):
                 self.on_step(record)
 
     def _require_success(self) -> None:
-        if self._has_failed:
+        if self._failure is not None:
+            todo = "load the last checkpoint"
+            if self._engine.groups.is_managed and isinstance(self._failure, ExchangeError):
+                todo = "call outer.regroup(group) on all ranks that are there"
             raise SieveError(
                 "an exchange of local steps has failed, and weights and residuals no longer belong "
-                "together: load the last checkpoint"
+                f"together: {todo}"
             )
 
     def __getstate__(self) -> NoReturn:
@@ -288,23 +333,7 @@ class OuterSync(Gathers):
         self._require_success()
         with self._failing():
             self._exchange.arrive()
-        under_way = self._exchange.under_way
-        rank, world_size = self._engine.groups.own_place
-        return sealed(
-            {
-                "version": VERSION,
-                "rank": rank,
-                "world_size": world_size,
-                "settings": self._settings,
-                "schedule": self._schedule.save(),
-                "names": list(self._weights.names),
-                "weights": {name: w.detach().clone() for name, w in self._weights.named},
-                "model": (self._model_weights(),),
-                "optimizer": (deepcopy(self.optimizer.state_dict()),),
-                "sieve": self.state.save(),
-                "under_way": (None if under_way is None else under_way.save(),),
-            }
-        )
+        return save(self._exchange)
 
     @ordinary_tensors()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -317,38 +346,5 @@ class OuterSync(Gathers):
                 was saved with another model, rank, world size, optimizer or options, or the
                 weights of the model are not those at the time of saving.
         """
-        found = require_sound_outer(state)
-        place = self._engine.groups.own_place
-        require_own_place(found["rank"], found["world_size"], *place)
-        theirs = [*found["settings"], *found["sieve"]["settings"]]
-        require_settings(theirs, [*self._settings, *lines_of(self.state.sieve.settings)])
-        self._schedule.require_fit(found["schedule"])
-        names = self._weights.require_fit(found["names"], found["weights"])
-        model = {name: found["model"][0][other] for name, other in names.items()}
-        require_weights(model, self._model_weights(), MODEL_FIRST)
-        (optimizer,), (saved,) = found["optimizer"], found["under_way"]
-        require_optimizer_fits(self.optimizer, optimizer)
-        weights = {name: found["weights"][other] for name, other in names.items()}
-        under_way = None
-        if saved is not None:
-            under_way = load_under_way(self._weights, self._buffers, saved)
-        # Everything is checked. From here on nothing is refused.
-        self.state.load(found["sieve"], {name: crc_of(w) for name, w in weights.items()})
-        with torch.no_grad():
-            for name, mine in self._weights.named:
-                mine.copy_(weights[name])
-        # torch keeps the tensors that it is given, and steps on them.
-        self.optimizer.load_state_dict(deepcopy(optimizer))
-        self._schedule.load(found["schedule"])
-        self._has_failed, self._exchange.records = False, []
-        self._exchange.under_way = under_way
-
-    def _model_weights(self) -> dict[str, int]:
-        """Return the checksums of this rank's own weights."""
-        inner = zip(self._weights.names, self._weights.inner, strict=True)
-        return {name: crc_of(parameter) for name, parameter in inner}
-
-    @property
-    def _settings(self) -> list[str]:
-        """The settings of a saved state, beside those of the sieve."""
-        return [*self._schedule.settings, f"optimizer={type(self.optimizer).__name__}"]
+        load(self._exchange, state)
+        self._failure = None

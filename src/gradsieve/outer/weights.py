@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from gradsieve.bucket.flat import FlatBucket, buckets_of
+from gradsieve.bucket.shards import local
 from gradsieve.outer.fragments import split_alike
 from gradsieve.saved.parameter_names import counterparts
 
@@ -37,7 +38,8 @@ class OuterWeights:
     """A float32 copy of the weights of the last outer step, with its optimizer.
 
     Args:
-        inner: the names and parameters that a rank trains itself.
+        inner: the names and parameters that a rank trains itself. Of a parameter that FSDP has cut
+            into shards, the outer weights stand for the local shard.
         optimizer: a function that makes the outer optimizer from the outer weights.
         fragments: the number of fragments that take turns.
         device: the device of outer weights, momentum and pseudo-gradients; None for that of each
@@ -65,11 +67,19 @@ class OuterWeights:
         if not inner:
             raise ValueError("the model has no parameters that are trained")
         self.inner = [parameter for _, parameter in inner]
-        self.outer = [copied(parameter, device) for parameter in self.inner]
+        self.outer = [copied(shard, device) for shard in self.shards()]
         self.names = [name for name, _ in inner]
         self.optimizer = made_by(optimizer, self.outer)
+        # Sizes of whole parameters: all shards of one must be in the same fragment.
         self.parts = split_alike([parameter.numel() for parameter in self.inner], fragments)
-        self.numel = sum(parameter.numel() for parameter in self.inner)
+        self.numel = sum(weights.numel() for weights in self.outer)
+
+    def shards(self) -> list[Tensor]:
+        """Return what this rank trains of each parameter, in the same memory.
+
+        Ask anew whenever it is used: FSDP may move a shard to other memory.
+        """
+        return [local(parameter) for parameter in self.inner]
 
     @property
     def named(self) -> list[tuple[str, nn.Parameter]]:
@@ -111,8 +121,8 @@ class OuterWeights:
         Args:
             goes_on: whether inner steps will move the weights before `end`.
         """
-        part = self.parts[fragment]
-        inner = [self.inner[place] for place in part]
+        part, shards = self.parts[fragment], self.shards()
+        inner = [shards[place] for place in part]
         buckets = buckets_of([self.outer[place] for place in part])
         moved = [gradient for bucket in buckets for gradient in bucket.shaped()]
         outer = [parameter for bucket in buckets for parameter in bucket.tensors]
@@ -120,7 +130,7 @@ class OuterWeights:
             gradient.copy_(weights)
             # Round the outer weights as the weights were rounded: the rounding is no progress.
             torch.sub(before.to(weights.dtype).float(), gradient, out=gradient)
-        departed = [weights.detach().clone() for weights in inner] if goes_on else []
+        departed = [weights.clone() for weights in inner] if goes_on else []
         return Flight(fragment, buckets, departed)
 
     def end(self, flight: Flight) -> None:
@@ -136,8 +146,9 @@ class OuterWeights:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
+            shards = self.shards()
             for number, place in enumerate(part):
-                weights, outer = self.inner[place], self.outer[place].to(self.inner[place].device)
+                weights, outer = shards[place], self.outer[place].to(shards[place].device)
                 if flight.departed:
                     outer = outer + (weights.float() - flight.departed[number].float())
                 weights.copy_(outer)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.parameters.whole import Unit
+from gradsieve.parameters.whole import Unit, WholeGroup
 
 
 class Changes:
@@ -17,6 +17,13 @@ class Changes:
 
     def touch(self, units: Iterable[Unit]) -> None:
         self._units.extend(units)
+
+    @property
+    def touched(self) -> set[str]:
+        """The names of the parameters whose residuals the step has touched."""
+        units = self._units
+        groups = [unit.parameters if isinstance(unit, WholeGroup) else [unit] for unit in units]
+        return {parameter.name for group in groups for parameter in group}
 
     def send(self, parameter: ParameterState, start: int, indices: Tensor, values: Tensor) -> None:
         """Note survivors that leave the residual. Their indices count from element `start`."""

@@ -35,7 +35,7 @@ def chooser(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
 def group_of(model: nn.Module, state: SieveState | None) -> dist.ProcessGroup:
     if isinstance(model, DistributedDataParallel):
         return model.process_group
-    group = dist.group.WORLD if state is None else state.engine.groups.group
+    group = dist.group.WORLD if state is None else state.engine.groups.known_group()
     if group is None:
         raise ValueError("a Recorder wants a DDP model, or an initialized default group")
     return group

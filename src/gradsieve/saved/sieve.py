@@ -139,6 +139,26 @@ def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: i
     )
 
 
+def require_own_shards(saved: Sequence[str], mine: Sequence[str]) -> None:
+    """Raise ValueError if a state belongs to other shards of the model.
+
+    Args:
+        saved, mine: the settings of the state and of this rank. Those of a model that is whole say
+            nothing of shards.
+    """
+    theirs, ours = (dict(map(divided, lines)).get("shards") for lines in (saved, mine))
+    if theirs != ours:
+        raise ValueError(
+            f"this state is of {named_shards(theirs)}, and this rank holds {named_shards(ours)}: "
+            "load on each rank what it has saved itself. If the model is cut otherwise now, load "
+            "the model alone, and begin without the state (after OuterSync.finish nothing is lost)"
+        )
+
+
+def named_shards(places: str | None) -> str:
+    return "a whole model" if places is None else f"one shard ({places})"
+
+
 def require_settings(saved: Sequence[str], mine: Sequence[str]) -> None:
     """Raise ValueError if settings differ. The message gives both values of each."""
     theirs, ours = dict(map(divided, saved)), dict(map(divided, mine))

@@ -64,6 +64,10 @@ class Choice:
         """The topology of the next step."""
         return DENSE if self.dense_left else self.frames
 
+    def skip_first_run(self) -> None:
+        self.run = self.dense_left = 0
+        self.reason = "nothing is measured yet"
+
     def end_dense_step(self) -> None:
         self.dense_left -= 1
         if not self.dense_left and self.run >= FIRST_RUN:

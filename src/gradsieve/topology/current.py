@@ -30,8 +30,14 @@ class CurrentTopology:
         self._may_be_dense = not limits_bytes(sieve.config.policy)
         self._choice: Choice | None = None
         self._steps_since_measured = 0
+        self._has_begun = False
+        """Whether the optimizer knows every element from steps among other ranks."""
         self.is_alone = False
         """Whether the group has one rank only, which has nobody to send to."""
+
+    def begin_anew(self) -> None:
+        """Forget the links, because other ranks take part from now on."""
+        self._choice, self._steps_since_measured, self._has_begun = None, 0, True
 
     @property
     def exchange(self) -> Exchange:
@@ -88,6 +94,8 @@ class CurrentTopology:
         if self._choice is None and parameters.states:
             gradient_bytes = sum(p.numel * p.element_size for p in parameters) // fragments
             self._choice = Choice(groups.measure(), gradient_bytes, may_be_dense=self._may_be_dense)
+            if self._has_begun:
+                self._choice.skip_first_run()
             self._steps_since_measured = 0
         elif self._choice is not None and self._steps_since_measured >= MEASURE_EVERY:
             self._choice.links = groups.measure()
