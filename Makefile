@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo study test lint fuzz clean
+.PHONY: install demo study test test-integrations lint fuzz clean
 
 install: $(STAMP)
 
@@ -21,6 +21,12 @@ study: install
 
 test: install
 	@$(BIN)/pytest
+
+# What `make test` skips, since it needs the frameworks.
+test-integrations: install
+	@echo "Installing Lightning, Accelerate, Transformers and Ray into $(VENV) (minutes, once) ..."
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,integrations]'
+	@$(BIN)/pytest tests/integrations
 
 lint: install
 	@$(BIN)/ruff check .

@@ -22,7 +22,15 @@ ALONE = (
     gs.encode,
     gs.decode,
 )
-IN_A_GROUP = (gs.attach, gs.SieveState, gs.OuterSync, gs.Recorder, gs.reshard)
+IN_A_GROUP = (
+    gs.attach,
+    gs.SieveState,
+    gs.OuterSync,
+    gs.Recorder,
+    gs.reshard,
+    gs.checkpoint.PerRank,
+    gs.checkpoint.Gathered,
+)
 
 
 def run_example(name):

@@ -15,6 +15,7 @@ DDP = {"torch.nn.parallel", "torch.nn.parallel.DistributedDataParallel"}
 ONE_RANK = "bucket", "control", "parameters", "saved", "telemetry"
 LOOK_AT_MODELS = "bucket/requirements.py", "saved/copies.py"
 """Whether the user's model is a DDP model is all that these ask of torch.distributed."""
+FRAMEWORKS = {"lightning", "pytorch_lightning", "accelerate", "transformers", "peft", "ray"}
 LAB_ONLY = "typer", "rich", "altair", "vl_convert", "pooch", "pyroute2", "scipy", "tensorboard"
 
 
@@ -125,6 +126,14 @@ def test_training_imports_nothing_of_the_lab(without_typer):
     assert {"gradsieve.hook", "torch", "numba"} <= loaded
     assert loaded.isdisjoint(LAB_ONLY)
     assert not [name for name in loaded if f"{name}.".startswith("gradsieve.lab.")]
+
+
+def test_training_imports_no_framework(without_typer):
+    assert FRAMEWORKS.isdisjoint(without_typer.stdout.split())
+    package = SOURCES / "gradsieve"
+    files = {*package.rglob("*.py")} - {*(package / "integrations").rglob("*.py")}
+    roots = {f: {name.split(".")[0] for name in named_in(f.read_text())} for f in files}
+    assert {f.name: found for f in files if (found := roots[f] & FRAMEWORKS)} == {}
 
 
 def test_without_the_lab_the_command_names_the_extra(without_typer):

@@ -1,6 +1,7 @@
 """Threshold-pruned gradients for PyTorch data-parallel training over slow links."""
 
 from gradsieve import checkpoint
+from gradsieve.averager import Averager
 from gradsieve.codec import FrameError, FrameReport, SectionReport, decode, encode, inspect
 from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
@@ -17,6 +18,7 @@ from gradsieve.state import SieveState
 from gradsieve.telemetry.record import StepRecord, Totals
 
 __all__ = [
+    "Averager",
     "Budget",
     "Density",
     "ExchangeError",

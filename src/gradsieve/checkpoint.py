@@ -1,19 +1,14 @@
 """Checkpoints that keep every rank's own state: what a rank has not sent is on no other rank."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import torch.distributed as dist
 
-
-class HasState(Protocol):
-    """A `SieveState`, an `Averager` or an `OuterSync`."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+from gradsieve.gathering import HasState, gathered, own_of, rank_and_size
+from gradsieve.saved.leaf import Leaf, on_host
 
 
 def save(state: HasState, folder: str | os.PathLike[str]) -> Path:
@@ -21,8 +16,14 @@ def save(state: HasState, folder: str | os.PathLike[str]) -> Path:
 
     The ranks may share the folder. It is made if it is missing.
 
+    Args:
+        state: a `SieveState`, an `Averager` or an `OuterSync`.
+
     Returns:
-        The file, ``sieve-rank<rank>.pt``.
+        The file, ``sieve-rank<rank>.pt``, where the rank is that in the job.
+
+    Raises:
+        OSError: the file cannot be written. One that was there before is kept.
     """
     file = file_of_rank(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,9 +48,94 @@ def load(state: HasState, folder: str | os.PathLike[str]) -> None:
             f"{file} is missing ({found} ranks have saved there): every rank calls "
             "gs.checkpoint.save, and gs.reshard makes the states of another number of ranks"
         )
-    state.load_state_dict(torch.load(file, weights_only=True))
+    state.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def file_of_rank(folder: str | os.PathLike[str]) -> Path:
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    return Path(folder) / f"sieve-rank{rank}.pt"
+    return Path(folder) / f"sieve-rank{rank_and_size()[0]}.pt"
+
+
+class PerRank:
+    """Gives torch.distributed.checkpoint a state of which every rank keeps its own.
+
+    That library keeps one copy of what has the same key on several ranks. Here the key has the
+    rank in the job. A state that has just been made loads it, whether it is bound to its model or
+    not. Save it with ``save`` or ``async_save``: it is copied when saving begins.
+
+    Args:
+        state: a `SieveState`, an `Averager` or an `OuterSync`.
+
+    Example, in a process whose default process group is initialized:
+
+        >>> import torch
+        >>> import torch.distributed.checkpoint as dcp
+        >>> import gradsieve as gs
+        >>> from torch.nn.parallel import DistributedDataParallel as DDP
+        >>> model = DDP(torch.nn.Linear(64, 64))
+        >>> sieve = gs.attach(model, threshold=gs.Sigma(2), min_numel=64)
+        >>> model(torch.randn(8, 64)).square().mean().backward()
+        >>> metadata = dcp.save({"sieve": gs.checkpoint.PerRank(sieve)}, checkpoint_id="saved")
+        >>> sieve.step = 7
+        >>> dcp.load({"sieve": gs.checkpoint.PerRank(sieve)}, checkpoint_id="saved")
+        >>> sieve.step
+        1
+    """
+
+    def __init__(self, state: HasState) -> None:
+        self._state = state
+
+    def state_dict(self) -> dict[str, Leaf]:
+        """Return this rank's state under a key of its own, on the CPU."""
+        return {key_of_rank(): (on_host(self._state.state_dict()),)}
+
+    def load_state_dict(self, state: Mapping[str, Leaf]) -> None:
+        """Restore this rank's state. Load the weights of the model first.
+
+        Raises:
+            ValueError: `state` lacks this rank's, or it does not fit; see
+                `SieveState.load_state_dict`.
+        """
+        if (key := key_of_rank()) not in state:
+            raise ValueError(
+                f"the checkpoint has states of {', '.join(state) or 'no rank'}, and none of {key}: "
+                "gs.reshard makes the states of another number of ranks"
+            )
+        (own,) = state[key]
+        self._state.load_state_dict(own)
+
+
+def key_of_rank() -> str:
+    return f"rank{rank_and_size()[0]}"
+
+
+class Gathered:
+    """Gives a tool that writes one file for all ranks a state of which every rank keeps its own.
+
+    The tool must call `state_dict` on every rank and write what rank 0 gets, as Accelerate does
+    with what ``accelerator.register_for_checkpointing`` was given.
+
+    Args:
+        state: a `SieveState`, an `Averager` or an `OuterSync`.
+
+    Example, in a process whose default process group is initialized:
+
+        >>> import torch
+        >>> import gradsieve as gs
+        >>> from torch.nn.parallel import DistributedDataParallel as DDP
+        >>> model = DDP(torch.nn.Linear(64, 64))
+        >>> sieve = gs.attach(model, threshold=gs.Sigma(2), min_numel=64)
+        >>> saved = gs.checkpoint.Gathered(sieve).state_dict()
+        >>> saved["world_size"], [state["rank"] for state in saved["states"]]
+        (1, [0])
+    """
+
+    def __init__(self, state: HasState) -> None:
+        self._state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `SieveState.gathered_state_dict` returns, and raise what it raises."""
+        return gathered(self._state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do what `SieveState.load_gathered` does, and raise what it raises."""
+        self._state.load_state_dict(own_of(state))

@@ -70,7 +70,7 @@ class Engine:
         self._ddp: weakref.ref[DistributedDataParallel] | None = None
         """The model, by a weak reference: DDP keeps the state of its hook, which keeps this."""
         self._device = torch.device("cpu")
-        self._hints = Hints()
+        self._hints = Hints(sieve)
 
     @property
     def world_size(self) -> int:
@@ -143,7 +143,6 @@ class Engine:
         if not self.sieve.is_before_start:
             self.sieve.give_residuals(parameters, buffer, self.world_size)
         if self.groups.is_managed:
-            # In one group, all collectives of a step must come from one thread.
             return self._submit(buffer, lambda: self._all_reduced(topology, buffer))
         all_reduce = topology.reduce(buffer, self.groups)
         self._all_reduces.append(all_reduce)
@@ -156,13 +155,14 @@ class Engine:
         self.sieve.step.clock.nonfinite_anywhere |= not is_finite(average)
         return average
 
+    def average_beside(self, flags: Tensor) -> None:
+        """Begin to average a small tensor after the last bucket of a step, on all ranks."""
+        self._all_reduces.append(AllReduce(flags, self.groups.group, half=False))
+
     def _states_of(self, bucket: Bucket) -> list[ParameterState]:
         """Return the states of the bucket's parameters, in its order.
 
-        The list is empty while the names of the parameters are unknown.
-
-        Raises:
-            SieveError: on every rank, where the bucket cannot be handled.
+        There are none while names are unknown. Raises what `exchange` raises.
         """
         require_bucket(bucket)
         parameters = self.sieve.parameters.states_of(bucket.parameters(), last=bucket.is_last())
@@ -264,6 +264,9 @@ class Engine:
                 self._finish_all_reduces()
             catch_up(self._device)
         except BaseException as error:
+            for all_reduce in self._all_reduces:
+                all_reduce.leave()
+            self._all_reduces = []
             mismatch = self.groups.mismatch_behind(error)
             if mismatch is not None:
                 self.groups.part(self.worker)
@@ -278,15 +281,13 @@ class Engine:
 
     def _finish_all_reduces(self) -> None:
         """Wait for the all-reduces, and note whether an average is not finite."""
-        unfinished, self._all_reduces = self._all_reduces, []
         try:
-            averages = [all_reduce.finish(self.groups.look) for all_reduce in unfinished]
-        except BaseException as error:
-            for all_reduce in unfinished:
-                all_reduce.leave()
-            if isinstance(error, RuntimeError) and not isinstance(error, MismatchError):
-                raise unreachable(self.groups.group, error) from error
-            raise
+            averages = [all_reduce.finish(self.groups.look) for all_reduce in self._all_reduces]
+        except RuntimeError as error:
+            if isinstance(error, MismatchError):
+                raise
+            raise unreachable(self.groups.group, error) from error
+        self._all_reduces = []
         self.sieve.step.clock.nonfinite_anywhere |= not all(map(is_finite, averages))
 
     def end_step(self) -> StepRecord:
@@ -329,7 +330,7 @@ class Engine:
             if self.sieve.is_turn_due:
                 self._submit_turn()
         if self.groups.group.rank() == 0:
-            self._hints.give(record, self.sieve)
+            self._hints.end_step(record)
 
     def _skip_step(self, is_plain: bool) -> dict[int, list[str]]:
         """Undo this step, and return which gradients of which rank are not finite."""

@@ -4,17 +4,17 @@ DDP calls the hook with each bucket of gradients and waits for the future that i
 """
 
 # DDP compares the annotations of the hook with types, so they must not become strings.
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel as DDP
 
-from gradsieve.bucket.requirements import require_ddp
+from gradsieve.bucket.requirements import require_hookable
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
-from gradsieve.runtime.torch_private import GradBucket, comm_hooks
+from gradsieve.runtime.torch_private import GradBucket, comm_hooks, group_of_replicate
 from gradsieve.saved.copies import drop_copies, is_copy
 from gradsieve.state import SieveState
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def attach(
-    model: DistributedDataParallel,
+    model: nn.Module,
     config: SieveConfig | None = None,
     *,
     scaler: Scaler | None = None,
@@ -36,7 +36,8 @@ def attach(
     ``parameter.grad`` holds the average of what the ranks have sent, in its own shape and dtype.
 
     Args:
-        model: the DDP model, without a communication hook.
+        model: the DDP model, or another module that takes the hooks of DDP, such as one of
+            ``torch.distributed._composable.replicate``. It has no communication hook yet.
         config: the options; None takes the defaults of `SieveConfig`.
         scaler: the object that scales the loss, as in `SieveState`.
         options: fields of `SieveConfig` by name. They replace those of `config`.
@@ -46,8 +47,8 @@ def attach(
         checkpoint.
 
     Raises:
-        TypeError: `model` is not a DistributedDataParallel, an option does not exist, or an option
-            has the wrong type.
+        TypeError: `model` takes no hook of DDP, an option does not exist, or an option has the
+            wrong type.
         ValueError: an option has a value that is not allowed.
         SieveError: the model already has a communication hook, a trained parameter has sparse
             gradients or an unsupported dtype, or torch is older than 2.6.
@@ -67,20 +68,23 @@ def attach(
         >>> sieve.last.step, sieve.totals.steps
         (2, 3)
     """
-    require_ddp(model)
+    require_hookable(model)
+    takes_hooks: Any = model
     require_no_hook(model)
     config = config_from(attach, config, options)
-    state = SieveState(config, scaler=scaler, process_group=model.process_group)
+    group = model.process_group if isinstance(model, DDP) else group_of_replicate(model)
+    state = SieveState(config, scaler=scaler, process_group=group)
     state.bind(model)
-    drop_copies(model)
+    if isinstance(model, DDP):
+        drop_copies(model)
     try:
-        model.register_comm_hook(state, sieve_hook)
+        takes_hooks.register_comm_hook(state, sieve_hook)
     except RuntimeError as error:
         raise SieveError(f"DDP did not take the hook: {error}") from error
     return state
 
 
-def require_no_hook(model: nn.Module) -> None:
+def require_no_hook(model: object) -> None:
     hooks = [entry for entry in comm_hooks(model) if not is_copy(entry[1])]
     if hooks:
         name = getattr(hooks[0][0], "__name__", repr(hooks[0][0]))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,19 +18,21 @@ from gradsieve.control.loss_scale import LossScale, Scaler
 from gradsieve.engine import Engine
 from gradsieve.errors import SieveError
 from gradsieve.exchange.topology_names import Exchange
+from gradsieve.gathering import Gathers
 from gradsieve.parameters.residuals import Residuals
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import Copied, refuse_copy, refuse_unbound, require_scaler
 from gradsieve.saved.seal import sealed
 from gradsieve.saved.sieve import VERSION, finite_note, require_own_place, require_sound
+from gradsieve.telemetry.idle import watch
 from gradsieve.telemetry.record import StepRecord, Totals
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class SieveState:
+class SieveState(Gathers):
     """The sieve of one model on one rank: its records, residuals and checkpoints.
 
     `attach` makes and registers one. Make it yourself only for a tool that takes a state and a
@@ -70,6 +72,14 @@ class SieveState:
         (0, 2)
     """
 
+    idle_notice: ClassVar[str] = (
+        "no gradients have reached the sieve: the model trains without it. Train the DDP model "
+        "that was given to gs.attach, not a module inside it. A framework may have ignored the "
+        "hook: Lightning registers ddp_comm_hook on CUDA only, and "
+        "gradsieve.integrations.lightning.SieveCallback works on every device"
+    )
+    """What is said where an optimizer steps and no step of the sieve begins."""
+
     def __init__(
         self,
         config: SieveConfig | None = None,
@@ -92,6 +102,7 @@ class SieveState:
         self.engine = Engine(self.sieve, process_group)
         self.copied: Copied | None = None
         """The content of a copied state, until that is bound."""
+        watch.begin(self)
 
     @property
     def config(self) -> SieveConfig:
@@ -173,6 +184,7 @@ class SieveState:
             fragments: the number of steps in which every weight is exchanged once; each step takes
                 about as many of them.
         """
+        watch.end(self)
         self.sieve.bind_weights(model, named)
         self.engine.fragments = fragments
         self.engine.groups.on_host = all(parameter.is_cpu for _, parameter in named)
@@ -194,10 +206,15 @@ class SieveState:
 
     # A step.
 
+    def trains(self, parameter: Tensor) -> bool:
+        """Return whether an optimizer of this parameter may need a step of the sieve first."""
+        return self.sieve.parameters.may_have(parameter)
+
     def begin_step(self, first: Bucket) -> None:
         """Begin a step with its first bucket. Raises what `Engine.begin_step` raises."""
         if self.copied is not None:
             refuse_unbound()
+        watch.end(self)
         self.engine.begin_step(first)
 
     def end_step(self) -> None:
@@ -226,6 +243,8 @@ class SieveState:
     def __setstate__(self, found: dict[str, Any]) -> None:
         # Pickle makes objects without initializing them.
         self.__init__(found["config"])  # type: ignore[misc]
+        # A copy may be one of weights, such as an average of them, that no optimizer trains.
+        watch.end(self)
         self.sieve.parameters, self.copied = found["parameters"], found["copied"]
         self.step = int(found["copied"].saved["step"])
 
@@ -245,6 +264,7 @@ class SieveState:
         except BaseException:
             self.sieve.parameters, self.copied = before, copied
             raise
+        watch.begin(self)
 
     # Checkpoints.
 

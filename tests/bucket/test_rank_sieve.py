@@ -227,7 +227,7 @@ def test_a_state_that_does_not_fit_is_told_before_it_is_loaded():
     with pytest.raises(ValueError, match=r"1\.bias"):
         fresh.sieves[0].require_fit(saved)
     # As the weights will be.
-    fresh.sieves[0].require_fit(saved, weights=saved["weights"])
+    fresh.sieves[0].require_fit(saved, weights=saved["weights"][0])
 
 
 def test_steps_before_the_first_that_prunes_are_plain():

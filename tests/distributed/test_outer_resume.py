@@ -135,7 +135,7 @@ def forgeries(saved):
     for bad in (first * float("nan"), first.double(), first[0], None, first.to(torch.complex64)):
         yield "weights", saved["weights"] | {one: bad}, one
     yield "weights", {one: first}, "weights lacks"
-    yield "model", saved["model"] | {one: 1.5}, "model"
+    yield "model", (saved["model"][0] | {one: 1.5},), "model"
     yield "names", [*saved["names"][1:], saved["names"][0]], "another order"
     yield "names", saved["names"][1:], one
     yield "settings", [1], "settings"
@@ -143,11 +143,11 @@ def forgeries(saved):
         for bad in (-1, True, 2.0, "3", 10**6, [5]):
             if (field, bad) != ("step", 10**6):
                 yield "schedule", saved["schedule"] | {field: bad}, field
-    state, groups = (saved["optimizer"][field] for field in ("state", "param_groups"))
+    state, groups = (saved["optimizer"][0][field] for field in ("state", "param_groups"))
     buffer = state[0]["momentum_buffer"]
     for bad in (buffer * float("inf"), buffer[0], buffer.to(torch.complex64), 3.5, "x"):
         forged_state = state | {0: {"momentum_buffer": bad}}
-        yield "optimizer", {"state": forged_state, "param_groups": groups}, "optimizer"
+        yield "optimizer", ({"state": forged_state, "param_groups": groups},), "optimizer"
     for bad_groups in (
         [],
         groups * 2,
@@ -156,20 +156,22 @@ def forgeries(saved):
         [groups[0] | {"lr": "fast"}],
         [{"params": groups[0]["params"]}],
     ):
-        yield "optimizer", {"state": state, "param_groups": bad_groups}, "optimizer"
-    yield "optimizer", {"state": {99: {}}, "param_groups": groups}, "optimizer.state"
-    yield "optimizer", {"param_groups": groups}, "optimizer lacks state"
-    under_way = saved["under_way"]
-    yield "under_way", None, "schedule.ends"
+        yield "optimizer", ({"state": state, "param_groups": bad_groups},), "optimizer"
+    yield "optimizer", ({"state": {99: {}}, "param_groups": groups},), "optimizer.state"
+    yield "optimizer", ({"param_groups": groups},), "optimizer lacks state"
+    yield "optimizer", saved["optimizer"][0], "optimizer must be a list of 1"
+    (under_way,) = saved["under_way"]
+    yield "under_way", (None,), "schedule.ends"
+    yield "under_way", None, "under_way must be a list of 1"
     for field in ("averages", "departed", "buffers"):
         tensor = under_way[field][0]
         for bad in ([], [tensor[:-1]], [tensor.int()], [tensor * float("nan")], tensor, [None]):
             bad = bad + under_way[field][1:] if isinstance(bad, list) and bad else bad
-            yield "under_way", under_way | {field: bad}, field
+            yield "under_way", (under_way | {field: bad},), field
     for field in ("fragment", "every", "since"):
         for bad in (-1, 9.0, True, None):
-            yield "under_way", under_way | {field: bad}, field
-    yield "under_way", under_way | {"fragment": 5}, "fragment"
+            yield "under_way", (under_way | {field: bad},), field
+    yield "under_way", (under_way | {"fragment": 5},), "fragment"
     yield "sieve", None, "gradsieve state"
     for field, value in saved.items():
         yield field, {"forged": value}, field if field != "sieve" else "gradsieve state"
@@ -180,7 +182,7 @@ def forged_states():
     net, outer, optimizer = start(threshold=gs.Sigma(1.0), exchange="gather", delay=3)
     train(net, outer, 12, optimizer=optimizer)
     saved = through_a_file(outer)[0]
-    assert saved["under_way"] is not None
+    assert saved["under_way"] != (None,)
     before = saved["checksum"]
     for field, bad, words in forgeries(saved):
         one = saved | {field: bad}
@@ -235,8 +237,8 @@ def refusals():
     for broken, words in (
         ({"version": 7}, "version 7"),
         ({}, "version None"),
-        ({"version": 2, "weights": {}, "schedule": {}}, "lacks rank, world_size, settings, names"),
-        (saved[1]["sieve"] | {"version": 2}, "lacks schedule, names"),
+        ({"version": 3, "weights": {}, "schedule": {}}, "lacks rank, world_size, settings, names"),
+        (saved[1]["sieve"] | {"version": 3}, "lacks schedule, names"),
     ):
         with pytest.raises(ValueError, match=words):
             other.load_state_dict(broken)

@@ -162,7 +162,7 @@ def resume_shards():
     place = dist.get_rank() % 2
     mates = [None, None]
     dist.all_gather_object(mates, saved, group=mesh["shard"].get_group())
-    words = rf"one shard \(part \[{1 - place}\] of \[2\].* this rank holds one .*part \[{place}\]"
+    words = rf"is of shards \(shard {1 - place} of 2 .* holds shards \(shard {place} of 2 "
     with pytest.raises(ValueError, match=words):
         outer.load_state_dict(mates[1 - place])
     plain = gs.OuterSync(whole(), every=5, delay=3, threshold=gs.Sigma(1.0), exchange="gather")

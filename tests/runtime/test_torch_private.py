@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._composable import replicate
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve
@@ -144,6 +146,25 @@ def test_what_a_hook_of_a_model_is_given(group):
     assert [type(bucket) for bucket in given] == [dist.GradBucket]
     assert in_backward == [True]
     assert not torch_private.is_in_backward()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parameters_that_fsdp_has_cut(group):
+    flat = FullyShardedDataParallel(nn.Linear(2, 2), device_id=torch.device("cpu"))
+    assert [torch_private.is_flat_parameter(p) for p in flat.parameters()] == [True]
+    assert not torch_private.is_flat_parameter(nn.Linear(2, 2).weight)
+    mesh = dist.init_device_mesh("cpu", (1, 1), mesh_dim_names=("replicate", "shard"))
+    assert torch_private.names_of_root_mesh(mesh["shard"]) == ("replicate", "shard")
+    assert torch_private.names_of_root_mesh(dist.init_device_mesh("cpu", (1,))) == ()
+
+
+def test_the_group_of_a_replicated_module(group):
+    given = dist.new_group([0])
+    model = replicate(nn.Linear(2, 2), process_group=given)
+    assert torch_private.group_of_replicate(model) is given
+    model(torch.ones(1, 2)).sum().backward()
+    assert torch_private.group_of_replicate(model) is given
+    assert torch_private.group_of_replicate(nn.Linear(2, 2)) is None
 
 
 @pytest.mark.parametrize("by_all", [True, False])

@@ -141,7 +141,7 @@ def states_of(ranks=3, **changes):
 
 def other_weights():
     state = states_of()[-1]
-    return states_of(weights=state["weights"] | {"0.weight": 1})
+    return states_of(weights=(state["weights"][0] | {"0.weight": 1},))
 
 
 def other_bases():
@@ -153,7 +153,7 @@ def other_bases():
 
 def other_parameters():
     states = states_of()
-    del states[1]["parameters"]["0.weight"], states[1]["weights"]["0.weight"]
+    del states[1]["parameters"]["0.weight"], states[1]["weights"][0]["0.weight"]
     return [states[0], sealed(states[1]), states[2]]
 
 

@@ -8,7 +8,7 @@ import torch
 from forged import changed, everything, leaves
 from kept import bound, file_of, kept_state, loaded
 
-from gradsieve.saved.seal import checksum_of
+from gradsieve.saved.seal import checksum_of, sealed
 
 
 def test_any_other_value_is_refused_by_the_checksum():
@@ -32,6 +32,23 @@ def test_any_other_value_is_refused_by_the_checksum():
         state.load_state_dict(saved | {"checksum": "0" * 32})
     with pytest.raises(ValueError, match="damaged"):
         state.load_state_dict(saved | {"step": 8})
+
+
+def test_a_mixture_of_two_ranks_is_called_so_whatever_is_found_first():
+    saved = sealed(kept_state().state_dict() | {"world_size": 2})
+    words = r"damaged: .*it is a mixture of their states: save gs.checkpoint.PerRank\(state\)"
+    with pytest.raises(ValueError, match=words):
+        bound().load_state_dict(saved | {"step": 8})
+    # One rank's residual with another's piece.
+    path = ("parameters", "vectors", "residual")
+    mixed = changed(saved, path, torch.ones(300))
+    words = r"dealt must be all that the rank keeps, .*mixture of their states: save gs.checkpoint"
+    with pytest.raises(ValueError, match=words):
+        bound().load_state_dict(mixed)
+    # One that was saved so is no mixture.
+    with pytest.raises(ValueError, match="dealt must be all") as raised:
+        bound().load_state_dict(sealed(mixed))
+    assert "mixture" not in str(raised.value)
 
 
 def test_the_order_of_keys_the_device_and_the_file_do_not_count():

@@ -1,4 +1,4 @@
-"""Hints to the user, where another option would serve better."""
+"""Hints to the user about options that do not pay, or would."""
 
 from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.rotation.cost import RotationCost, ScarceBits
@@ -6,17 +6,18 @@ from gradsieve.telemetry.record import StepRecord
 
 
 class Hints:
-    """Tells where rotation is not worth its time, or would help. One rank gives hints."""
+    """Tells where rotation is not worth its time or would help."""
 
-    def __init__(self) -> None:
+    def __init__(self, sieve: RankSieve) -> None:
+        self._sieve = sieve
         self._rotation_cost, self._scarce_bits = RotationCost(), ScarceBits()
 
-    def give(self, record: StepRecord, sieve: RankSieve) -> None:
-        """Look at a step that has ended."""
+    def end_step(self, record: StepRecord) -> None:
+        """Look at a step. One rank of the job calls it."""
         if record.plain:
             return
-        rotations = [p.rotation for p in sieve.parameters if p.rotation is not None]
+        rotations = [p.rotation for p in self._sieve.parameters if p.rotation is not None]
         if rotations:
             self._rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
-        elif sieve.thresholds.budget is not None:
+        elif self._sieve.thresholds.budget is not None:
             self._scarce_bits.end_step(record.bits_per_parameter)

@@ -50,6 +50,7 @@ class RankSieve:
         self.may_be_unused = True
         """Whether there may be parameters that no rank used. DDP drops their average."""
         self._stands_for_weights = False
+        self._shards = ""
         self._plans = PlanCache(config.values)
         self._changes = Changes()
         self._workspace = Workspace()
@@ -60,6 +61,15 @@ class RankSieve:
     def bind(self, model: nn.Module, ignored: Collection[str] = ()) -> None:
         """Take the names of the parameters from `model`. Raises what `Registry.bind` raises."""
         self.parameters.bind(model, ignored)
+
+    def bind_tensors(self, named: Sequence[tuple[str, Tensor]], shards: str) -> None:
+        """Take parameters without a model.
+
+        Args:
+            shards: which shards of parameters they are; see `layout_of`.
+        """
+        self.parameters.bind_named(object(), named)
+        self._shards = shards
 
     def bind_weights(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
         """Take weights that stand for the parameters of `model`, all of which are used.
@@ -287,7 +297,9 @@ class RankSieve:
     @property
     def settings(self) -> tuple[str, ...]:
         """Lines that must be the same on all ranks, and in a saved state that is loaded."""
-        return (*self.config.lines, f"scaler={'given' if self.loss_scale.is_told else 'none'}")
+        scaler = f"scaler={'given' if self.loss_scale.is_told else 'none'}"
+        shards = (f"shards={self._shards}",) if self._shards else ()
+        return (*self.config.lines, scaler, *shards)
 
     def save(self) -> dict[str, Any]:
         """Return what the sieve keeps between steps. The caller adds rank and world size."""
@@ -295,7 +307,7 @@ class RankSieve:
             "settings": lines_of(self.settings),
             "step": self.step_number,
             "min_numel": self.parameters.min_numel,
-            "weights": self.parameters.weights(),
+            "weights": (self.parameters.weights(),),
             "mean_square": self.thresholds.sizes.mean_square,
             "scale": self.thresholds.scale,
             "parameters": self.parameters.save(),
@@ -313,7 +325,7 @@ class RankSieve:
         budget = self.thresholds.budget
         require_scale(saved["scale"], None if budget is None else budget.largest_scale)
         require_min_numel(saved["min_numel"], self.parameters.min_numel)
-        self.parameters.require_fit(saved["parameters"], saved["weights"], weights)
+        self.parameters.require_fit(saved["parameters"], saved["weights"][0], weights)
         if saved["step"] and not saved["parameters"]:
             raise ValueError(f"the saved state is of step {saved['step']} and has no parameters")
 
@@ -321,7 +333,7 @@ class RankSieve:
         """Restore a state that has passed `require_fit`, between steps."""
         if self.parameters.min_numel is None:
             self.parameters.min_numel = saved["min_numel"]
-        self.parameters.load(saved["parameters"], saved["weights"])
+        self.parameters.load(saved["parameters"], saved["weights"][0])
         self.thresholds.sizes.mean_square = saved["mean_square"]
         if self.thresholds.budget is not None:
             self.thresholds.budget.scale = float(saved["scale"])

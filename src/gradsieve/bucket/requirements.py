@@ -8,17 +8,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
 from gradsieve.errors import SieveError
-from gradsieve.runtime.torch_private import divides_by_ranks_with_inputs, uncompiled
+from gradsieve.runtime.torch_private import (
+    divides_by_ranks_with_inputs,
+    is_flat_parameter,
+    uncompiled,
+)
 from gradsieve.sieve import DTYPES
 
 OLDEST_TORCH = (2, 6)
 TAKEN = "float32, float16 and bfloat16"
-SHARDED = frozenset({"FullyShardedDataParallel", "FSDPModule", "DTensor"})
+FIRST_FSDP = "FullyShardedDataParallel"
+"""The class of FSDP that packs parameters together. `fully_shard` (FSDP2) cuts each by itself."""
+SHARDED = frozenset({FIRST_FSDP, "FSDPModule", "DTensor"})
 """Names of the classes of FSDP. They are compared by name because importing them takes long."""
 
 
-def require_ddp(model: object) -> None:
-    """Raise TypeError unless `attach` takes the model. The message says what to attach to."""
+def require_hookable(model: object) -> None:
+    """Raise TypeError unless `attach` takes the model. The message says what to do instead."""
     if isinstance(model, DistributedDataParallel):
         return
     found = f"attach takes a torch.nn.parallel.DistributedDataParallel, got {type(model).__name__}"
@@ -39,21 +45,49 @@ def require_ddp(model: object) -> None:
             f"{found}, which trains in one process; wrap its module instead: model = "
             "DDP(model.module), in one process a device"
         )
-    raise TypeError(f"{found}; wrap the model first: model = DDP(model)")
-
-
-def require_unsharded(model: object, found: str) -> None:
-    """Raise TypeError if FSDP has sharded the parameters. The message begins with `found`."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    if any(is_sharded(part) for part in (model, *parameters)):
+    if not callable(getattr(model, "register_comm_hook", None)):
         raise TypeError(
-            f"{found}, and FSDP has cut its parameters: each rank has the gradients of its own "
-            "part, and DDP cannot wrap it. Train the whole model with DDP, without FSDP"
+            f"{found}; wrap the model first: model = DDP(model). A loop without DDP averages by "
+            "gs.Averager(model.named_parameters())"
         )
 
 
-def is_sharded(part: object) -> bool:
-    return any(base.__name__ in SHARDED for base in type(part).__mro__)
+def require_unsharded(model: object, found: str) -> None:
+    """Raise TypeError if FSDP has cut the parameters. The message begins with `found`."""
+    if any(is_a(part, {FIRST_FSDP}) or is_flat_parameter(part) for part in parts_of(model)):
+        raise TypeError(f"{found}, whose parameters FSDP has packed together; {SHARD_ANEW}")
+    if is_sharded(model):
+        raise TypeError(
+            f"{found}, and FSDP has cut its parameters: each rank has the gradients of its own "
+            "part. Between the ranks that hold the same part use gs.Averager(model."
+            'named_parameters(), process_group=mesh["replicate"].get_group()), or gs.OuterSync '
+            "for local steps"
+        )
+
+
+def is_sharded(model: object) -> bool:
+    """Return whether FSDP has cut the parameters of a model."""
+    return any(is_a(part, SHARDED) for part in parts_of(model))
+
+
+def parts_of(model: object) -> tuple[object, ...]:
+    return (model, *model.parameters()) if isinstance(model, nn.Module) else (model,)
+
+
+SHARD_ANEW = (
+    "shard it with fully_shard (FSDP2) over one dimension of a mesh, fully_shard(model, mesh="
+    'mesh["shard"]), and use gs.Averager over the other, or train the whole model with DDP'
+)
+
+
+def require_no_flat_parameter(name: str, parameter: Tensor) -> None:
+    """Raise SieveError if FSDP has packed the parameter together with others."""
+    if is_flat_parameter(parameter):
+        raise SieveError(f"{name} is a flat parameter of FullyShardedDataParallel; {SHARD_ANEW}")
+
+
+def is_a(part: object, names: Collection[str]) -> bool:
+    return any(base.__name__ in names for base in type(part).__mro__)
 
 
 def require_bucket(bucket: Bucket) -> None:

@@ -3,7 +3,7 @@
 Replicas are ranks that hold the same shard. Only their gradients can be averaged.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,20 +19,8 @@ def is_shard(tensor: object) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor, in the same memory and without a gradient."""
-    shard: Tensor = tensor.detach()
-    return as_dtensor(shard).to_local() if is_shard(tensor) else shard
-
-
-def place_of(tensor: Tensor) -> str:
-    """Return which shard this rank holds, as in ``part [1] of [2] by Shard(dim=0)``."""
-    mesh, placements = as_dtensor(tensor).device_mesh, as_dtensor(tensor).placements
-    part, parts = list(mesh.get_coordinate() or []), list(mesh.mesh.shape)
-    return f"part {part} of {parts} by {', '.join(map(str, placements))}"
-
-
-def places_of(tensors: Iterable[Tensor]) -> str:
-    """Return all places of the shards of a model; empty if every tensor is whole."""
-    return "; ".join(sorted({place_of(tensor) for tensor in tensors if is_shard(tensor)}))
+    held: Tensor = as_dtensor(tensor).to_local() if is_shard(tensor) else tensor
+    return held.detach()
 
 
 def gather_no_more(model: nn.Module) -> None:
@@ -54,6 +42,28 @@ def described(name: str, tensor: Tensor) -> str:
     mesh, placements = as_dtensor(tensor).device_mesh, as_dtensor(tensor).placements
     places = ", ".join(map(str, placements))
     return f"{mine}: part {list(mesh.get_coordinate() or [])} by {places} of {list(tensor.shape)}"
+
+
+def placements_of(tensor: Tensor) -> str:
+    """Return how a DTensor is divided: ``S(0)`` along its first dimension, ``R`` not at all."""
+    return ", ".join(map(str, as_dtensor(tensor).placements))
+
+
+def layout_of(named: Sequence[tuple[str, Tensor]]) -> str:
+    """Return which shards this rank holds; replicas have the same text. It is empty without any.
+
+    A saved state belongs to one layout. Another number of ranks that shard, or another rank among
+    them, has another.
+    """
+    kinds: dict[str, int] = {}
+    for _, tensor in named:
+        if is_shard(tensor):
+            mesh = as_dtensor(tensor).device_mesh
+            place = ", ".join(map(str, mesh.get_coordinate() or ()))
+            shape = ", ".join(map(str, mesh.shape))
+            kind = f"shard {place} of {shape} by {placements_of(tensor)}"
+            kinds[kind] = kinds.get(kind, 0) + 1
+    return "; ".join(f"{kind} ({count} parameters)" for kind, count in kinds.items())
 
 
 def require_replicas(named: Sequence[tuple[str, Tensor]], ranks: Collection[int]) -> None:

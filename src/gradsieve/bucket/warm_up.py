@@ -61,7 +61,10 @@ class Told(Listener):
         self._depth += 1
         if self._depth == 1:
             self._start = time.perf_counter()
-            text = "gradsieve: compiling for this processor, which takes about half a minute"
+            text = (
+                "gradsieve: compiling for this processor, which takes up to half a minute; later "
+                "starts find the machine code on disk"
+            )
             self._timer = Timer(max(self._left, 0.0), tell, (text,))
             self._timer.daemon = True
             self._timer.start()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gradsieve.bucket.shards import places_of
+from gradsieve.bucket.shards import layout_of
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.under_way import load_under_way
 from gradsieve.outer.weights import OuterWeights, require_optimizer_fits
@@ -35,10 +35,10 @@ def save(exchange: OuterExchange) -> dict[str, Any]:
             "schedule": exchange.schedule.save(),
             "names": list(weights.names),
             "weights": {name: w.detach().clone() for name, w in weights.named},
-            "model": checksums_of(weights),
-            "optimizer": deepcopy(weights.optimizer.state_dict()),
+            "model": (checksums_of(weights),),
+            "optimizer": (deepcopy(weights.optimizer.state_dict()),),
             "sieve": exchange.state.save(),
-            "under_way": None if under_way is None else under_way.save(),
+            "under_way": (None if under_way is None else under_way.save(),),
         }
     )
 
@@ -57,11 +57,12 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     require_settings(theirs, [*settings, *lines_of(exchange.state.sieve.settings)])
     exchange.schedule.require_fit(found["schedule"])
     names = weights.require_fit(found["names"], found["weights"])
-    model = {name: found["model"][other] for name, other in names.items()}
+    model = {name: found["model"][0][other] for name, other in names.items()}
     require_weights(model, checksums_of(weights), MODEL_FIRST)
-    require_optimizer_fits(weights.optimizer, found["optimizer"])
+    (optimizer,), (saved,) = found["optimizer"], found["under_way"]
+    require_optimizer_fits(weights.optimizer, optimizer)
     outer = {name: found["weights"][other] for name, other in names.items()}
-    saved, under_way = found["under_way"], None
+    under_way = None
     if saved is not None:
         under_way = load_under_way(weights, exchange.buffers.now(), saved)
     # Everything is checked. From here on nothing is refused.
@@ -70,7 +71,7 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
         for name, mine in weights.named:
             mine.copy_(outer[name])
     # torch keeps the tensors that it is given, and steps on them.
-    weights.optimizer.load_state_dict(deepcopy(found["optimizer"]))
+    weights.optimizer.load_state_dict(deepcopy(optimizer))
     exchange.schedule.load(found["schedule"])
     exchange.records, exchange.under_way = [], under_way
 
@@ -83,7 +84,7 @@ def checksums_of(weights: OuterWeights) -> dict[str, int]:
 
 def settings_of(exchange: OuterExchange) -> list[str]:
     """Return the settings of a saved state, beside those of the sieve."""
-    places = places_of(exchange.weights.inner)
+    places = layout_of(list(zip(exchange.weights.names, exchange.weights.inner, strict=True)))
     return [
         *exchange.schedule.settings,
         f"optimizer={type(exchange.weights.optimizer).__name__}",

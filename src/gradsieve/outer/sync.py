@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.requirements import require_dtype
-from gradsieve.bucket.shards import gather_no_more, local, places_of, require_replicas
+from gradsieve.bucket.shards import gather_no_more, layout_of, local, require_replicas
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
 from gradsieve.exchange import ExchangeError, ManagedGroup, outer_attendance
 from gradsieve.exchange.managed import AnyGroup
+from gradsieve.gathering import Gathers
 from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.record import OuterRecord
@@ -37,12 +38,13 @@ from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import refuse_copy
 from gradsieve.saved.parameter_names import plain_names
 from gradsieve.state import SieveState
+from gradsieve.telemetry.idle import watch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class OuterSync:
+class OuterSync(Gathers):
     """Averages through the sieve what ranks have learned in steps of their own (local steps).
 
     Each rank trains its own copy of the model with its own (inner) optimizer. After every `every`
@@ -132,11 +134,12 @@ class OuterSync:
             model = model.module
         self._has_mates = mates is not None
         """Whether ranks that are not in the group must keep the same weights."""
-        self._require_no_clock()
+        if mates is not None:
+            require_no_clock(config)
         gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
-        require_one_length(self._schedule, config, places_of(trained.values()))
+        require_one_length(self._schedule, config, layout_of(named))
         if isinstance(group, ManagedGroup):
             require_no_nodes(self.state.exchange)
             meet(group)
@@ -158,7 +161,6 @@ class OuterSync:
         # For the user to set.
         self.on_step: Callable[[OuterRecord], None] | None = None
         """A function that is called with each record."""
-        # Internal.
         self._model = model
         self._known = {id(parameter): name for name, parameter in trained.items()}
         self._exchange = OuterExchange(self.state, self._weights, self._schedule, Buffers(model))
@@ -167,6 +169,7 @@ class OuterSync:
             self._groupings.join()
         self._follows_budget = self._schedule.shortest < self._schedule.longest
         self._failure: BaseException | None = None
+        watch.begin(self._weights)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -207,6 +210,7 @@ class OuterSync:
                 exchange has failed before, or if a parameter is trained that was frozen when the
                 OuterSync was made.
         """
+        watch.end(self._weights)
         self._prepare()
         with self._failing():
             self._schedule.advance(self._exchange.begin, self._exchange.end)
@@ -228,13 +232,10 @@ class OuterSync:
 
     def _prepare(self) -> None:
         self._require_success()
-        self._require_no_clock()
-        gather_no_more(self._model)
-        require_same_parameters(self._model, self._known)
-
-    def _require_no_clock(self) -> None:
         if self._has_mates:
             require_no_clock(self.state.config)
+        gather_no_more(self._model)
+        require_same_parameters(self._model, self._known)
 
     @ordinary_tensors()
     def regroup(self, group: object) -> Membership:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,12 @@ class OuterWeights:
             holds other parameters than the outer weights.
     """
 
+    idle_notice: ClassVar[str] = (
+        "OuterSync.step() was never called, so every rank trains alone. Call outer.step() after "
+        "each optimizer.step()"
+    )
+    """What is said where an inner optimizer steps and nobody counts its steps."""
+
     def __init__(
         self,
         inner: Sequence[tuple[str, nn.Parameter]],
@@ -79,6 +85,10 @@ class OuterWeights:
     def named(self) -> list[tuple[str, nn.Parameter]]:
         """The names and outer weights."""
         return list(zip(self.names, self.outer, strict=True))
+
+    def trains(self, parameter: Tensor) -> bool:
+        """Return whether an optimizer of this parameter makes inner steps."""
+        return any(parameter is own for own in self.inner)
 
     def require_fit(self, names: Sequence[str], weights: Mapping[str, Tensor]) -> Mapping[str, str]:
         """Return the saved name for each name of this model.

@@ -50,7 +50,7 @@ class Registry:
         self._rotation = rotation
         self.can_undo = True
         """Whether a step can be undone."""
-        self._model: nn.Module | None = None
+        self._model: object | None = None
         self._states: dict[str, ParameterState] = {}
         self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
         self._shown: list[list[Tensor]] = []
@@ -75,6 +75,10 @@ class Registry:
         """Return the state of a parameter; None while the names are unknown."""
         found = self._by_id.get(id(parameter))
         return None if found is None else found[1]
+
+    def may_have(self, parameter: Tensor) -> bool:
+        """Return whether a parameter is one of the model; True while its parameters are unknown."""
+        return not self._by_id or id(parameter) in self._by_id
 
     def end_step(self) -> None:
         self._shown = []
@@ -120,7 +124,7 @@ class Registry:
         }
         self.bind_named(model, list(zip(plain_names([*named]), named.values(), strict=True)))
 
-    def bind_named(self, model: nn.Module, named: Sequence[tuple[str, Tensor]]) -> None:
+    def bind_named(self, model: object, named: Sequence[tuple[str, Tensor]]) -> None:
         """Take parameters that stand for those of the model. Raises what `bind` raises."""
         if self._model is model:
             return

@@ -18,7 +18,7 @@ def save_parameter(kept: ParameterState) -> SavedParameter:
     owned, rotation = kept.owned, kept.rotation
     return {
         "threshold": kept.threshold,
-        "moments": None if kept.moments is None else saved_moments(kept.moments),
+        "moments": (None if kept.moments is None else saved_moments(kept.moments),),
         "mean_square": kept.mean_square,
         "residual": kept.residual.detach().contiguous().clone(),
         "stride": list(kept.stride),
@@ -77,7 +77,7 @@ def require_order(kept: ParameterState, saved: SavedParameter) -> None:
 
 def load_parameter(kept: ParameterState, saved: SavedParameter) -> None:
     """Load what has passed `require_parameter_fits`."""
-    owned, dealt, moments = saved["owned"], saved["dealt"], saved["moments"]
+    owned, dealt, (moments,) = saved["owned"], saved["dealt"], saved["moments"]
     kept.restore(
         saved["residual"].detach(),
         # Sums are pruned on the CPU, wherever the state was loaded to.

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gradsieve.bucket.shards import local
 from gradsieve.parameters.parameter import ParameterState
-from gradsieve.recording.arguments import chooser, group_of, require_number
+from gradsieve.recording.arguments import chooser, directory_of, group_of, require_number
 from gradsieve.recording.counting import counted, histogram_of, sampled
 from gradsieve.recording.files import HISTOGRAMS, RECORDS, RecordFile
 from gradsieve.recording.histogram import Histogram
@@ -63,8 +64,10 @@ class Recorder:
     Args:
         state: the state that `attach` has returned. None if the model trains without the sieve;
             gradients are then the averages that `log` finds.
-        model: the DDP model.
-        out: the directory. A run that is resumed appends to its files.
+        model: the DDP model, or that of an `Averager` or `OuterSync`.
+        out: the directory. A run that is resumed appends to its files. If FSDP has cut the model,
+            each group of ranks that hold the same shards records these: that of rank 0 in `out`,
+            and another in ``out/rank<its first rank>``.
         histograms_every: the number of steps from one with histograms to the next; 0 makes none.
             Or a function that takes the number of a step and returns whether it has histograms.
         sample: the largest number of elements that are counted in the whole model, beside some
@@ -124,9 +127,9 @@ class Recorder:
         self._parameters = dict(zip(plain_names([*trained]), trained.values(), strict=True))
         # These are the names that a state gives to parameters if it was not bound.
         self._numbered = {str(n): p for n, p in enumerate(self._parameters.values())}
-        elements = sum(p.numel() for p in self._parameters.values())
+        elements = sum(local(p).numel() for p in self._parameters.values())
         self._every = 1 if sample is None else -(-elements // sample)
-        self._mailbox = Mailbox(group_of(model))
+        self._mailbox = Mailbox(group_of(model, state))
         self._pending: dict[str, Any] = {}
         """The record of the last step; before the first step, what was already logged."""
         self._step = index(first_step)
@@ -139,13 +142,13 @@ class Recorder:
         self._histograms: RecordFile | None = None
         self._board: TensorBoard | None = None
         if self._mailbox.is_first:
-            directory = Path(out)
+            directory = directory_of(out, model, self._mailbox.ranks[0])
             heading = {
                 "started": time.time(),
                 "cores": os.cpu_count(),
                 "torch": torch.__version__,
                 "ranks": len(self._mailbox.ranks),
-                "parameters": {name: p.numel() for name, p in self._parameters.items()},
+                "parameters": {n: local(p).numel() for n, p in self._parameters.items()},
                 "about": dict(about or {}),
             }
             self._records = RecordFile(directory / RECORDS, heading)
@@ -284,7 +287,7 @@ class Recorder:
 
     def _count(self, what: str, name: str, tensor: Tensor | None) -> None:
         if tensor is not None:
-            self._add_histogram(what, name, histogram_of(tensor, self._every))
+            self._add_histogram(what, name, histogram_of(local(tensor), self._every))
 
     def _add_histogram(self, what: str, name: str, histogram: Histogram) -> None:
         self._counted.setdefault(what, {})[name] = histogram

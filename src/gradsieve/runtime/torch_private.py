@@ -5,6 +5,7 @@ and what happens where torch lacks the name. All were looked at in torch 2.6.0 a
 calls each of them, so that a version that has dropped one fails there by name.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -67,6 +68,30 @@ def set_comm_hooks(model: DistributedDataParallel, hooks: Sequence[CommHook]) ->
     Where torch lacks ``_comm_hooks``, the list has no effect.
     """
     model._comm_hooks = list(hooks)
+
+
+def group_of_replicate(model: object) -> dist.ProcessGroup | None:
+    """Return the process group of a module of ``torch.distributed._composable.replicate``.
+
+    Such a module makes its DDP model in the first forward pass, and the sieve must average over the
+    same ranks. torch keeps the group in the state of the module.
+
+    Returns:
+        None where the module was given none, which is the default group, where it is another kind
+        of module, or where torch lacks ``_init_kwargs``.
+    """
+    made = sys.modules.get("torch.distributed._composable.replicate")
+    state_of = getattr(getattr(made, "replicate", None), "state", None)
+    if state_of is None:
+        return None
+    try:
+        state = state_of(model)
+    except AssertionError:
+        return None
+    ddp, given = getattr(state, "_ddp", None), getattr(state, "_init_kwargs", None) or {}
+    mesh = given.get("device_mesh")
+    group = getattr(ddp, "process_group", given.get("process_group"))
+    return mesh.get_group() if group is None and mesh is not None else group
 
 
 def divides_by_ranks_with_inputs(model: object) -> bool:
@@ -153,6 +178,17 @@ def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
         if isinstance(timeout, timedelta):
             return timeout
     return None
+
+
+def is_flat_parameter(parameter: object) -> bool:
+    """Return whether the parameter is one into which FullyShardedDataParallel has packed several.
+
+    It holds a part of the packed memory, whose place differs from rank to rank, and torch gives it
+    no class of its own.
+
+    Where torch lacks ``_is_flat_param``, it is taken as any parameter.
+    """
+    return bool(getattr(parameter, "_is_flat_param", False))
 
 
 def names_of_root_mesh(mesh: Any) -> tuple[str, ...]:

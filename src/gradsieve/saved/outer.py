@@ -19,6 +19,7 @@ from gradsieve.saved.fields import (
     text,
     with_keys,
 )
+from gradsieve.saved.leaf import opened_leaf
 from gradsieve.saved.seal import SEAL, require_whole
 from gradsieve.saved.sieve import (
     LARGEST_CRC,
@@ -27,7 +28,7 @@ from gradsieve.saved.sieve import (
     require_sound,
 )
 
-VERSION = 2
+VERSION = 3
 FIELDS = (
     "version",
     "rank",
@@ -57,12 +58,13 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
     names = [text("names", name) for name in items("names", found["names"])]
     for name, weights in with_keys("weights", found["weights"], names).items():
         numbers(f"weights[{name}]", weights)
-    for name, crc in with_keys("model", found["model"], names).items():
+    for name, crc in with_keys("model", opened_leaf("model", found["model"]), names).items():
         count(f"model[{name}]", crc, 0, LARGEST_CRC)
-    require_optimizer(found["optimizer"], len(names))
-    if found["under_way"] is not None:
-        require_under_way(found["under_way"])
-    if (found["under_way"] is None) != (found["schedule"]["ends"] is None):
+    require_optimizer(opened_leaf("optimizer", found["optimizer"]), len(names))
+    under_way = opened_leaf("under_way", found["under_way"])
+    if under_way is not None:
+        require_under_way(under_way)
+    if (under_way is None) != (found["schedule"]["ends"] is None):
         refuse("schedule.ends", "None where no exchange is under_way, and only there", "otherwise")
     sieve = require_sound(found["sieve"])
     for field in ("rank", "world_size"):
@@ -88,7 +90,7 @@ def require_own_shards(saved: Sequence[str], mine: Sequence[str]) -> None:
 
 
 def named_shards(places: str | None) -> str:
-    return "a whole model" if places is None else f"one shard ({places})"
+    return "a whole model" if places is None else f"shards ({places})"
 
 
 def require_schedule(saved: object) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.saved.fields import count, items, number, numbers, refuse, with_keys
+from gradsieve.saved.leaf import opened_leaf
 from gradsieve.saved.memory import fills_memory, in_memory_order
 from gradsieve.sieve import Moments
 
@@ -45,8 +46,9 @@ def require_parameter(name: str, saved: object, world_size: int) -> None:
     if found["mean_square"] is not None:
         require_square(f"{field}: mean_square", found["mean_square"])
     require_kept(field, found, world_size)
-    if found["moments"] is not None:
-        require_moments(f"{field}: moments", found["moments"], found["residual"].numel())
+    moments = opened_leaf(f"{field}: moments", found["moments"])
+    if moments is not None:
+        require_moments(f"{field}: moments", moments, found["residual"].numel())
 
 
 def require_square(field: str, saved: object) -> None:

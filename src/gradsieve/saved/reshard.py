@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.saved.fields import count, shown
+from gradsieve.saved.leaf import Leaf
 from gradsieve.saved.memory import from_memory_order, in_memory_order
 from gradsieve.saved.outer import require_sound_outer
 from gradsieve.saved.seal import checksum_of, sealed
@@ -190,17 +191,17 @@ def mixed(kept: Sequence[Tensor], shares: Shares) -> Tensor:
     return total.float()
 
 
-def moments_of_all(parameter: State) -> Any:
-    """Return the saved moments; None if they are those of a piece, which no rank keeps any more."""
-    moments = parameter["moments"]
+def moments_of_all(parameter: State) -> Leaf:
+    """Return the saved moments, without those of a piece, which no rank keeps any more."""
+    (moments,) = parameter["moments"]
     if moments is None or moments["numel"] != parameter["residual"].numel():
-        return None
-    return dict(moments)
+        return (None,)
+    return (dict(moments),)
 
 
 def reshard_outer(states: Sequence[State], world_size: int) -> list[dict[str, Any]]:
     for rank, state in enumerate(states):
-        if state["under_way"] is not None or state["schedule"]["place"]:
+        if state["under_way"][0] is not None or state["schedule"]["place"]:
             raise ValueError(
                 f"rank {rank}'s state is of the middle of a phase of local steps, in which the "
                 "ranks' weights differ: call finish() on all ranks, then state_dict()"

@@ -4,6 +4,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -31,6 +32,19 @@ def require_whole(saved: Mapping[str, Any]) -> None:
             f"the state is damaged: its checksum is {found}, it was saved with {saved[SEAL]}; "
             "load another copy"
         )
+
+
+def mixture_of(saved: Mapping[str, Any]) -> str:
+    """Return what else may explain why a state of several ranks is not valid, or nothing."""
+    if saved["world_size"] == 1:
+        return ""
+    with suppress(ValueError):
+        if checksum_of(saved) == saved[SEAL]:
+            return ""
+    return (
+        ". If torch.distributed.checkpoint has saved it under one key for all ranks, it is a "
+        "mixture of their states: save gs.checkpoint.PerRank(state) there"
+    )
 
 
 def checksum_of(saved: Mapping[str, Any]) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 
 from gradsieve.control.budget import SMALLEST_SCALE
 from gradsieve.saved.fields import by_name, count, items, number, text, with_keys
+from gradsieve.saved.leaf import opened_leaf
 from gradsieve.saved.parameter import require_parameter, require_square
-from gradsieve.saved.seal import SEAL, require_whole
+from gradsieve.saved.seal import SEAL, mixture_of, require_whole
 from gradsieve.telemetry.report import NO_REPORT
 
-VERSION = 2
+VERSION = 3
 FIELDS = (
     "version",
     "rank",
@@ -43,6 +44,28 @@ def require_sound(saved: object) -> Mapping[str, Any]:
         ValueError: it is not. The message names the field or the checksum.
     """
     found = opened(saved, VERSION, "a gradsieve state", FIELDS)
+    require_all_loaded(found)
+    try:
+        require_fields(found)
+        require_whole(found)
+    except ValueError as error:
+        raise ValueError(f"{error}{mixture_of(found)}") from error
+    return found
+
+
+def require_all_loaded(found: Mapping[str, Any]) -> None:
+    """Raise ValueError for a state whose weights have a checksum, and which has no parameters."""
+    weights = opened_leaf("weights", found["weights"])
+    if isinstance(weights, Mapping) and weights and not found["parameters"]:
+        raise ValueError(
+            "the state was loaded without its parameters, as torch.distributed.checkpoint loads "
+            "into a SieveState that has none: call state.bind(model) first, or save "
+            "gs.checkpoint.PerRank(state)"
+        )
+
+
+def require_fields(found: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the field, if the content of one is not valid."""
     count("step", found["step"])
     if found["parameters"] or found["min_numel"] is not None:
         count("min_numel", found["min_numel"])
@@ -53,13 +76,12 @@ def require_sound(saved: object) -> Mapping[str, Any]:
         number("note", told, 0.0)
     for name, parameter in by_name("parameters", found["parameters"]).items():
         require_parameter(name, parameter, found["world_size"])
-    if found["weights"] is None:
+    weights = opened_leaf("weights", found["weights"])
+    if weights is None:
         with_keys("parameters, without weights,", found["parameters"], ())
     else:
-        for name, crc in with_keys("weights", found["weights"], found["parameters"]).items():
+        for name, crc in with_keys("weights", weights, found["parameters"]).items():
             count(f"weights[{name}]", crc, 0, LARGEST_CRC)
-    require_whole(found)
-    return found
 
 
 def opened(saved: object, version: int, kind: str, fields: Sequence[str]) -> Mapping[str, Any]:
@@ -80,8 +102,13 @@ def require_version(saved: object, version: int, kind: str) -> None:
     found = saved.get("version") if isinstance(saved, Mapping) else None
     if type(found) is int and found == version:
         return
-    older = " (an older gradsieve's does not say whose it is)" if found == 1 else ""
-    raise ValueError(f"expected {kind} of version {version}, found version {found!r}{older}")
+    todo = ""
+    if type(found) is int and 0 < found < version:
+        todo = (
+            ", which an older gradsieve saved: finish the run with that one, or go on without this "
+            "state, which loses what the ranks had not sent yet"
+        )
+    raise ValueError(f"expected {kind} of version {version}, found version {found!r}{todo}")
 
 
 def require_place(saved: Mapping[str, Any]) -> None:
@@ -95,7 +122,11 @@ def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: i
     """Raise ValueError if the state belongs to another rank or world size."""
     if (saved_rank, saved_size) == (rank, world_size):
         return
-    todo = "load on each rank what it has saved itself"
+    todo = (
+        "load on each rank what it has saved itself. A tool that keeps one state for all ranks "
+        "needs gs.checkpoint.PerRank(state), with torch.distributed.checkpoint, or "
+        "gs.checkpoint.Gathered(state), where rank 0 writes one file"
+    )
     if saved_size != world_size:
         todo = (
             f"gs.reshard(states, {world_size}) makes states of {world_size} ranks from those of "

@@ -1,1 +1,0 @@
-"""Any training loop: average gradients through the sieve where no DDP calls a hook."""
