@@ -17,9 +17,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 
 
-def torchrun(script, directory):
+def torchrun(script, directory, ranks=2):
     return subprocess.run(
-        [TORCHRUN, "--standalone", "--nproc-per-node", "2", str(script)],
+        [TORCHRUN, "--standalone", "--nproc-per-node", str(ranks), str(script)],
         cwd=directory,
         capture_output=True,
         text=True,
@@ -85,6 +85,14 @@ def test_local_steps_after_synchronous_ones(tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "6 steps (" in ran.stdout
     assert float(ran.stdout.split("test accuracy")[1]) > 0.7
+
+
+def test_fsdp_between_nodes(tmp_path):
+    ran = torchrun(EXAMPLES / "fsdp.py", tmp_path, ranks=4)
+    assert ran.returncode == 0, ran.stderr
+    assert "40 steps (" in ran.stdout
+    assert float(ran.stdout.split("test accuracy")[1]) > 0.5
+    assert len([*(tmp_path / "checkpoint").glob("sieve-rank*.pt")]) == 4
 
 
 def test_the_reference_sends_less_and_learns_as_much(capsys):

@@ -256,6 +256,9 @@ class Engine:
                 self._finish_all_reduces()
             catch_up(self._device)
         except BaseException as error:
+            for all_reduce in self._all_reduces:
+                all_reduce.leave()
+            self._all_reduces = []
             mismatch = self.groups.mismatch_behind(error)
             if mismatch is not None:
                 self.groups.part(self.worker)
@@ -273,15 +276,13 @@ class Engine:
         Raises:
             ExchangeError: an all-reduce has failed.
         """
-        unfinished, self._all_reduces = self._all_reduces, []
         try:
-            averages = [all_reduce.finish(self.groups.look) for all_reduce in unfinished]
-        except BaseException as error:
-            for all_reduce in unfinished:
-                all_reduce.leave()
-            if isinstance(error, RuntimeError) and not isinstance(error, MismatchError):
-                raise unreachable(self.groups.group, error) from error
-            raise
+            averages = [all_reduce.finish(self.groups.look) for all_reduce in self._all_reduces]
+        except RuntimeError as error:
+            if isinstance(error, MismatchError):
+                raise
+            raise unreachable(self.groups.group, error) from error
+        self._all_reduces = []
         self.sieve.step.clock.nonfinite_anywhere |= not all(map(is_finite, averages))
 
     def end_step(self) -> StepRecord:

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import weakref
 
 import pytest
@@ -140,6 +141,12 @@ def takes_lists():
         sieve.average_(gradients)
 
 
+def fails_half_way(model):
+    hidden = model.one(batch(4)).relu()
+    hidden.register_hook(lambda gradient: 1 / 0)
+    model.three(model.two(hidden).relu()).square().mean().backward()
+
+
 def accumulates():
     """One gradient of two batches, sent during the second backward pass."""
     model, twice = fresh(), fresh()
@@ -162,13 +169,20 @@ def accumulates():
     kept = {name: residual.clone() for name, residual in sieve.residuals.items()}
     model.zero_grad()
     model(batch(3)).square().mean().backward()
-    with pytest.raises(gs.SieveError, match=r"second gradient before average_: .*no_sync"):
+    with pytest.raises(gs.SieveError, match=r"second gradient before average_, .*no_sync"):
         model(batch(4)).square().mean().backward()
     model.zero_grad()
-    # Its gradient was sent, and has returned to the residual.
+    # What was sent has returned to the residual.
     assert any(not torch.equal(kept[name], r) for name, r in sieve.residuals.items())
     train(model, sieve.average_, 2)
     assert sieve.step == 4
+    # A backward pass that failed on all ranks is noticed by the next, which begins anew.
+    with pytest.raises(ZeroDivisionError):
+        fails_half_way(model)
+    with pytest.raises(gs.SieveError, match="second gradient"):
+        model(batch(5)).square().mean().backward()
+    train(model, sieve.average_, 2)
+    assert (sieve.step, on_every_rank(same_on_all_ranks(model))) == (6, True)
     with pytest.raises(ValueError, match="call average_"):
         sieve.average_([p.grad for p in model.parameters()])
 
@@ -268,6 +282,30 @@ def all_of():
 
 def test_an_averager():
     run_ranks(2, all_of)
+
+
+def loses_a_rank():
+    """The gradients stay, and are in the residuals as well: they were never averaged."""
+    model = fresh()
+    sieve = gs.Averager(model.named_parameters(), threshold=gs.Sigma(1), values="float32")
+    train(model, sieve.average_, 2)
+    if dist.get_rank() == 1:
+        os._exit(0)
+    kept = torch.cat([residual.flatten() for residual in sieve.residuals.values()])
+    model.zero_grad()
+    model(batch(2)).square().mean().backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+    with pytest.raises(gs.ExchangeError, match="rank 1"):
+        sieve.average_()
+    assert torch.equal(torch.cat([p.grad.flatten() for p in model.parameters()]), gradients)
+    after = torch.cat([residual.flatten() for residual in sieve.residuals.values()])
+    pruned = torch.cat([torch.full((p.numel(),), p.numel() >= 256) for p in model.parameters()])
+    torch.testing.assert_close(after[pruned], (kept + gradients)[pruned])
+    return True
+
+
+def test_a_dead_rank():
+    assert run_ranks(2, loses_a_rank) == [True, None]
 
 
 def replicated():

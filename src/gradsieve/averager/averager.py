@@ -196,27 +196,28 @@ class Averager(SieveState):
                 target.copy_(self._outgoing.views[number])
 
     @ordinary_tensors()
-    def come(self, number: int) -> None:
+    def _come(self, number: int) -> None:
         """Take the gradient of a parameter that a backward pass has computed.
 
-        Args:
-            number: the place of the parameter among the trained ones.
-
         Raises:
-            SieveError: it has come before in this step.
+            SieveError: it has come before in this step, which is then given up.
         """
         if self._accumulates:
             return
         outgoing = self._outgoing
-        if outgoing.has_come(number):
+        try:
+            if outgoing.has_come(number):
+                self.engine.clear_interrupted()
+                raise SieveError(
+                    f"parameter {self._given.names[number]} has got a second gradient before "
+                    "average_, and the step is given up: call average_ after each backward pass, "
+                    "accumulate under no_sync(), or leave overlap away if one backward pass "
+                    "computes a gradient twice (reentrant checkpointing)"
+                )
+            outgoing.come(number, self._given.gradient(number), self._send)
+        except BaseException:
             outgoing.clear()
-            self.engine.clear_interrupted()
-            raise SieveError(
-                f"parameter {self._given.names[number]} has got a second gradient before average_: "
-                "call average_ after each backward pass, accumulate under no_sync(), or do not use "
-                "overlap with a model that computes a gradient twice (reentrant checkpointing)"
-            )
-        outgoing.come(number, self._given.gradient(number), self._send)
+            raise
 
     def __getstate__(self) -> NoReturn:
         """Raise TypeError, because a copy would have no parameters."""
@@ -238,6 +239,6 @@ def hook_of(this: "weakref.ref[Averager]", number: int) -> Callable[[Tensor], No
     def hook(_: Tensor) -> None:
         averager = this()
         if averager is not None:
-            averager.come(number)
+            averager._come(number)
 
     return hook

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from gradsieve.bucket.flat import FlatBucket, buckets_of
-from gradsieve.errors import SieveError
 from gradsieve.parameters.registry import Registry
 
 Send = Callable[[FlatBucket], torch.futures.Future[Tensor]]
@@ -77,8 +76,6 @@ class Outgoing:
 
     def wait(self) -> None:
         """Wait for the averages. On a device this orders streams and does not block."""
-        if len(self._futures) < len(self.buckets):
-            raise SieveError("not all buckets are under way")
         for future in self._futures:
             future.wait()
 
