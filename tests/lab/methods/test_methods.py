@@ -41,6 +41,7 @@ from gradsieve.lab.workloads.workload import load_workload
         "sieve:exchange=none",
         "hsdp:sigma=2",
         "fsdp-sieve:x=1",
+        "fsdp-sieve:node_size=2",
         "fsdp-alone:1",
     ],
 )

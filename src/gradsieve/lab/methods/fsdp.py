@@ -56,7 +56,10 @@ class FsdpSieve(OnNodes):
     def __init__(self, options: str = "") -> None:
         # Replicas are on different nodes. Nodes of an emulated link have one host name, by which
         # `exchange="auto"` would take them for one machine.
-        self.config = replace(read_config(options), node_size=1)
+        config = read_config(options)
+        if config.node_size is not None:
+            raise ValueError("node_size is 1 here: the ranks that exchange are on different nodes")
+        self.config = replace(config, node_size=1)
 
     def prepare(self, model: nn.Module) -> Prepared:
         mesh = self.mesh()
