@@ -113,6 +113,7 @@ class ShapedLink(_Closing):
         self.round_trip = round_trip
         late = f", {1000 * round_trip:g} ms round trip" if round_trip else ""
         self.words = f"{format_rate(self.rate)} each way (tbf){late}"
+        """The description without the number of ranks."""
         self.description = f"{ranks} ranks, {self.words}"
         self._hub = _start_hub(ranks, self.rate, round_trip / 2)
         try:

@@ -34,8 +34,10 @@ def launch(config: RunConfig, link: Link, watch: Callable[[], None] = lambda: No
     """
     directory = Path(config.directory)
     path = config.save()
-    for old in (RECORDS, HISTOGRAMS, RESULT):
-        (directory / old).unlink(missing_ok=True)
+    for name in (RECORDS, HISTOGRAMS, RESULT):
+        # Ranks that hold other shards record in folders of their own.
+        for old in (directory / name, *directory.glob(f"rank*/{name}")):
+            old.unlink(missing_ok=True)
     run_ranks(
         "gradsieve.lab.runs.train",
         path,
