@@ -54,11 +54,11 @@ class FsdpSieve(OnNodes):
     form = "fsdp-sieve[:POLICY=NUMBER,OPTION=VALUE...]"
 
     def __init__(self, options: str = "") -> None:
-        # Replicas are on different nodes. Nodes of an emulated link have one host name, by which
-        # `exchange="auto"` would take them for one machine.
         config = read_config(options)
         if config.node_size is not None:
-            raise ValueError("node_size is 1 here: the ranks that exchange are on different nodes")
+            raise ValueError("node_size is 1 here, since replicas are on different nodes")
+        # Nodes of an emulated link have one host name, and `exchange="auto"` would take replicas
+        # on consecutive nodes for ranks of one machine.
         self.config = replace(config, node_size=1)
 
     def prepare(self, model: nn.Module) -> Prepared:
@@ -86,7 +86,7 @@ class FsdpAlone(OnNodes):
 
 def cut(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut a model into shards, block by block and then what is left."""
-    # The import takes a second, which the commands without FSDP do without.
+    # The import takes seconds, which commands without FSDP are spared.
     from torch.distributed.fsdp import fully_shard
 
     for block in blocks_of(model):
