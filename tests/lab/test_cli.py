@@ -105,6 +105,8 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path):
             ["bench", "step", "--method", "local:every=3,start_step=9"],
             "start_step and residual_decay are for bench rate",
         ),
+        (["bench", "step", "--method", "hsdp"], "give --ranks 4 --ranks-per-node 2"),
+        (["bench", "step", "--ranks", "3", "--ranks-per-node", "2"], "into nodes of 2"),
         (["bench", "rate", "--runs", "nowhere.jsonl"], "nowhere.jsonl holds no runs"),
         (["bench", "step", "--workload", "resnet"], "no workload 'resnet'"),
         (["bench", "step", "--link", "fast"], "not a rate"),

@@ -128,6 +128,8 @@ def test_rows_are_compared_at_the_speed_of_their_own_run():
         "bits_per_parameter": 0.2,
     }
     rows = [row | {"method": method} for method in ("sieve", "powersgd:4", "lock-step")]
+    # The machine was measured with one rank per node.
+    rows.append(rows[0] | {"ranks_per_node": 2})
     measured = Measured(MACHINE, {"gpt": BARE})
     (compared,) = comparisons(rows, measured)
     assert compared.method == "sieve"

@@ -131,11 +131,15 @@ def bench_step_command(
         list[str] | None,
         typer.Option(
             help="ddp, fp16, powersgd:4, lock-step, alone, sieve, sieve:density=0.01, "
-            "local:every=10,sigma=2; repeat it.",
+            "local:every=10,sigma=2; on nodes of several ranks hsdp, fsdp-sieve:sigma=2, "
+            "fsdp-alone; repeat it.",
             show_default="ddp, fp16, powersgd:1 and sieve",
         ),
     ] = None,
     ranks: Ranks = 2,
+    ranks_per_node: Annotated[
+        int, typer.Option(min=1, help="Ranks that share one end of the link.")
+    ] = 1,
     steps: Annotated[
         int, typer.Option(min=20, help="Training steps of each run; the first 10 are not timed.")
     ] = 60,
@@ -146,8 +150,8 @@ def bench_step_command(
     ),
     json_file: Json = None,
 ) -> None:
-    """Seconds of a step and bytes of it: trains over each link, a rank on a core of its own."""
-    from gradsieve.lab.bench.step import StepRow, bench_step, step_table
+    """Seconds of a step and bytes of it: trains over each link, a node on cores of its own."""
+    from gradsieve.lab.bench.step import StepRow, bench_step, nodes_of, step_table
     from gradsieve.lab.link import require_link
     from gradsieve.lab.methods.table import read_distributed
 
@@ -161,7 +165,7 @@ def bench_step_command(
             read_distributed(name)
         require_data(*workloads)
         for text in rates:
-            require_link(ranks, text)
+            require_link(nodes_of(ranks, ranks_per_node), text)
         for name, text in product(workloads, rates):
             with working(f"{name}, {text}: starting ranks ...") as tell:
                 measured = bench_step(
@@ -169,6 +173,7 @@ def bench_step_command(
                     text,
                     methods,
                     ranks=ranks,
+                    ranks_per_node=ranks_per_node,
                     steps=steps,
                     rounds=rounds,
                     seed=seed,

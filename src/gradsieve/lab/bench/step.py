@@ -32,6 +32,7 @@ def bench_step(
     methods: Sequence[str],
     *,
     ranks: int,
+    ranks_per_node: int = 1,
     steps: int,
     rounds: int,
     seed: int,
@@ -41,7 +42,7 @@ def bench_step(
     """Measure a row for each method; the methods take turns, round after round.
 
     Args:
-        link: as for `open_link`.
+        link: as for `open_link`, between nodes.
         out: where each run writes its configuration, records and logs.
         begin: is called with each run before it starts.
 
@@ -49,11 +50,16 @@ def bench_step(
         ValueError: there is no such workload, or a number is out of range.
         RunError: a rank of a run failed.
     """
+    nodes = nodes_of(ranks, ranks_per_node)
     for method in methods:
+        read_distributed(method).require_nodes(ranks, ranks_per_node)
         require_phase(method, steps - WARMUP_STEPS)
     learning_rate = load_workload(workload).learning_rate
     results: list[RunResult] = []
-    with open_link(ranks, link) as opened:
+    with open_link(nodes, link) as opened:
+        words = opened.description
+        if ranks_per_node > 1:
+            words = f"{ranks} ranks, {ranks_per_node} per node, {opened.words}"
         for number in range(rounds):
             for method in methods:
                 config = RunConfig(
@@ -61,16 +67,29 @@ def bench_step(
                     method=method,
                     ranks=ranks,
                     steps=steps,
-                    directory=str(out / directory_name(workload, opened, method, number)),
+                    ranks_per_node=ranks_per_node,
+                    directory=str(
+                        out / directory_name(workload, opened, ranks_per_node, method, number)
+                    ),
                     interface=opened.interface,
-                    link=opened.description,
+                    link=words,
                     learning_rate=learning_rate,
                     seed=seed,
-                    title=f"{method}, {workload}, {opened.description}",
+                    title=f"{method}, {workload}, {words}",
                 )
                 begin(config)
                 results.append(launch(config, opened))
     return [median_of([r for r in results if r.method == method]) for method in methods]
+
+
+def nodes_of(ranks: int, ranks_per_node: int) -> int:
+    """Return the number of nodes. Raises ValueError where the ranks do not fall into nodes."""
+    if ranks % ranks_per_node:
+        raise ValueError(
+            f"{ranks} ranks do not fall into nodes of {ranks_per_node}: the number of ranks must "
+            "be a multiple of the ranks per node"
+        )
+    return ranks // ranks_per_node
 
 
 def require_phase(method: str, steps: int) -> None:
@@ -83,9 +102,10 @@ def require_phase(method: str, steps: int) -> None:
         )
 
 
-def directory_name(workload: str, link: Link, method: str, number: int) -> str:
+def directory_name(workload: str, link: Link, ranks_per_node: int, method: str, number: int) -> str:
     rate = f"{link.rate}bit-{link.round_trip:g}s" if link.rate else link.interface
-    text = f"{workload}-{rate}-{link.ranks}-{method}-{number}"
+    nodes = f"{link.ranks}x{ranks_per_node}" if ranks_per_node > 1 else f"{link.ranks}"
+    text = f"{workload}-{rate}-{nodes}-{method}-{number}"
     return re.sub(r"[^\w.=-]+", "_", text)
 
 

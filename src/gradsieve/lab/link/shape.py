@@ -112,7 +112,9 @@ class ShapedLink(_Closing):
         self.rate = _check_rate(rate)
         self.round_trip = round_trip
         late = f", {1000 * round_trip:g} ms round trip" if round_trip else ""
-        self.description = f"{ranks} ranks, {format_rate(self.rate)} each way (tbf){late}"
+        self.words = f"{format_rate(self.rate)} each way (tbf){late}"
+        """The description without the number of ranks."""
+        self.description = f"{ranks} ranks, {self.words}"
         self._hub = _start_hub(ranks, self.rate, round_trip / 2)
         try:
             report = _read_report(self._hub, self.description)
@@ -171,7 +173,8 @@ class Loopback(_Closing):
         _check_ranks(ranks)
         self.ranks = ranks
         self.reason = reason
-        self.description = f"loopback, not shaped: {reason}"
+        self.words = f"loopback, not shaped: {reason}"
+        self.description = self.words
 
     def command(self, rank: int, argv: Sequence[str]) -> list[str]:
         """Return `argv` as it is."""

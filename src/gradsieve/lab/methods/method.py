@@ -1,7 +1,7 @@
 """What a method is: ranks train together by it, and a line of text names it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -39,22 +39,37 @@ class Method:
         return 1
 
 
+def nothing() -> None:
+    """The backward pass has averaged the gradients, or nothing does."""
+
+
 class Prepared(NamedTuple):
     model: nn.Module
-    """The model to train: the given one, or DDP around it."""
+    """The model to train: the given one, perhaps cut into shards, or DDP around it."""
     state: SieveState | None = None
     outer: OuterSync | None = None
+    average: Callable[[], object] = nothing
+    """Called between each backward pass and the update."""
 
 
 class Distributed(Method, ABC):
     """A method for real ranks, over torch.distributed."""
 
+    shards: ClassVar[bool] = False
+    """Whether the ranks of a node hold one model together, which none can evaluate alone."""
+
     @abstractmethod
     def prepare(self, model: nn.Module) -> Prepared:
-        """Make `model` exchange by this method; every rank calls it."""
+        """Make `model` exchange by this method; every rank calls it.
+
+        It may replace the model's parameters, so that the optimizer is made afterwards.
+        """
 
     def require_possible(self) -> None:
         """Raise ValueError where the options cannot be used by real ranks."""
+
+    def require_nodes(self, ranks: int, ranks_per_node: int) -> None:
+        """Raise ValueError where ranks on such nodes cannot use the method."""
 
 
 def in_ddp(model: nn.Module, bucket_cap_mb: float | None = None) -> DistributedDataParallel:

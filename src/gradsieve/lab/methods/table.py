@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from gradsieve.lab.methods.apart import Alone, LockStep
 from gradsieve.lab.methods.dense import Ddp, Dense, EightBit, Fp16
+from gradsieve.lab.methods.fsdp import FsdpAlone, FsdpSieve, Hsdp
 from gradsieve.lab.methods.local import Local
 from gradsieve.lab.methods.method import Distributed, Method, Played
 from gradsieve.lab.methods.played.synchronous import PlayedTraining
@@ -26,6 +27,9 @@ METHODS: tuple[type[Method], ...] = (
     Alone,
     Sieve,
     Local,
+    Hsdp,
+    FsdpSieve,
+    FsdpAlone,
 )
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 

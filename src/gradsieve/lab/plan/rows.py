@@ -121,6 +121,9 @@ def comparisons(rows: Iterable[dict[str, object]], measured: Measured) -> Iterat
 
 
 def predicted_seconds(row: dict[str, object], bare: BareStep, machine: Machine) -> float | None:
+    if row.get("ranks_per_node", 1) != 1:
+        # The machine was measured with one rank a node.
+        return None
     drift = float(str(row["limit_seconds"])) / bare.step
     bare = BareStep(
         step=drift * bare.step,

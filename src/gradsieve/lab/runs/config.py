@@ -28,6 +28,8 @@ class RunConfig:
     """Medians and byte counts leave out so many steps at the start."""
     title: str = ""
     """What reports call the run; runs of one title differ only in their seeds."""
+    ranks_per_node: int = 1
+    """The number of ranks behind each interface; they stand for one machine."""
     histograms_at: tuple[int, ...] = ()
     """The steps in which distributions of all elements are counted."""
 
@@ -59,16 +61,18 @@ class RunResult:
     ratio: float
     """step_seconds / limit_seconds."""
     bytes_per_step: float
-    """What a rank sent by the interface's counter, headers included."""
+    """What a rank sent by the interface's counter, headers included; an equal share of what its
+    node sent."""
     bits_per_parameter: float
-    """8 · bytes of frames / elements, as a mean over the steps after the warm-up. Where the method
-    makes no frames, the bytes are those that the interface sent."""
+    """8 · bytes of frames / elements that the rank holds, as a mean over the steps after the
+    warm-up. Where the method makes no frames, the bytes are those that the interface sent."""
     metric: float | None
     """The workload's metric; None where the method trains no common model."""
     metric_name: str
     steps: int
     alone_seconds: float | None = None
     """The median of the local steps beside which nothing was exchanged; None without such steps."""
+    ranks_per_node: int = 1
 
     def save(self, directory: Path) -> None:
         write_whole(directory / RESULT, asdict(self))

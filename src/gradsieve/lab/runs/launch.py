@@ -1,11 +1,11 @@
-"""Start the ranks of a run, each in its place on the link, through torch's elastic launcher."""
+"""Start the nodes of a run, each in its place on the link, through torch's elastic launcher."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +23,7 @@ in the next. Page faults then take 10 ms of a step, or nothing, whatever the met
 
 
 class RunError(RuntimeError):
-    """A rank of a run failed; the message ends with the last lines that it wrote."""
+    """A rank of a run failed; the message ends with the last lines that its node wrote."""
 
 
 def launch(config: RunConfig, link: Link, watch: Callable[[], None] = lambda: None) -> RunResult:
@@ -34,54 +34,85 @@ def launch(config: RunConfig, link: Link, watch: Callable[[], None] = lambda: No
     """
     directory = Path(config.directory)
     path = config.save()
-    for old in (RECORDS, HISTOGRAMS, RESULT):
-        (directory / old).unlink(missing_ok=True)
-    run_ranks("gradsieve.lab.runs.train", path, config.ranks, link, watch)
+    for name in (RECORDS, HISTOGRAMS, RESULT):
+        # Ranks that hold other shards record in folders of their own.
+        for old in (directory / name, *directory.glob(f"rank*/{name}")):
+            old.unlink(missing_ok=True)
+    run_ranks(
+        "gradsieve.lab.runs.train",
+        path,
+        config.ranks,
+        link,
+        watch,
+        ranks_per_node=config.ranks_per_node,
+    )
     return read_result(directory)
 
 
 def run_ranks(
-    module: str, path: Path, ranks: int, link: Link, watch: Callable[[], None] = lambda: None
+    module: str,
+    path: Path,
+    ranks: int,
+    link: Link,
+    watch: Callable[[], None] = lambda: None,
+    *,
+    ranks_per_node: int = 1,
 ) -> None:
-    """Run ``python -m module path`` on each rank; logs lie beside `path`. Raises as `launch`."""
+    """Run ``python -m module path`` on each rank; logs lie beside `path`.
+
+    Args:
+        link: has a place for each node.
+        ranks_per_node: divides `ranks`. Consecutive ranks share a node, and its log.
+
+    Raises:
+        RunError: as `launch`.
+    """
     port = free_port() if not link.shaped else 29500
-    logs = [path.parent / f"rank{rank}.log" for rank in range(ranks)]
+    nodes = ranks // ranks_per_node
+    kind = "rank" if ranks_per_node == 1 else "node"
+    logs = {f"{kind} {node}": path.parent / f"{kind}{node}.log" for node in range(nodes)}
+    work = ["-m", module, str(path)]
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for rank, log in enumerate(logs):
+        for node, log in enumerate(logs.values()):
+            command = link.command(node, launcher(node, nodes, ranks_per_node, link, port, work))
             with log.open("wb") as output:
-                processes.append(start_rank(rank, ranks, module, path, link, port, output))
+                processes.append(start(command, ranks, link.interface, output))
         wait_for_all(processes, logs, watch)
     finally:
         end(processes)
 
 
-def start_rank(
-    rank: int, ranks: int, module: str, path: Path, link: Link, port: int, output: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    command = [
+def launcher(
+    node: int, nodes: int, ranks_per_node: int, link: Link, port: int, work: Sequence[str]
+) -> list[str]:
+    """Return the command that starts the ranks of a node, each of which does `work`."""
+    return [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        f"--nnodes={ranks}",
-        f"--node-rank={rank}",
-        "--nproc-per-node=1",
+        f"--nnodes={nodes}",
+        f"--node-rank={node}",
+        f"--nproc-per-node={ranks_per_node}",
         f"--master-addr={link.address(0)}",
         f"--master-port={port}",
-        f"--local-addr={link.address(rank)}",
-        "-m",
-        module,
-        str(path),
+        f"--local-addr={link.address(node)}",
+        *work,
     ]
+
+
+def start(
+    command: list[str], ranks: int, interface: str, output: IO[bytes]
+) -> subprocess.Popen[bytes]:
     cores = max(1, usable_cores() // ranks)
     environment = os.environ | {
-        "GLOO_SOCKET_IFNAME": link.interface,
+        "GLOO_SOCKET_IFNAME": interface,
         "OMP_NUM_THREADS": str(cores),
         "PYTHONWARNINGS": "ignore",
         **KEPT_MEMORY,
     }
     return subprocess.Popen(
-        link.command(rank, command),
+        command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -90,17 +121,18 @@ def start_rank(
 
 
 def wait_for_all(
-    processes: list[subprocess.Popen[bytes]], logs: list[Path], watch: Callable[[], None]
+    processes: list[subprocess.Popen[bytes]], logs: dict[str, Path], watch: Callable[[], None]
 ) -> None:
     while True:
         watch()
         codes = [process.poll() for process in processes]
-        failed = [rank for rank, code in enumerate(codes) if code]
+        failed = [(name, code) for name, code in zip(logs, codes, strict=True) if code]
         if failed:
             time.sleep(10 * POLL_SECONDS)
+            name, code = failed[0]
             raise RunError(
-                f"rank {failed[0]} ended with status {codes[failed[0]]}. The end of "
-                f"{logs[failed[0]]}:\n{last_lines(logs[failed[0]])}"
+                f"{name} ended with status {code}. The end of {logs[name]}:\n"
+                f"{last_lines(logs[name])}"
             )
         if all(code == 0 for code in codes):
             return
@@ -108,7 +140,7 @@ def wait_for_all(
 
 
 def end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End the processes that still run; a launcher that is asked to end ends its rank."""
+    """End the processes that still run; a launcher that is asked to end ends its ranks."""
     for process in processes:
         if process.poll() is None:
             process.terminate()

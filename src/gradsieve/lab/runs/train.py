@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gradsieve.bucket.shards import local
 from gradsieve.lab.link import read_counters
 from gradsieve.lab.methods.apart import LockStep
 from gradsieve.lab.methods.table import read_distributed
@@ -64,12 +65,11 @@ class Trainer:
         self.workload = load_workload(config.workload)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         torch.manual_seed(config.seed)
-        self.limit, self.trained = (
-            Replica(self.workload, self.workload.make_model(), config.learning_rate, config.steps)
-            for _ in range(2)
-        )
+        self.limit = self.replica(self.workload.make_model())
+        model = self.workload.make_model()
         self.method = read_distributed(config.method)
-        self.model, self.state, self.outer = self.method.prepare(self.trained.model)
+        self.model, self.state, self.outer, self.average = self.method.prepare(model)
+        self.trained = self.replica(model)
         # Dropout must differ between ranks; the weights above must not.
         torch.manual_seed(config.seed + 1 + self.rank)
         self.seconds: list[float] = []
@@ -80,7 +80,11 @@ class Trainer:
         self.phase = self.method.phase
         self.measured_steps = (config.steps - config.warmup_steps) // self.phase * self.phase
         """The steps at the end of the run that are measured: whole phases of local steps."""
-        self.numel = sum(parameter.numel() for parameter in self.model.parameters())
+        self.numel = sum(local(parameter).numel() for parameter in self.model.parameters())
+        """The elements that this rank holds."""
+
+    def replica(self, model: nn.Module) -> Replica:
+        return Replica(self.workload, model, self.config.learning_rate, self.config.steps)
 
     def train(self) -> float:
         """Train; return the bytes sent a step, by the interface's counter."""
@@ -146,7 +150,7 @@ class Trainer:
         if isinstance(self.method, LockStep):
             logits, loss = lock_step(self.limit, batch)
         else:
-            logits, loss = train_step(self.trained, self.model, batch)
+            logits, loss = train_step(self.trained, self.model, batch, meet=self.average)
         if self.outer is not None:
             self.outer.step()
         seconds = time.perf_counter() - start
@@ -185,13 +189,19 @@ class Trainer:
             metric_name=self.workload.metric_name,
             steps=self.config.steps,
             alone_seconds=statistics.median(self.alone_seconds) if self.alone_seconds else None,
+            ranks_per_node=self.config.ranks_per_node,
         )
 
     def metric(self) -> float | None:
         """Return the metric, of which each rank judges a share; None without a common model."""
         if not self.method.trains_together:
             return None
-        share = self.workload.metric(self.trained.model, self.rank, self.ranks)
+        # Ranks that hold one model together judge one share together. It then counts once for each,
+        # in all nodes alike, and the mean stays.
+        together = self.config.ranks_per_node if self.method.shards else 1
+        share = self.workload.metric(
+            self.trained.model, self.rank // together, self.ranks // together
+        )
         shares = torch.tensor(share, dtype=torch.float64, device="cpu")
         dist.all_reduce(shares)
         return Judged(*shares.tolist()).mean
