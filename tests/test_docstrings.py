@@ -29,7 +29,6 @@ IN_A_GROUP = (
     gs.Recorder,
     gs.reshard,
     gs.checkpoint.PerRank,
-    gs.checkpoint.Gathered,
 )
 
 

@@ -59,7 +59,7 @@ def test_the_diff_is_five_lines_and_the_script_trains_with_it(patched, tmp_path)
     assert "50 steps (" in ran.stdout
     assert "bits a parameter" in ran.stdout
     for rank in range(2):
-        state = torch.load(tmp_path / f"sieve-rank{rank}.pt", weights_only=True)
+        state = torch.load(tmp_path / "checkpoint" / f"sieve-rank{rank}.pt", weights_only=True)
         assert state["step"] == 50
     records = read_steps(tmp_path / "run" / "records.jsonl")
     assert len(records) == 50

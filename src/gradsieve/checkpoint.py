@@ -3,11 +3,10 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from gradsieve.gathering import HasState, gathered, own_of, rank_and_size
+from gradsieve.gathering import HasState, rank_and_size
 from gradsieve.saved.leaf import Leaf, on_host
 
 
@@ -106,36 +105,3 @@ class PerRank:
 
 def key_of_rank() -> str:
     return f"rank{rank_and_size()[0]}"
-
-
-class Gathered:
-    """Gives a tool that writes one file for all ranks a state of which every rank keeps its own.
-
-    The tool must call `state_dict` on every rank and write what rank 0 gets, as Accelerate does
-    with what ``accelerator.register_for_checkpointing`` was given.
-
-    Args:
-        state: a `SieveState`, an `Averager` or an `OuterSync`.
-
-    Example, in a process whose default process group is initialized:
-
-        >>> import torch
-        >>> import gradsieve as gs
-        >>> from torch.nn.parallel import DistributedDataParallel as DDP
-        >>> model = DDP(torch.nn.Linear(64, 64))
-        >>> sieve = gs.attach(model, threshold=gs.Sigma(2), min_numel=64)
-        >>> saved = gs.checkpoint.Gathered(sieve).state_dict()
-        >>> saved["world_size"], [state["rank"] for state in saved["states"]]
-        (1, [0])
-    """
-
-    def __init__(self, state: HasState) -> None:
-        self._state = state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what `SieveState.gathered_state_dict` returns, and raise what it raises."""
-        return gathered(self._state)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do what `SieveState.load_gathered` does, and raise what it raises."""
-        self._state.load_state_dict(own_of(state))

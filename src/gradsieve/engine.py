@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
-from gradsieve.bucket.comparison import compare_ranks
 from gradsieve.bucket.hints import Hints
 from gradsieve.bucket.observer import Observer
 from gradsieve.bucket.plan import Plan
 from gradsieve.bucket.rank_sieve import RankSieve
 from gradsieve.bucket.requirements import require_bucket, require_even_division
 from gradsieve.bucket.strides import Layouts
+from gradsieve.comparison import compare_ranks
 from gradsieve.control.reports import Reports
 from gradsieve.errors import MismatchError
 from gradsieve.exchange.all_reduce import AllReduce

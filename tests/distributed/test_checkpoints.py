@@ -105,7 +105,7 @@ def naive_ways(folder):
     box = [mine]
     dist.broadcast_object_list(box)
     if dist.get_rank():
-        words = r"rank 0 of 2, loaded on rank 1 of 2: .*PerRank.*gs.checkpoint.Gathered\(state\)"
+        words = r"rank 0 of 2, loaded on rank 1 of 2: .*PerRank.*state\.gathered_state_dict\(\)"
         with pytest.raises(ValueError, match=words):
             state.load_state_dict(box[0])
     assert state.state_dict()["checksum"] == mine["checksum"]
@@ -209,7 +209,7 @@ def one_file_for_all(folder):
         lambda net, outer, optimizer, first, steps: train_outer(
             net, outer, steps, first, optimizer
         ),
-        lambda outer, saved: gs.checkpoint.Gathered(outer).load_state_dict(saved),
+        lambda outer, saved: outer.load_gathered(saved),
     )
     # What was gathered is each rank's own, and reshards; other numbers of ranks are told so.
     _, state, _ = start()

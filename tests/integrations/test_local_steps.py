@@ -10,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
 from gradsieve.integrations.ddp_models import ddp_model
-from gradsieve.integrations.local_steps import LocalState, scalars_of, train_locally
+from gradsieve.integrations.local_state import LocalState
+from gradsieve.integrations.local_steps import scalars_of, train_locally
 
 OPTIONS = {"every": 3, "threshold": gs.Sigma(1), "exchange": "gather", "min_numel": 64}
 

@@ -52,6 +52,13 @@ def test_the_threads_work_waits_for_what_the_training_stream_was_asked_for(told)
     ]
 
 
+def test_another_stream_joins_what_was_handed_over(told):
+    devices.Handover(DEVICE).join()
+    assert told == ["mark training", "training waits for event of training"]
+    devices.Handover(torch.device("cpu")).join()
+    assert len(told) == 2
+
+
 def test_the_stream_comes_back_when_the_work_fails(told):
     asked = devices.Handover(DEVICE)
     with pytest.raises(KeyError), asked.taken_over():

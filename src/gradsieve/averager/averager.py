@@ -1,7 +1,7 @@
 """`Averager`: a sieve for training loops that average gradients by a call, FSDP2 among them."""
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from gradsieve.averager.given import Given, Parameters
 from gradsieve.averager.outgoing import Outgoing
 from gradsieve.bucket.flat import FlatBucket
-from gradsieve.bucket.shards import places_of, require_replicas
+from gradsieve.bucket.shards import is_offloaded, places_of, require_replicas
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
@@ -95,6 +95,7 @@ class Averager(SieveState):
         super().__init__(config, scaler=scaler, process_group=process_group)
         group = self.engine.groups.known_group()
         require_replicas(given.named, dist.get_process_group_ranks(group))
+        self.engine.groups.on_host = all(shard.is_cpu for shard in given.held)
         held = list(zip(given.names, given.held, strict=True))
         self.sieve.bind_tensors(held, shards=places_of(parameter for _, parameter in given.named))
         self._outgoing = Outgoing(given.held, self.sieve.parameters)
@@ -168,6 +169,10 @@ class Averager(SieveState):
         self._given.require_as_before()
         return super().save()
 
+    def load(self, state: Mapping[str, Any], weights: Mapping[str, int] | None = None) -> None:
+        self._given.require_as_before()
+        super().load(state, weights)
+
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Return a context whose backward passes only accumulate gradients.
@@ -238,6 +243,12 @@ def require_hooks(named: Sequence[tuple[str, Tensor]]) -> None:
             raise ValueError(
                 f"overlap=True needs parameters that a backward pass reaches, and {name} has "
                 "requires_grad=False: give the parameters themselves, or leave overlap away"
+            )
+        if is_offloaded(parameter):
+            raise ValueError(
+                f"overlap=True does not work with CPU offload, and FSDP keeps {name} there: its "
+                "gradient may still be on the way when the backward pass tells of it. Leave "
+                "overlap away"
             )
 
 

@@ -56,7 +56,7 @@ class Given:
             if place not in trained and parameter.requires_grad:
                 raise SieveError(
                     f"parameter {name} is trained now and was frozen when the Averager was made: "
-                    "the ranks would part. Make a new Averager with it"
+                    "the ranks would diverge. Make a new Averager with it"
                 )
         for name, (_, parameter), held in zip(self.names, self.trained, self.held, strict=True):
             now = local(parameter)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gradsieve.bucket.flat import FlatBucket, buckets_of
 from gradsieve.parameters.registry import Registry
+from gradsieve.runtime.devices import Handover
 
 Send = Callable[[FlatBucket], torch.futures.Future[Tensor]]
 """Begins to exchange a bucket."""
@@ -44,6 +45,9 @@ class Outgoing:
         self._futures: list[torch.futures.Future[Tensor]] = []
         self._has_come = [False] * len(held)
         self._lacking: list[int] = []
+        self._copied: list[list[Handover]] = []
+        """The copies of gradients into each bucket. On a device, backward passes compute them on
+        several streams."""
         self.clear()
 
     def clear(self) -> None:
@@ -51,6 +55,7 @@ class Outgoing:
         self._futures = []
         self._has_come = [False] * len(self.views)
         self._lacking = [len(bucket.parameters()) for bucket in self.buckets]
+        self._copied = [[] for _ in self.buckets]
 
     def has_come(self, number: int) -> bool:
         """Return whether the gradient of a parameter has come in this step."""
@@ -71,7 +76,10 @@ class Outgoing:
             view.copy_(gradient)
         self._has_come[number] = True
         self._lacking[self._bucket_of[number]] -= 1
+        self._copied[self._bucket_of[number]].append(Handover(view.device))
         while (sent := len(self._futures)) < len(self.buckets) and not self._lacking[sent]:
+            for copy in self._copied[sent]:
+                copy.join()
             self._futures.append(send(self.buckets[sent]))
 
     def wait(self) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradsieve.bucket.bucket import Bucket
+from gradsieve.bucket.shards import is_a, is_shard
 from gradsieve.errors import SieveError
 from gradsieve.runtime.torch_private import (
     divides_by_ranks_with_inputs,
@@ -19,8 +20,11 @@ OLDEST_TORCH = (2, 6)
 TAKEN = "float32, float16 and bfloat16"
 FIRST_FSDP = "FullyShardedDataParallel"
 """The class of FSDP that packs parameters together. `fully_shard` (FSDP2) cuts each by itself."""
-SHARDED = frozenset({FIRST_FSDP, "FSDPModule", "DTensor"})
-"""Names of the classes of FSDP. They are compared by name because importing them takes long."""
+SHARD_ANEW = (
+    "shard it with fully_shard (FSDP2) over one dimension of a mesh, fully_shard(model, mesh="
+    'mesh["shard"]), and give gradsieve process_group=mesh["replicate"].get_group(), or train '
+    "without FSDP"
+)
 
 
 def require_hookable(model: object) -> None:
@@ -54,8 +58,7 @@ def require_hookable(model: object) -> None:
 
 def require_unsharded(model: object, found: str) -> None:
     """Raise TypeError if FSDP has cut the parameters. The message begins with `found`."""
-    if any(is_a(part, {FIRST_FSDP}) or is_flat_parameter(part) for part in parts_of(model)):
-        raise TypeError(f"{found}, whose parameters FSDP has packed together; {SHARD_ANEW}")
+    require_not_packed(model, found)
     if is_sharded(model):
         raise TypeError(
             f"{found}, and FSDP has cut its parameters: each rank has the gradients of its own "
@@ -65,29 +68,28 @@ def require_unsharded(model: object, found: str) -> None:
         )
 
 
+def require_not_packed(model: object, found: str) -> None:
+    """Raise TypeError if FSDP has packed parameters together. The message begins with `found`."""
+    modules = tuple(model.modules()) if isinstance(model, nn.Module) else ()
+    is_packed = any(is_a(module, FIRST_FSDP) for module in modules)
+    if is_packed or any(map(is_flat_parameter, parameters_of(model))):
+        raise TypeError(f"{found}, whose parameters FSDP has packed together; {SHARD_ANEW}")
+
+
 def is_sharded(model: object) -> bool:
     """Return whether FSDP has cut the parameters of a model."""
-    return any(is_a(part, SHARDED) for part in parts_of(model))
+    by_module = any(is_a(model, name) for name in (FIRST_FSDP, "FSDPModule"))
+    return by_module or any(map(is_shard, (model, *parameters_of(model))))
 
 
-def parts_of(model: object) -> tuple[object, ...]:
-    return (model, *model.parameters()) if isinstance(model, nn.Module) else (model,)
-
-
-SHARD_ANEW = (
-    "shard it with fully_shard (FSDP2) over one dimension of a mesh, fully_shard(model, mesh="
-    'mesh["shard"]), and use gs.Averager over the other, or train the whole model with DDP'
-)
+def parameters_of(model: object) -> tuple[object, ...]:
+    return tuple(model.parameters()) if isinstance(model, nn.Module) else ()
 
 
 def require_no_flat_parameter(name: str, parameter: Tensor) -> None:
     """Raise SieveError if FSDP has packed the parameter together with others."""
     if is_flat_parameter(parameter):
         raise SieveError(f"{name} is a flat parameter of FullyShardedDataParallel; {SHARD_ANEW}")
-
-
-def is_a(part: object, names: Collection[str]) -> bool:
-    return any(base.__name__ in names for base in type(part).__mro__)
 
 
 def require_bucket(bucket: Bucket) -> None:

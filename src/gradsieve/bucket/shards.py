@@ -12,9 +12,18 @@ from gradsieve.errors import SieveError, named_ranks
 from gradsieve.runtime.torch_private import names_of_root_mesh
 
 
+def is_a(part: object, name: str) -> bool:
+    """Return whether an object is of a class. It is compared by name: importing FSDP takes long."""
+    return any(base.__name__ == name for base in type(part).__mro__)
+
+
 def is_shard(tensor: object) -> bool:
-    """Return whether it is a DTensor. The class is known by its name: importing it takes long."""
-    return any(base.__name__ == "DTensor" for base in type(tensor).__mro__)
+    return is_a(tensor, "DTensor")
+
+
+def is_offloaded(tensor: Tensor) -> bool:
+    """Return whether a shard is in CPU memory, while FSDP computes on another device."""
+    return is_shard(tensor) and tensor.device.type != as_dtensor(tensor).device_mesh.device_type
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -51,7 +60,7 @@ def gather_no_more(model: nn.Module) -> None:
     forward pass would then use the whole ones as they are.
     """
     for module in model.modules():
-        if any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+        if is_a(module, "FSDPModule"):
             as_fsdp_module(module).reshard()
 
 
@@ -91,8 +100,13 @@ def require_replicas(named: Sequence[tuple[str, Tensor]], ranks: Collection[int]
 def replicas_of(mesh: Any) -> str:
     """Return what to write for the process group of the replicas of a mesh."""
     others = [name for name in names_of_root_mesh(mesh) if name not in (mesh.mesh_dim_names or ())]
-    if others:
+    if len(others) == 1:
         return f'process_group=mesh["{others[0]}"].get_group()'
+    if others:
+        return (
+            f"the process group of one of the mesh's dimensions {', '.join(others)}: that over "
+            "which the model is replicated"
+        )
     return (
         'process_group=mesh["replicate"].get_group() of a mesh that has such a dimension: mesh = '
         'init_device_mesh(device, (nodes, ranks_per_node), mesh_dim_names=("replicate", "shard")); '

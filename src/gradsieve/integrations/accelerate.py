@@ -13,7 +13,8 @@ from gradsieve import checkpoint, hook
 from gradsieve.config import SieveConfig
 from gradsieve.gathering import HasState
 from gradsieve.integrations.ddp_models import ddp_model
-from gradsieve.integrations.local_steps import LocalState, require_kind, train_locally
+from gradsieve.integrations.local_state import LocalState, require_kind
+from gradsieve.integrations.local_steps import train_locally
 from gradsieve.outer import OuterSync
 from gradsieve.state import SieveState
 

@@ -7,7 +7,8 @@ from gradsieve.config import SieveConfig
 from gradsieve.gathering import gathered, own_of
 from gradsieve.hook import attach
 from gradsieve.integrations.ddp_models import ddp_model
-from gradsieve.integrations.local_steps import LocalState, require_kind, scalars_of, train_locally
+from gradsieve.integrations.local_state import LocalState, require_kind
+from gradsieve.integrations.local_steps import scalars_of, train_locally
 from gradsieve.outer import OuterSync
 from gradsieve.runtime.notices import tell
 from gradsieve.state import SieveState

@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 from gradsieve import checkpoint
 from gradsieve.config import SieveConfig, config_from
 from gradsieve.hook import attach
-from gradsieve.integrations.local_steps import LocalState, train_locally
+from gradsieve.integrations.local_state import LocalState
+from gradsieve.integrations.local_steps import train_locally
 from gradsieve.integrations.running_trainer import ddp_of, running_trainer, tell_of_meetings
 from gradsieve.outer import OuterSync
 from gradsieve.runtime.notices import tell

@@ -4,28 +4,19 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from gradsieve.bucket.requirements import require_not_packed
 from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
 from gradsieve.outer.schedule import Schedule
 from gradsieve.topology import TOPOLOGIES, FrameTopology
 
-FLAT = "FullyShardedDataParallel"
-"""Name of the class of the first FSDP. Importing it takes long."""
-
 
 def require_module(model: object) -> None:
     """Raise TypeError unless `model` is a module that is whole or sharded by `fully_shard`."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"OuterSync takes a torch.nn.Module, got {type(model).__name__}")
-    for module in model.modules():
-        if any(base.__name__ == FLAT for base in type(module).__mro__):
-            raise TypeError(
-                f"OuterSync takes a whole model or one of fully_shard, got a {FLAT}, whose "
-                "parameters are flat: shard with torch.distributed.fsdp.fully_shard(model, "
-                'mesh=mesh["shard"]), and give OuterSync '
-                'process_group=mesh["replicate"].get_group()'
-            )
+    require_not_packed(model, f"OuterSync takes a whole model, got {type(model).__name__}")
 
 
 def require_same_parameters(model: nn.Module, known: Mapping[int, str]) -> None:

@@ -19,6 +19,11 @@ class Handover:
         if device.type != "cpu":
             self._asked = torch.accelerator.current_stream(device).record_event()
 
+    def join(self) -> None:
+        """Let the caller's stream continue after the work that was handed over."""
+        if self._asked is not None:
+            torch.accelerator.current_stream(self._device).wait_event(self._asked)
+
     @contextmanager
     def taken_over(self) -> Iterator[None]:
         """Work on a stream of the other thread's own, after the work that was handed over."""

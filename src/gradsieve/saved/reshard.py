@@ -16,7 +16,7 @@ from gradsieve.saved.leaf import Leaf
 from gradsieve.saved.memory import from_memory_order, in_memory_order
 from gradsieve.saved.outer import require_sound_outer
 from gradsieve.saved.seal import checksum_of, sealed
-from gradsieve.saved.sieve import require_sound
+from gradsieve.saved.sieve import named_shards, require_sound, shards_in
 from gradsieve.telemetry.report import NO_REPORT
 
 State = Mapping[str, Any]
@@ -75,8 +75,10 @@ def all_ranks(states: Sequence[State], require: Any) -> list[State]:
             rank = state.get("rank", "unknown") if isinstance(state, Mapping) else "unknown"
             raise ValueError(f"states[{place}] (rank {shown(rank)}): {error}") from error
         if sound["rank"] in found:
+            require_one_shard([found[sound["rank"]], sound])
             raise ValueError(f"states[{place}] is rank {sound['rank']}'s, and so is one before it")
         found[sound["rank"]] = sound
+    require_one_shard(list(found.values()))
     ranks = max(state["world_size"] for state in found.values())
     if missing := [rank for rank in range(ranks) if rank not in found]:
         raise ValueError(
@@ -84,6 +86,17 @@ def all_ranks(states: Sequence[State], require: Any) -> list[State]:
             f"{', '.join(map(str, missing))} are missing"
         )
     return [found[rank] for rank in range(ranks)]
+
+
+def require_one_shard(states: Sequence[State]) -> None:
+    """Raise ValueError if the states are of several shards, which do not go together."""
+    first, *others = [shards_in(state["settings"]) for state in states]
+    for other in others:
+        if other != first:
+            raise ValueError(
+                f"the states are of {named_shards(first)} and of {named_shards(other)}: give "
+                "reshard the states of one shard at a time, from all ranks that hold it"
+            )
 
 
 def require_alike(states: Sequence[State], fields: Sequence[str], of: str = "") -> None:

@@ -125,7 +125,7 @@ def require_own_place(saved_rank: int, saved_size: int, rank: int, world_size: i
     todo = (
         "load on each rank what it has saved itself. A tool that keeps one state for all ranks "
         "needs gs.checkpoint.PerRank(state), with torch.distributed.checkpoint, or "
-        "gs.checkpoint.Gathered(state), where rank 0 writes one file"
+        "state.gathered_state_dict(), where rank 0 writes one file"
     )
     if saved_size != world_size:
         todo = (
@@ -146,13 +146,18 @@ def require_own_shards(saved: Sequence[str], mine: Sequence[str]) -> None:
         saved, mine: the settings of the state and of this rank. Those of a model that is whole say
             nothing of shards.
     """
-    theirs, ours = (dict(map(divided, lines)).get("shards") for lines in (saved, mine))
+    theirs, ours = shards_in(saved), shards_in(mine)
     if theirs != ours:
         raise ValueError(
             f"this state is of {named_shards(theirs)}, and this rank holds {named_shards(ours)}: "
             "load on each rank what it has saved itself. If the model is cut otherwise now, load "
             "the model alone, and begin without the state (after OuterSync.finish nothing is lost)"
         )
+
+
+def shards_in(settings: Sequence[str]) -> str | None:
+    """Return which shards a state or a rank holds; None if the model is whole."""
+    return dict(map(divided, settings)).get("shards")
 
 
 def named_shards(places: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Tell the user of what training passes by: the optimizer steps, and what was made is never used.
+"""Tell the user if optimizers step and training never uses what was made for it.
 
 A framework may ignore a communication hook, or the call that averages may be missing. The ranks
 then train without each other's gradients, or without the sieve, and nothing else would say so.
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.hooks import RemovableHandle
 
 from gradsieve.runtime.notices import tell
 
@@ -36,29 +35,26 @@ class Watch:
     def __init__(self) -> None:
         self._steps: WeakKeyDictionary[MayBeIdle, dict[int, int]] = WeakKeyDictionary()
         """For each watched object, the number of steps by the identity of the optimizer."""
-        self._handle: RemovableHandle | None = None
+        self._is_registered = False
 
     def begin(self, watched: MayBeIdle) -> None:
         """Watch an object until `end`, or until the user was told. It is not kept alive."""
         self._steps[watched] = {}
-        if self._handle is None:
-            self._handle = register_optimizer_step_post_hook(self._count)
+        if not self._is_registered:
+            # It stays for good: torch may be walking through its hooks when the last object is
+            # used, and a hook without anything to watch costs less than a microsecond.
+            register_optimizer_step_post_hook(self._count)
+            self._is_registered = True
 
     def end(self, watched: MayBeIdle) -> None:
-        """The object is used. Call it outside of an optimizer's hooks."""
-        if self._handle is None:
-            return
+        """The object is used."""
         self._steps.pop(watched, None)
-        if not self._steps:
-            # Optimizers cost nothing more from here on.
-            self._handle.remove()
-            self._handle = None
 
     def _count(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        if torch.compiler.is_compiling():
-            # The compiler cannot trace what follows.
+        # The compiler cannot trace what follows.
+        if torch.compiler.is_compiling() or not self._steps:
             return
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for watched, steps in list(self._steps.items()):
@@ -66,7 +62,6 @@ class Watch:
                 continue
             steps[id(optimizer)] = steps.get(id(optimizer), 0) + 1
             if steps[id(optimizer)] == STEPS:
-                # The hook itself stays: torch is walking through its hooks.
                 del self._steps[watched]
                 tell(
                     f"gradsieve: the optimizer has stepped {STEPS} times, and {watched.idle_notice}"
