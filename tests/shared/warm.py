@@ -2,6 +2,10 @@
 
 import torch
 import torch._dynamo  # DDP imports it when the first model is made.
+import torch.distributed._composable
+import torch.distributed.checkpoint
+import torch.distributed.fsdp
+import torch.distributed.tensor
 
 import gradsieve as gs
 from gradsieve.bucket.warm_up import warm_up
