@@ -12,7 +12,7 @@ from gradsieve.lab.workloads.digits import accuracy, batches
 from gradsieve.lab.workloads.mnist import load_mnist
 from gradsieve.lab.workloads.mnist_cnn import MnistCnn
 
-STEPS, RANKS_PER_NODE = 40, 2
+STEPS, RANKS_PER_NODE = 20, 2
 
 dist.init_process_group("gloo")
 rank, world_size = dist.get_rank(), dist.get_world_size()

@@ -115,7 +115,7 @@ def other_wrappers():
     partly = Net()
     fully_shard(partly.one, mesh=mesh)
     for model in (sharded, partly, torch.compile(sharded)):
-        with pytest.raises(TypeError, match="FSDP has cut its parameters.*Averager") as found:
+        with pytest.raises(TypeError, match=r"FSDP has cut its parameters.*Averager") as found:
             gs.attach(model)
         assert "DDP(" not in str(found.value)
         with pytest.raises(gs.SieveError, match="hold different shards of parameter one"):

@@ -209,7 +209,7 @@ class Averager(SieveState):
                 target.copy_(self._outgoing.views[number])
 
     @ordinary_tensors()
-    def _come(self, number: int) -> None:
+    def come(self, number: int) -> None:
         """Take the gradient of a parameter that a backward pass has computed.
 
         Raises:
@@ -258,6 +258,6 @@ def hook_of(this: "weakref.ref[Averager]", number: int) -> Callable[[Tensor], No
     def hook(_: Tensor) -> None:
         averager = this()
         if averager is not None:
-            averager._come(number)
+            averager.come(number)
 
     return hook

@@ -76,10 +76,9 @@ class SieveCallback(Callback):
         if self.outer is not None:
             self.outer.step()
         # `Callback.log` takes about a millisecond for each number.
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        if trainer.log_every_n_steps and (step + 1) % trainer.log_every_n_steps == 0:
+        if trainer.log_every_n_steps and self._step % trainer.log_every_n_steps == 0:
             for logger in trainer.loggers:
-                logger.log_metrics(scalars_of(self.outer or self.state), step)
+                logger.log_metrics(scalars_of(self.outer or self.state), self._step - 1)
 
     def _finish(self, trainer: Any, pl_module: Any = None) -> None:
         if self.outer is not None and trainer.state.fn == "fit":

@@ -149,7 +149,7 @@ class Groupings:
 
     def _receive(self, group: ManagedGroup, source: int, *, needed: bool) -> Any:
         """Let all ranks know the state of the source; None on ranks that do not need it."""
-        sent = torch.empty(0, dtype=torch.uint8)
+        sent = torch.empty(0, dtype=torch.uint8, device="cpu")
         if group.rank() == source:
             sent = self._packed()
         size = torch.tensor([sent.numel()], dtype=torch.float64, device="cpu")
@@ -175,7 +175,7 @@ class Groupings:
         """Return the state of this rank that newcomers take, as bytes."""
         exchange = self._exchange
         sieve = exchange.state.sieve.save()
-        nothing = torch.empty(0)
+        nothing = torch.empty(0, dtype=torch.float32, device="cpu")
         parameters = {
             name: {**saved, "residual": nothing, "owned": None, "dealt": None}
             for name, saved in sieve.pop("parameters").items()
