@@ -78,6 +78,9 @@ def refuses():
     whole_job = dist.init_device_mesh("cpu", (4,))
     with pytest.raises(gs.SieveError, match=r"of a mesh that has such a dimension: mesh = init_"):
         gs.Averager(sharded(whole_job).named_parameters())
+    stages = dist.init_device_mesh("cpu", (1, 1, 4), mesh_dim_names=("pp", "replicate", "shard"))
+    with pytest.raises(gs.SieveError, match=r"dimensions pp, replicate: that over which the model"):
+        gs.Averager(sharded(stages["shard"]).named_parameters())
     with pytest.raises(TypeError, match=r"gs\.Averager\(model\.named_parameters\(\), process_gro"):
         gs.attach(sharded(mesh["shard"]))
     packed = FullyShardedDataParallel(nn.Linear(8, 8), device_id=torch.device("cpu"))
@@ -116,6 +119,10 @@ def resumes(folder):
     other = torch.load(f"{folder}/sieve-rank{dist.get_rank() ^ 1}.pt", weights_only=True)
     with pytest.raises(ValueError, match=r"is of one shard .* this rank holds one shard"):
         sieve.load_state_dict(other)
+    states = [torch.load(f"{folder}/sieve-rank{rank}.pt", weights_only=True) for rank in range(4)]
+    with pytest.raises(ValueError, match="give reshard the states of one shard at a time"):
+        gs.reshard(states, 3)
+    assert [state["world_size"] for state in gs.reshard(states[1::2], 3)] == [3, 3, 3]
     gs.checkpoint.load(sieve, folder)
     resumed = Training(again, sieve.average_)
     resumed.optimizer.load_state_dict(inner)
