@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradsieve.errors import SieveError
 from gradsieve.exchange.gather import gather_on_first
 from gradsieve.saved.fields import count, items, with_keys
 
@@ -27,6 +28,11 @@ class HasState(Protocol):
 class Gathers:
     """Adds the state dicts of all ranks in one to an object that has its own."""
 
+    @property
+    def managed_rank(self) -> int | None:
+        """The rank in a group that others manage; None in a group of torch.distributed."""
+        return None
+
     def gathered_state_dict(self: HasState) -> dict[str, Any]:
         """Return on rank 0 what `state_dict` returns on every rank, for a tool that writes one
         file. Call it on every rank of the job.
@@ -40,7 +46,8 @@ class Gathers:
 
         Raises:
             ExchangeError: a rank has died, has stalled, or does not call it.
-            SieveError: on every rank, where `state_dict` raises on one.
+            SieveError: on every rank, where `state_dict` raises on one. Also in a group that
+                others manage.
         """
         return gathered(self)
 
@@ -59,6 +66,7 @@ class Gathers:
 
 def gathered(state: HasState) -> dict[str, Any]:
     """Return what `Gathers.gathered_state_dict` returns."""
+    require_job(state, "gathered_state_dict()")
 
     def packed() -> Tensor:
         file = io.BytesIO()
@@ -71,6 +79,25 @@ def gathered(state: HasState) -> dict[str, Any]:
         "world_size": rank_and_size()[1],
         "states": list(unpacked(arrived)),
     }
+
+
+def managed_rank_of(state: HasState) -> int | None:
+    """Return the rank in a group that others manage; None in a group of torch.distributed.
+
+    Objects without `Gathers.managed_rank` are in none that others manage.
+    """
+    rank: int | None = getattr(state, "managed_rank", None)
+    return rank
+
+
+def require_job(state: HasState, call: str) -> None:
+    """Raise SieveError if torch.distributed does not know which ranks train together."""
+    if managed_rank_of(state) is not None:
+        raise SieveError(
+            f"{call} needs the ranks of the default process group, which does not know those of a "
+            "group that others manage: call gs.checkpoint.save(outer, folder) on every rank, which "
+            "writes a file for each, or save outer.state_dict() under a name of its own"
+        )
 
 
 def unpacked(arrived: Iterator[Tensor]) -> Iterator[dict[str, Any]]:

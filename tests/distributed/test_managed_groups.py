@@ -152,14 +152,14 @@ WAYS = {
 }
 
 
-def come_and_go():
+def come_and_go(folder):
     alone()
     for way, options in WAYS.items():
         job = Job(way, Forwarding if way in ("gather", "auto") else lambda group: group)
-        leave_and_return(job, way, options)
+        leave_and_return(job, way, options, f"{folder}/{way}")
 
 
-def leave_and_return(job, way, options):
+def leave_and_return(job, way, options, folder):
     net, outer, optimizer = begin(job, job.group(0, 1, 2, 3), **options)
     begun = train(net, outer, optimizer, 5)
     outer.finish()
@@ -206,7 +206,21 @@ def leave_and_return(job, way, options):
     saved = outer.state_dict()
     assert (saved["rank"], saved["world_size"]) == (job.ranks.index(job.rank), 4)
     outer.load_state_dict(saved)
+    save_in_one_folder(outer, folder)
     job.barrier("end")
+
+
+def save_in_one_folder(outer, folder):
+    """Without a default process group every rank is rank 0 of its job."""
+    file = gs.checkpoint.save(outer, folder)
+    assert file.name == f"sieve-replica{outer.managed_rank}-rank0.pt"
+    gs.checkpoint.load(outer, folder)
+    per_rank = gs.checkpoint.PerRank(outer)
+    for call in (per_rank.state_dict, lambda: per_rank.load_state_dict({})):
+        with pytest.raises(gs.SieveError, match=r"others manage: call gs\.checkpoint\.save"):
+            call()
+    with pytest.raises(gs.SieveError, match=r"gathered_state_dict\(\) needs .* default process"):
+        outer.gathered_state_dict()
 
 
 def begin_late(job, group, **options):
@@ -217,8 +231,8 @@ def begin_late(job, group, **options):
     return net, outer, torch.optim.Adam(net.parameters(), lr=0.01)
 
 
-def test_ranks_leave_and_return():
-    run_ranks(4, come_and_go)
+def test_ranks_leave_and_return(tmp_path):
+    run_ranks(4, come_and_go, str(tmp_path))
 
 
 class Breaking(Forwarding):

@@ -89,6 +89,11 @@ class Groups:
         """Whether others manage the group. All collectives of a step are then the worker's."""
         return isinstance(self._group, ManagedGroup)
 
+    @property
+    def managed_rank(self) -> int | None:
+        """The rank in a group that others manage, once its ranks have met; None in others."""
+        return self.group.rank() if self.is_managed else None
+
     def known_group(self) -> dist.ProcessGroup:
         """Return the group. Raise SieveError if torch.distributed does not know its ranks."""
         group = self.group

@@ -314,6 +314,11 @@ class OuterSync(Gathers):
 
     # Checkpoints.
 
+    @property
+    def managed_rank(self) -> int | None:
+        """The rank in a group that others manage; None in a group of torch.distributed."""
+        return self._engine.groups.managed_rank
+
     @ordinary_tensors()
     def state_dict(self) -> dict[str, Any]:
         """Return what this rank must save beside its model and its optimizer to resume exactly.
