@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+import gradsieve as gs
 from gradsieve.integrations.accelerate import attach
 
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
@@ -21,7 +22,7 @@ train = DataLoader(TensorDataset(inputs[:3072], labels[:3072]), batch_size=16, s
 net = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 10))
 optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
 model, optimizer, train = accelerator.prepare(net, optimizer, train)
-sieve = attach(accelerator, model)  # takes the options of gs.attach
+sieve = attach(accelerator, model, threshold=gs.Sigma(2))  # takes the options of gs.attach
 
 for _ in range(3):
     for batch, wanted in train:

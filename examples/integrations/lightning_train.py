@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+import gradsieve as gs
 from gradsieve.integrations.lightning import SieveCallback
 
 
@@ -36,12 +37,13 @@ if __name__ == "__main__":
     train = DataLoader(TensorDataset(inputs[:3072], labels[:3072]), batch_size=32, shuffle=True)
     test = DataLoader(TensorDataset(inputs[3072:], labels[3072:]), batch_size=32)
 
-    sieve = SieveCallback()  # takes the options of gs.attach
+    sieve = SieveCallback(threshold=gs.Sigma(2))  # takes the options of gs.attach
     trainer = L.Trainer(
         accelerator="cpu",
         devices=2,
         strategy="ddp",
         max_epochs=3,
+        log_every_n_steps=10,
         callbacks=[sieve],
         enable_progress_bar=False,
     )

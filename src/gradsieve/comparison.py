@@ -25,6 +25,8 @@ def compare_ranks(
     if not sieve.stands_for_weights:
         groups.require_all_ranks(first.buffer())
     fault = "" if loaded_place is None else fault_of_loaded(sieve, groups, first, loaded_place)
+    compared = sieve.parameters.compared
+    weights = (sieve.parameters.weights() or {}) if compared else {}
     mine = Description(
         settings=(
             *sieve.settings,
@@ -33,6 +35,7 @@ def compare_ranks(
         ),
         parameters=tuple(
             f"{n} {list(p.shape)} {p.dtype}"
+            + (f" with weights of checksum {weights[n]:08x}" if n in compared else "")
             for n, p in sieve.parameters.described(first.parameters())
         ),
     )

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradsieve.errors import SieveError
 from gradsieve.exchange.gather import gather_on_first
 from gradsieve.saved.fields import count, items, with_keys
 
@@ -19,6 +20,9 @@ FIELDS = ("version", "world_size", "states")
 class HasState(Protocol):
     """A `SieveState`, an `Averager` or an `OuterSync`."""
 
+    @property
+    def managed_rank(self) -> int | None: ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> None: ...
@@ -26,6 +30,11 @@ class HasState(Protocol):
 
 class Gathers:
     """Adds the state dicts of all ranks in one to an object that has its own."""
+
+    @property
+    def managed_rank(self) -> int | None:
+        """The rank in a group that others manage; None in a group of torch.distributed."""
+        return None
 
     def gathered_state_dict(self: HasState) -> dict[str, Any]:
         """Return on rank 0 what `state_dict` returns on every rank, for a tool that writes one
@@ -40,7 +49,8 @@ class Gathers:
 
         Raises:
             ExchangeError: a rank has died, has stalled, or does not call it.
-            SieveError: on every rank, where `state_dict` raises on one.
+            SieveError: on every rank, where `state_dict` raises on one. Also in a group that
+                others manage.
         """
         return gathered(self)
 
@@ -59,6 +69,7 @@ class Gathers:
 
 def gathered(state: HasState) -> dict[str, Any]:
     """Return what `Gathers.gathered_state_dict` returns."""
+    require_job(state, "gathered_state_dict()")
 
     def packed() -> Tensor:
         file = io.BytesIO()
@@ -73,6 +84,16 @@ def gathered(state: HasState) -> dict[str, Any]:
     }
 
 
+def require_job(state: HasState, call: str) -> None:
+    """Raise SieveError if torch.distributed does not know which ranks train together."""
+    if state.managed_rank is not None:
+        raise SieveError(
+            f"{call} needs the ranks of the default process group, which does not know those of a "
+            "group that others manage: call gs.checkpoint.save(outer, folder) on every rank, which "
+            "writes a file for each, or save outer.state_dict() under a name of its own"
+        )
+
+
 def unpacked(arrived: Iterator[Tensor]) -> Iterator[dict[str, Any]]:
     for content in arrived:
         file = io.BytesIO(content.numpy().data)
@@ -85,6 +106,8 @@ def own_of(saved: object) -> dict[str, Any]:
     Raises:
         ValueError: they are not valid, or there is another number of them.
     """
+    if isinstance(saved, Mapping) and "rank" in saved:
+        raise ValueError("this is the state of one rank: give it to load_state_dict")
     found = with_keys("what was gathered", saved, FIELDS)
     count("version", found["version"], VERSION, VERSION)
     rank, world_size = rank_and_size()

@@ -184,6 +184,8 @@ def accumulates():
         model(batch(5)).square().mean().backward()
     train(model, sieve.average_, 2)
     assert (sieve.step, on_every_rank(same_on_all_ranks(model))) == (6, True)
+    with pytest.raises(gs.SieveError, match="no gradient was computed since average_ was called"):
+        sieve.average_()
     with pytest.raises(ValueError, match="call average_"):
         sieve.average_([p.grad for p in model.parameters()])
 
@@ -247,6 +249,14 @@ def refuses():
     if dist.get_rank() == 1:
         with pytest.raises(ValueError, match="no member"):
             gs.Averager(model.parameters(), process_group=one)
+    torch.manual_seed(dist.get_rank())
+    seeded = Net()
+    mine = gs.Averager(seeded.named_parameters(), **PRUNED)
+    with pytest.raises(gs.MismatchError, match=r"one\.weight .* with weights of checksum"):
+        train(seeded, mine.average_, 1)
+    mesh = dist.init_device_mesh("cpu", (2,))
+    with pytest.raises(TypeError, match=r"give its group, as mesh\[\"replicate\"\]\.get_group"):
+        gs.Averager(model.parameters(), process_group=mesh)
     # Ranks that do not average alike.
     mine = gs.Averager(model.named_parameters(), threshold=gs.Fixed(dist.get_rank()))
     for parameter in model.parameters():

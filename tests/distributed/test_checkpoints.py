@@ -212,8 +212,14 @@ def one_file_for_all(folder):
         lambda outer, saved: outer.load_gathered(saved),
     )
     # What was gathered is each rank's own, and reshards; other numbers of ranks are told so.
-    _, state, _ = start()
+    model, state, _ = start()
     saved = torch.load(f"{folder}/sieve.pt", weights_only=True)
+    with pytest.raises(ValueError, match="of all ranks: give them to load_gathered"):
+        state.load_state_dict(saved)
+    with pytest.raises(ValueError, match="of one rank: give it to load_state_dict"):
+        state.load_gathered(state.state_dict())
+    with pytest.raises(TypeError, match=r"PerRank takes a SieveState, .* got DistributedData"):
+        gs.checkpoint.PerRank(model)
     assert [checksum_of(one) for one in saved["states"]] == [
         one["checksum"] for one in saved["states"]
     ]
@@ -224,7 +230,9 @@ def one_file_for_all(folder):
     ):
         state.load_gathered(fewer)
     for broken in (saved | {"version": 2}, saved | {"world_size": 3}, {}, saved["states"][0]):
-        with pytest.raises(ValueError, match=r"version|states must be a list of 3|lacks"):
+        with pytest.raises(
+            ValueError, match=r"version|states must be a list of 3|lacks|of one rank"
+        ):
             state.load_gathered(broken)
     assert state.step == 0
     # A file a rank, in a folder of all.

@@ -80,6 +80,9 @@ def disagree():
         gs.OuterSync(build(), min_numel=5 + dist.get_rank())
     with pytest.raises(gs.SieveError, match="different models"):
         gs.OuterSync(nn.Linear(20, 40 + dist.get_rank()))
+    net = nn.Sequential(build(), nn.Linear(20, 20 + dist.get_rank()).requires_grad_(False))
+    with pytest.raises(gs.SieveError, match=r"different models: .* 1\.weight \[21, 20\]"):
+        gs.OuterSync(net)
     assert on_every_rank(True)
 
 

@@ -182,6 +182,8 @@ def exchange_in_a_group_made_by_hand(folder):
         net, every=3, threshold=gs.Sigma(1.0), exchange="gather", process_group=by_hand
     )
     assert replicas_agree(net, mesh), "newcomers take the shards of the first node"
+    file = gs.checkpoint.save(outer, folder)
+    assert file.name == f"sieve-replica{node}-rank{dist.get_rank()}.pt"
     train(net, outer, 6, optimizer=adam(net))
     assert replicas_agree(net, mesh)
 

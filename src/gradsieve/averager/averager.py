@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradsieve.averager.given import Given, Parameters
 from gradsieve.averager.outgoing import Outgoing
@@ -97,12 +97,16 @@ class Averager(SieveState):
         require_replicas(given.named, dist.get_process_group_ranks(group))
         self.engine.groups.on_host = all(shard.is_cpu for shard in given.held)
         held = list(zip(given.names, given.held, strict=True))
+        # No DDP has copied the weights of rank 0 to all ranks.
+        self.sieve.parameters.compared = frozenset(
+            name for name, parameter in given.named if isinstance(parameter, nn.Parameter)
+        )
         self.sieve.bind_tensors(held, shards=places_of(parameter for _, parameter in given.named))
         self._outgoing = Outgoing(given.held, self.sieve.parameters)
         self._used = torch.empty(len(given.names), dtype=torch.float32, device=device_of(group))
         """For each parameter the share of the ranks that have a gradient of it."""
         self._overlaps = overlap
-        self._accumulates = False
+        self._accumulates = self._has_accumulated = False
         if overlap:
             require_hooks(given.named)
             this = weakref.ref(self)
@@ -133,8 +137,8 @@ class Averager(SieveState):
         Raises:
             TypeError, ValueError: `gradients` do not fit the parameters, or were given with
                 ``overlap=True``.
-            SieveError: on every rank, where the ranks differ or no rank has a gradient. Also what
-                `attach` lists.
+            SieveError: on every rank, where the ranks differ, also in the weights at the first
+                call, or where no rank has a gradient. Also what `attach` lists.
             ExchangeError: a rank has died or stalled. Gradients are then as they were, and
                 residuals hold all that was not exchanged.
         """
@@ -147,6 +151,7 @@ class Averager(SieveState):
         try:
             given.require_as_before()
             mine = given.gradients(gradients)
+            self._require_new(mine)
             has_gradient = [float(gradient is not None) for gradient in mine]
             self._used.copy_(torch.tensor(has_gradient, dtype=torch.float32, device="cpu"))
             for number in reversed(range(len(mine))):
@@ -157,6 +162,7 @@ class Averager(SieveState):
             outgoing.wait()
         finally:
             outgoing.clear()
+            self._has_accumulated = False
         self._put(mine, gradients)
         assert self.last is not None
         return self.last
@@ -172,6 +178,15 @@ class Averager(SieveState):
     def load(self, state: Mapping[str, Any], weights: Mapping[str, int] | None = None) -> None:
         self._given.require_as_before()
         super().load(state, weights)
+
+    def _require_new(self, mine: Sequence[Tensor | None]) -> None:
+        """Raise SieveError if gradients were averaged already, as far as hooks tell."""
+        is_new = self._outgoing.has_any_come or self._has_accumulated
+        if self._overlaps and not is_new and any(gradient is not None for gradient in mine):
+            raise SieveError(
+                "no gradient was computed since average_ was called last: call it once in a step, "
+                "after the backward pass"
+            )
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -199,7 +214,8 @@ class Averager(SieveState):
         if not any(used):
             raise SieveError(
                 "no parameter has a gradient on any rank: call average_ after backward and before "
-                "zero_grad; if the model's parameters were replaced, make a new Averager"
+                "zero_grad, and make the Averager after what replaces parameters (fully_shard, "
+                "load_state_dict(assign=True))"
             )
         for number, gradient in enumerate(mine):
             if used[number]:
@@ -216,6 +232,7 @@ class Averager(SieveState):
             SieveError: it has come before in this step, which is then given up.
         """
         if self._accumulates:
+            self._has_accumulated = True
             return
         outgoing = self._outgoing
         try:

@@ -57,6 +57,11 @@ class Outgoing:
         self._lacking = [len(bucket.parameters()) for bucket in self.buckets]
         self._copied = [[] for _ in self.buckets]
 
+    @property
+    def has_any_come(self) -> bool:
+        """Whether a gradient has come in this step."""
+        return any(self._has_come)
+
     def has_come(self, number: int) -> bool:
         """Return whether the gradient of a parameter has come in this step."""
         return self._has_come[number]

@@ -41,12 +41,17 @@ class Groups:
         notes: the numbers that ranks tell each other with their frames.
 
     Raises:
+        TypeError: `group` is a device mesh.
         ValueError: this rank is not in `group`.
     """
 
     def __init__(
         self, group: dist.ProcessGroup | None, node_size: int | None, notes: Notes
     ) -> None:
+        if hasattr(group, "get_group"):
+            raise TypeError(
+                'process_group is a device mesh: give its group, as mesh["replicate"].get_group()'
+            )
         managed = ManagedGroup(group) if is_managed(group) else None
         if group is not None and not (managed or isinstance(group, dist.ProcessGroup)):
             raise ValueError(
@@ -88,6 +93,11 @@ class Groups:
     def is_managed(self) -> bool:
         """Whether others manage the group. All collectives of a step are then the worker's."""
         return isinstance(self._group, ManagedGroup)
+
+    @property
+    def managed_rank(self) -> int | None:
+        """The rank in a group that others manage, once its ranks have met; None in others."""
+        return self.group.rank() if self.is_managed else None
 
     def known_group(self) -> dist.ProcessGroup:
         """Return the group. Raise SieveError if torch.distributed does not know its ranks."""

@@ -22,9 +22,17 @@ class ManagedGroup:
 
     Args:
         group: a process group or a backend, such as a ``ProcessGroupGloo``.
+
+    Raises:
+        TypeError: `group` lacks one of the two.
     """
 
     def __init__(self, group: Any) -> None:
+        if not all(callable(getattr(group, name, None)) for name in ("size", "alltoall_base")):
+            raise TypeError(
+                "a group that others manage has the methods size() and alltoall_base(), such as "
+                f"those of torch.distributed.ProcessGroupGloo; found {group!r}"
+            )
         self._group = group
         # A manager may change the group between two exchanges.
         self._size = int(group.size())

@@ -21,8 +21,8 @@ def group_of_its_own(
     """Make a group of ranks of `group`, with its timeout. All of them must call it together.
 
     DDP and the training loop issue collectives on `group` while the communication thread issues
-    its own. In one group, their order would differ from rank to rank. Of the ranks of a managed
-    group no other can be made: it is returned itself.
+    its own. In one group, their order would differ from rank to rank. A managed group is returned
+    itself, since no other can be made of its ranks.
 
     Args:
         places: the ranks in `group`, which must have passed `require_alike_names`; None for all.

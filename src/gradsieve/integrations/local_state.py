@@ -43,6 +43,11 @@ class LocalState:
         self.outer, self.optimizers, self.model, self.scaler = outer, optimizers, model, scaler
         self._finished_at = outer.inner_steps
 
+    @property
+    def managed_rank(self) -> int | None:
+        """See `OuterSync.managed_rank`."""
+        return self.outer.managed_rank
+
     def finish(self) -> None:
         """Do what `OuterSync.finish` does."""
         self.outer.finish()

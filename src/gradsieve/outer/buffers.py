@@ -34,14 +34,19 @@ class Buffers:
 
 
 class BufferAverage:
-    """An all-reduce of buffers."""
+    """An all-reduce of the buffers as they are when it is made."""
 
     def __init__(self, buffers: Sequence[Tensor], group: AnyGroup) -> None:
-        self._buffers, self._group = buffers, group
+        self._group = group
         self._works: list[dist.Work] = []
         self.sums: list[Tensor] = []
         """One flat float64 tensor for each device. Each rank divides its own before the sum, which
         could overflow otherwise: masks hold very large numbers."""
+        for device in {buffer.device: None for buffer in buffers}:
+            own = [buffer for buffer in buffers if buffer.device == device]
+            # In float64, a number that is the same on all ranks stays the same float32.
+            flat = torch.cat([b.detach().reshape(-1).to(torch.float64) for b in own])
+            self.sums.append(flat / group.size())
 
     def begin(self) -> None:
         """Begin the all-reduce.
@@ -51,12 +56,8 @@ class BufferAverage:
         """
         group = self._group
         try:
-            for device in {buffer.device: None for buffer in self._buffers}:
-                own = [buffer for buffer in self._buffers if buffer.device == device]
-                # In float64, a number that is the same on all ranks stays the same float32.
-                flat = torch.cat([b.detach().reshape(-1).to(torch.float64) for b in own])
-                self.sums.append(flat / group.size())
-                work = begin_all_reduce(self.sums[-1], group)
+            for own in self.sums:
+                work = begin_all_reduce(own, group)
                 if work is not None:
                     self._works.append(work)
         except RuntimeError as error:

@@ -36,6 +36,9 @@ class OuterExchange:
         """The record of what was merged last."""
         self.records: list[OuterRecord] = []
         """The records of merged exchanges that `OuterSync` has not yet taken."""
+        self.in_residuals: set[str] | None = None
+        """What `Groupings` has found of an exchange that failed, while the ranks have not met in
+        another group: the parameters whose steps are merged or in the residual."""
 
     def meet_anew(self) -> None:
         """Forget when ranks met last, because other ranks take part from now on."""

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from gradsieve.bucket.shards import local
 from gradsieve.errors import named_ranks
-from gradsieve.exchange import FrameExchange, ManagedGroup, numbers_of_all
+from gradsieve.exchange import ExchangeError, FrameExchange, ManagedGroup, numbers_of_all
 from gradsieve.exchange.frames import unreachable
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.terms import Terms
-from gradsieve.parameters.saving import save_parameter
 from gradsieve.runtime.notices import tell
 from gradsieve.saved.seal import crc_of
 
@@ -56,6 +55,11 @@ class Member:
     crc: int
     """Checksum of the outer weights."""
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Numbers that are the same on ranks with the same outer weights and schedule."""
+        return self.exchanges, self.inner_steps, self.crc
+
 
 class Groupings:
     """The groups that the ranks of an `OuterSync` have been in, one after the other.
@@ -67,13 +71,21 @@ class Groupings:
     def __init__(self, exchange: OuterExchange, model: nn.Module) -> None:
         self._exchange, self._model = exchange, model
         self._generation, self._rank, self._size = NEW, 0, 0
-        self._in_residuals: set[str] | None = None
-        """What `_settle` has returned, while the ranks have not met again."""
 
-    def leave(self) -> None:
-        """End the exchange that is under way in the old group: merge it, or note its failure."""
+    def leave(self) -> ExchangeError | None:
+        """End the exchange that is under way in the old group: merge it, or return its error."""
         self._exchange.schedule.ends = None
-        self._exchange.end()
+        try:
+            self._exchange.end()
+        except ExchangeError as error:
+            tell(
+                "gradsieve: regroup could not end the exchange that was under way in the old "
+                "group, and the ranks of the new one settle what has arrived. The error was: "
+                f"{error}",
+                any_rank=True,
+            )
+            return error
+        return None
 
     def go_on(self, group: ManagedGroup, terms: Terms) -> Membership:
         """Meet in another group, and `join` it."""
@@ -91,7 +103,8 @@ class Groupings:
         Raises:
             ExchangeError: a rank has died or stalled.
         """
-        group = self._exchange.state.engine.groups.group
+        exchange = self._exchange
+        group = exchange.state.engine.groups.group
         assert isinstance(group, ManagedGroup)
         members = self._told(group)
         me = members[group.rank()]
@@ -101,21 +114,18 @@ class Groupings:
             key=lambda r: (members[r].exchanges, members[r].inner_steps, members[r].generation, -r),
         )
         ahead = members[source]
-        is_alike = [
-            (member.exchanges, member.crc) == (ahead.exchanges, ahead.crc)
-            and member.generation != NEW
-            for member in members
-        ]
+        is_alike = [member.generation != NEW and member.place == ahead.place for member in members]
         saved = None
-        if self._in_residuals is None:
-            self._in_residuals = self._settle(
+        # Kept for the next call if the ranks cannot meet in this one.
+        if exchange.in_residuals is None:
+            exchange.in_residuals = self._settle(
                 arrived=ahead.exchanges == me.exchanges + 1 and ahead.generation == me.generation
             )
         if not all(is_alike):
             saved = self._receive(group, source, needed=not is_alike[group.rank()])
         # From here on nothing fails.
-        self._take_over(saved, self._in_residuals, is_new=me.generation == NEW)
-        self._in_residuals = None
+        self._take_over(saved, exchange.in_residuals, is_new=me.generation == NEW)
+        exchange.in_residuals = None
         self._begin_anew()
         found = membership(members, group.rank(), source)
         self._generation, self._rank, self._size = ahead.generation + 1, found.rank, found.size
@@ -254,12 +264,17 @@ class Groupings:
         weights.optimizer.load_state_dict(saved["optimizer"])
         exchange.schedule.load(saved["schedule"])
         sieve = exchange.state.sieve
-        own = {p.name: save_parameter(p) for p in sieve.parameters}
+        rotated = [parameter for parameter in sieve.parameters if parameter.rotation is not None]
+        # A rank that missed an exchange has residuals in bases that the source has turned since.
+        kept = [(parameter.bases, parameter.unrotated_residual()) for parameter in rotated]
         parameters = {
-            name: {**theirs, "residual": own[name]["residual"]}
-            for name, theirs in saved["parameters"].items()
+            parameter.name: {**saved["parameters"][parameter.name], "residual": parameter.residual}
+            for parameter in sieve.parameters
         }
         sieve.load({**saved["sieve"], "parameters": parameters})
+        for parameter, (bases, residual) in zip(rotated, kept, strict=True):
+            if parameter.bases != bases:
+                parameter.rotate_anew(residual)
 
     def _departed(self) -> dict[str, Tensor]:
         """Return the weights at the beginning of the exchange under way, if inner steps went on."""

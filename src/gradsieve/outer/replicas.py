@@ -30,7 +30,7 @@ def mates_outside(group: AnyGroup, model: DistributedDataParallel) -> dist.Proce
             raise SieveError(
                 f"DDP keeps the weights of ranks {inside} alike, and each of them has a group of "
                 "its own that others manage: after an exchange that fails in one of the groups, "
-                "the weights would part. Let torch.distributed.fsdp.fully_shard cut the model "
+                "the weights would diverge. Let torch.distributed.fsdp.fully_shard cut the model "
                 "over these ranks, or train with one rank where the group has one"
             )
         return None
@@ -43,12 +43,15 @@ def mates_outside(group: AnyGroup, model: DistributedDataParallel) -> dist.Proce
     return None if {*inside} <= {*exchanging} else model.process_group
 
 
-def require_no_clock(config: SieveConfig) -> None:
+def require_no_clock(config: SieveConfig, *, has_mates: bool) -> None:
     """Raise SieveError if the exchange depends on time, which groups of ranks tell differently.
 
-    The ranks of a node exchange the same weights in one group each. They keep them the same only
-    if every group decides the same.
+    Args:
+        has_mates: whether the ranks of a node exchange the same weights in one group each. They
+            keep them the same only if every group decides the same.
     """
+    if not has_mates:
+        return
     decides = ""
     if config.topology_name == "auto":
         decides = 'exchange="auto"'
@@ -57,9 +60,9 @@ def require_no_clock(config: SieveConfig) -> None:
     if decides:
         raise SieveError(
             f"{decides} decides by time, each group of ranks by its own, and process_group has "
-            "only some ranks of the node over which DDP averages: their weights would part. Leave "
-            "process_group away, so that all ranks exchange in one group, or give a threshold "
-            'such as Sigma(1) and an exchange such as "gather"'
+            "only some ranks of the node over which DDP averages: their weights would diverge. "
+            "Leave process_group away, so that all ranks exchange in one group, or give a "
+            'threshold such as Sigma(1) and an exchange such as "gather"'
         )
 
 

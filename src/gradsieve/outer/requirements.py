@@ -36,7 +36,7 @@ def require_same_parameters(model: nn.Module, known: Mapping[int, str]) -> None:
                 )
             raise SieveError(
                 f"parameter {name} is trained now and was frozen when OuterSync was made: the "
-                "ranks would part. Call finish, and make a new OuterSync with it."
+                "ranks would diverge. Call finish, and make a new OuterSync with it."
             )
 
 

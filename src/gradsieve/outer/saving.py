@@ -75,6 +75,7 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     weights.optimizer.load_state_dict(deepcopy(optimizer))
     exchange.schedule.load(found["schedule"])
     exchange.records, exchange.under_way = [], under_way
+    exchange.in_residuals = None
 
 
 def checksums_of(weights: OuterWeights) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Local steps with an outer optimizer, the front end for links too slow for every step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
@@ -14,8 +14,7 @@ from gradsieve.bucket.shards import gather_no_more, local, places_of, require_re
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
-from gradsieve.exchange import ExchangeError, ManagedGroup, outer_attendance
-from gradsieve.exchange.managed import AnyGroup
+from gradsieve.exchange import ExchangeError, ManagedGroup
 from gradsieve.gathering import Gathers
 from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
@@ -133,7 +132,7 @@ class OuterSync(Gathers):
             mates, model = mates_outside(group, model), model.module
         self._has_mates = mates is not None
         """Whether ranks that are not in the group must keep the same weights."""
-        self._require_no_clock()
+        require_no_clock(config, has_mates=self._has_mates)
         gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
@@ -144,11 +143,8 @@ class OuterSync(Gathers):
         else:
             require_replicas(named, dist.get_process_group_ranks(group))
         device = None if offload is None else torch.device(offload)
-        self._terms = Terms([*named, *model.named_buffers()], self._schedule, self.state)
-        meetings: list[AnyGroup] = [group] if mates is None else [group, mates]
-        for ranks in meetings:
-            with outer_attendance(ranks):
-                self._terms.require_alike(ranks)
+        self._terms = Terms(model, self._schedule, self.state)
+        self._terms.require_alike_at_start(group, *([] if mates is None else [mates]))
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
         if not isinstance(group, ManagedGroup):
@@ -229,13 +225,9 @@ class OuterSync(Gathers):
 
     def _prepare(self) -> None:
         self._require_success()
-        self._require_no_clock()
+        require_no_clock(self.state.config, has_mates=self._has_mates)
         gather_no_more(self._model)
         require_same_parameters(self._model, self._known)
-
-    def _require_no_clock(self) -> None:
-        if self._has_mates:
-            require_no_clock(self.state.config)
 
     @ordinary_tensors()
     def regroup(self, group: object) -> Membership:
@@ -255,6 +247,7 @@ class OuterSync(Gathers):
             Who has joined, and who has left. What those that left had not sent is lost.
 
         Raises:
+            TypeError: `group` is no process group. Nothing has changed.
             ExchangeError: a rank has died or stalled. `regroup` may be called again, with another
                 group.
             SieveError: the group before was made by torch.distributed. Also if the ranks differ,
@@ -265,16 +258,17 @@ class OuterSync(Gathers):
                 "regroup changes a group that others manage, and this OuterSync has a group that "
                 "torch.distributed has made: save a checkpoint, and use gs.reshard for the state"
             )
+        managed = ManagedGroup(group)
         require_no_nodes(self.state.exchange)
         gather_no_more(self._model)
         if self._failure is None:
-            with suppress(ExchangeError), self._failing():
-                self._groupings.leave()
+            with self._failing():
+                self._failure = self._groupings.leave()
         elif not isinstance(self._failure, ExchangeError):
             self._require_success()
         # Until the ranks have met. If they cannot, this may be called again.
         self._failure = self._failure or ExchangeError("the ranks have not met")
-        found = self._groupings.go_on(ManagedGroup(group), self._terms)
+        found = self._groupings.go_on(managed, self._terms)
         self._failure = None
         self._tell()
         return found
@@ -319,6 +313,11 @@ class OuterSync(Gathers):
         )
 
     # Checkpoints.
+
+    @property
+    def managed_rank(self) -> int | None:
+        """The rank in a group that others manage; None in a group of torch.distributed."""
+        return self._engine.groups.managed_rank
 
     @ordinary_tensors()
     def state_dict(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class OuterWeights:
     """A float32 copy of the weights of the last outer step, with its optimizer.
 
     Args:
-        inner: the names and parameters that a rank trains itself. Of a parameter that FSDP has cut
+        inner: the names and parameters that a rank trains itself. Where FSDP has cut a parameter
             into shards, the outer weights stand for the local shard.
         optimizer: a function that makes the outer optimizer from the outer weights.
         fragments: the number of fragments that take turns.

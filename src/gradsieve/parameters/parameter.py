@@ -282,6 +282,17 @@ class ParameterState:
         """Return a copy of the residual in the coordinates of the gradient, without rotation."""
         return self._restored(self.flat_residual().clone()).as_strided(self.shape, self.stride)
 
+    @property
+    def bases(self) -> int:
+        """A number for the bases in which the residual is kept; 0 without a rotation."""
+        return 0 if self.rotation is None else self.rotation.fingerprint
+
+    def rotate_anew(self, residual: Tensor) -> None:
+        """Keep a residual that `unrotated_residual` has returned in the bases of now."""
+        if self.rotation is not None:
+            flat = residual.as_strided((self.numel,), (1,))
+            self.flat_residual().copy_(self.rotation.coefficients(flat))
+
     def unrotated_owned(self) -> Tensor:
         """Return the residual of the sums in the coordinates of the gradient, on the CPU.
 

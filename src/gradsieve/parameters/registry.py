@@ -48,6 +48,8 @@ class Registry:
         """Number of elements below which a parameter travels whole. None until it is chosen for
         the known parameters, or taken from a loaded state."""
         self._rotation = rotation
+        self.compared: frozenset[str] = frozenset()
+        """Names of the parameters whose weights the ranks compare when they meet."""
         self.can_undo = True
         """Whether a step can be undone."""
         self._model: object | None = None

@@ -99,6 +99,8 @@ def opened(saved: object, version: int, kind: str, fields: Sequence[str]) -> Map
 
 
 def require_version(saved: object, version: int, kind: str) -> None:
+    if isinstance(saved, Mapping) and "states" in saved:
+        raise ValueError("these are the states of all ranks: give them to load_gathered")
     found = saved.get("version") if isinstance(saved, Mapping) else None
     if type(found) is int and found == version:
         return
