@@ -109,7 +109,7 @@ class Totals:
         often = sorted(self.exchanges.items(), key=lambda item: -item[1])
         steps = ", ".join(f"{count} {exchange}" for exchange, count in often)
         sent = (
-            f"{self.steps} steps ({steps}), frames of {self.frame_bytes / 1e6:,.1f} MB, "
+            f"{self.steps} steps ({steps}), {self.frame_bytes / 1e6:,.1f} MB of frames in all, "
             f"{self.bits_per_parameter:.2f} bits a parameter and step"
         )
         if not self.pruned_steps:
