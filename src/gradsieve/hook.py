@@ -14,7 +14,12 @@ from gradsieve.bucket.requirements import require_hookable
 from gradsieve.config import Options, SieveConfig, config_from
 from gradsieve.control.loss_scale import Scaler
 from gradsieve.errors import SieveError
-from gradsieve.runtime.torch_private import GradBucket, comm_hooks, group_of_replicate
+from gradsieve.runtime.torch_private import (
+    GradBucket,
+    comm_hooks,
+    group_of_replicate,
+    has_replicated,
+)
 from gradsieve.saved.copies import drop_copies, is_copy
 from gradsieve.state import SieveState
 
@@ -71,6 +76,11 @@ def attach(
     require_hookable(model)
     takes_hooks: Any = model
     require_no_hook(model)
+    if has_replicated(model):
+        raise SieveError(
+            "the module of replicate has made its DDP model in a forward pass already, and takes "
+            "no hook any more: attach right after replicate(model)"
+        )
     config = config_from(attach, config, options)
     group = model.process_group if isinstance(model, DDP) else group_of_replicate(model)
     state = SieveState(config, scaler=scaler, process_group=group)

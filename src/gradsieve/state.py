@@ -224,10 +224,11 @@ class SieveState(Gathers):
         watch.end(self)
         self.engine.begin_step(first)
 
-    def end_step(self) -> None:
-        """Wait for the exchanges of a step and record it. Raises what `Engine.end_step` raises."""
+    def end_step(self, deliver: Callable[[], None] = lambda: None) -> None:
+        """End a step, `deliver` the averages, and record it. Raises as `Engine.end_step` does."""
         self.last = self.engine.end_step()
         self.totals.add(self.last)
+        deliver()
         self.engine.announce(self.last)
         if self.on_step is not None:
             self.on_step(self.last)

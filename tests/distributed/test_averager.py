@@ -133,8 +133,15 @@ def takes_lists():
     ):
         with pytest.raises(ValueError, match=message):
             state.average_(wrong)
-    with pytest.raises(TypeError, match="must be a list, got Tensor"):
-        state.average_(torch.ones(3))
+    for given in (torch.ones(3), (torch.ones(50, 60), None)):
+        with pytest.raises(TypeError, match="gradients must be a list, got"):
+            state.average_(given)
+    pair = gs.Averager([("a", torch.zeros(4)), ("b", torch.zeros(4))], **PRUNED)
+    shared = torch.ones(4)
+    with pytest.raises(ValueError, match="gradients of parameters a and b share memory"):
+        pair.average_([shared, shared])
+    with pytest.raises(ValueError, match=r"parameter b is expanded, .* give gradient\.contiguous"):
+        pair.average_([shared, torch.ones(1).expand(4)])
     with pytest.raises(gs.SieveError, match="parameter a has a sparse gradient"):
         state.average_([torch.zeros(50, 60).to_sparse(), None])
     model.two.requires_grad_(True)
@@ -188,6 +195,35 @@ def accumulates():
         sieve.average_()
     with pytest.raises(ValueError, match="call average_"):
         sieve.average_([p.grad for p in model.parameters()])
+
+
+def guards_what_is_under_way():
+    """Between a backward pass that has sent gradients and average_, nothing else may use them."""
+    model = fresh()
+    sieve = gs.Averager(model.named_parameters(), overlap=True, **PRUNED)
+    train(model, sieve.average_, 1)
+    model.zero_grad()
+    model(batch(1)).square().mean().backward()
+    for use in (sieve.state_dict, lambda: sieve.load_state_dict({})):
+        with pytest.raises(gs.SieveError, match="between a backward pass and average_"):
+            use()
+    sieve.average_()
+    # What is added after a gradient was sent would be overwritten.
+    model.zero_grad()
+    model(batch(2)).square().mean().backward()
+    with sieve.no_sync(), pytest.raises(gs.SieveError, match="second gradient"):
+        model(batch(3)).square().mean().backward()
+    train(model, sieve.average_, 1)
+    # An error of the user's own function comes after the averages are in their place.
+    sieve.on_step = lambda record: 1 / 0
+    model.zero_grad()
+    model(batch(5)).square().mean().backward()
+    with pytest.raises(ZeroDivisionError):
+        sieve.average_()
+    mine = torch.cat([p.grad.flatten() for p in model.parameters()])
+    others = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(others, mine)
+    assert all(torch.equal(mine, other) for other in others)
 
 
 def scaled():
@@ -298,6 +334,7 @@ def all_of():
     takes_missing_gradients()
     takes_lists()
     accumulates()
+    guards_what_is_under_way()
     scaled()
     mixed_dtypes()
     is_missed()
@@ -342,11 +379,15 @@ def replicated():
     model = replicate(fresh(), process_group=group)
     sieve = gs.attach(model, **PRUNED)
     assert sieve.engine.groups.group is group
+    with pytest.raises(gs.SieveError, match="has the communication hook sieve_hook already"):
+        gs.attach(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         optimizer.zero_grad()
         model(batch(step)).square().mean().backward()
         optimizer.step()
+    with pytest.raises(gs.SieveError, match="attach right after replicate"):
+        gs.attach(model)
     mine = weights(model)
     found = [torch.empty_like(mine) for _ in range(4)]
     dist.all_gather(found, mine)

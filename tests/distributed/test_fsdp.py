@@ -67,6 +67,18 @@ def prunes():
     assert sieve.residuals["2.weight"].shape == ((1, 0)[rank], 129)
 
 
+class Root(nn.Module):
+    """A layer that FSDP cuts by itself, and one that it cuts with the root."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.outer = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, inputs):
+        return self.outer(self.inner(inputs))
+
+
 def refuses():
     mesh = mesh_of(2, 2)
     group = mesh["shard"].get_group()
@@ -88,6 +100,16 @@ def refuses():
         gs.attach(packed)
     with pytest.raises(gs.SieveError, match=r"flat parameter .*; shard it with fully_shard"):
         gs.Averager(packed.named_parameters(), process_group=mesh["replicate"].get_group())
+    # After an evaluation FSDP has gathered what the root holds, and trains other tensors.
+    model = Root()
+    fully_shard(model.inner, mesh=mesh["shard"])
+    fully_shard(model, mesh=mesh["shard"])
+    with torch.no_grad():
+        model(torch.ones(2, 8))
+    sieve = averager(mesh, model, **EXACT)
+    model(torch.ones(2, 8)).sum().backward()
+    with pytest.raises(gs.SieveError, match=r"outer\.weight has no memory .* model\.reshard"):
+        sieve.average_()
     # Ranks 0 and 3 are in one row and one column each: no rank can see that by itself.
     crossed = [dist.new_group([0, 3]), dist.new_group([1, 2])][dist.get_rank() in (1, 2)]
     layer = fully_shard(nn.Linear(32, 64), mesh=mesh["shard"])

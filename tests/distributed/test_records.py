@@ -60,7 +60,8 @@ def records(path):
     assert str(totals).startswith("4 steps (3 gather, 1 plain), ")
     assert f"{mean:.2f} bits a parameter and step" in str(totals)
     assert json.loads(json.dumps(asdict(totals)))["exchanges"] == {"gather": 3, "plain": 1}
-    assert "13,100.0 MB of frames in all" in str(gs.Totals({"dense": 1000}, frame_bytes=13_100_000_000))
+    large = gs.Totals({"dense": 1000}, frame_bytes=13_100_000_000)
+    assert "13,100.0 MB of frames in all" in str(large)
     assert str(totals).endswith(f"the exchange added {exposed:.1f} ms to a step")
 
     residuals = state.residuals

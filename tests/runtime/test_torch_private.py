@@ -162,9 +162,14 @@ def test_the_group_of_a_replicated_module(group):
     given = dist.new_group([0])
     model = replicate(nn.Linear(2, 2), process_group=given)
     assert torch_private.group_of_replicate(model) is given
+    assert torch_private.comm_hooks(model) == []
+    model.register_comm_hook(None, allreduce_hook)
+    assert torch_private.comm_hooks(model) == [(allreduce_hook, None)]
+    assert not torch_private.has_replicated(model)
     model(torch.ones(1, 2)).sum().backward()
-    assert torch_private.group_of_replicate(model) is given
+    assert torch_private.has_replicated(model)
     assert torch_private.group_of_replicate(nn.Linear(2, 2)) is None
+    assert not torch_private.has_replicated(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("by_all", [True, False])

@@ -120,7 +120,7 @@ class Averager(SieveState):
 
     @ordinary_tensors()
     @torch.no_grad()
-    def average_(self, gradients: Sequence[Tensor | None] | None = None) -> StepRecord:
+    def average_(self, gradients: list[Tensor | None] | None = None) -> StepRecord:
         """Replace the gradients by the average of what all ranks have sent.
 
         Call it after the backward pass and before gradients are unscaled or clipped, equally often
@@ -158,12 +158,11 @@ class Averager(SieveState):
                 if not outgoing.has_come(number):
                     outgoing.come(number, mine[number], self._send)
             self.engine.average_beside(self._used)
-            self.end_step()
-            outgoing.wait()
+            # An error of an observer or of `on_step` leaves no gradient behind.
+            self.end_step(deliver=lambda: self._put(mine, gradients))
         finally:
             outgoing.clear()
             self._has_accumulated = False
-        self._put(mine, gradients)
         assert self.last is not None
         return self.last
 
@@ -172,12 +171,22 @@ class Averager(SieveState):
         return any(parameter is own for _, own in self._given.trained)
 
     def save(self) -> dict[str, Any]:
+        self._require_between_steps("saved")
         self._given.require_as_before()
         return super().save()
 
     def load(self, state: Mapping[str, Any], weights: Mapping[str, int] | None = None) -> None:
+        self._require_between_steps("loaded")
         self._given.require_as_before()
         super().load(state, weights)
+
+    def _require_between_steps(self, done: str) -> None:
+        """Raise SieveError if a backward pass has begun to send gradients."""
+        if self._outgoing.has_any_come:
+            raise SieveError(
+                f"a state cannot be {done} between a backward pass and average_, because gradients "
+                "are under way: call average_ first"
+            )
 
     def _require_new(self, mine: Sequence[Tensor | None]) -> None:
         """Raise SieveError if gradients were averaged already, as far as hooks tell."""
@@ -203,13 +212,13 @@ class Averager(SieveState):
 
     def _send(self, bucket: FlatBucket) -> torch.futures.Future[Tensor]:
         if bucket.number == 0:
+            self._given.require_as_before()
             self.begin_step(bucket)
         return self.engine.exchange(bucket)
 
-    def _put(
-        self, mine: Sequence[Tensor | None], gradients: Sequence[Tensor | None] | None
-    ) -> None:
+    def _put(self, mine: Sequence[Tensor | None], gradients: list[Tensor | None] | None) -> None:
         """Write the averages into the gradients of all parameters that a rank has used."""
+        self._outgoing.wait()
         used = self._used.tolist()
         if not any(used):
             raise SieveError(
@@ -231,10 +240,10 @@ class Averager(SieveState):
         Raises:
             SieveError: it has come before in this step, which is then given up.
         """
-        if self._accumulates:
+        outgoing = self._outgoing
+        if self._accumulates and not outgoing.has_come(number):
             self._has_accumulated = True
             return
-        outgoing = self._outgoing
         try:
             if outgoing.has_come(number):
                 self.engine.clear_interrupted()

@@ -50,7 +50,7 @@ class Given:
         return [(name, p) for name, (_, p) in zip(self.names, self.trained, strict=True)]
 
     def require_as_before(self) -> None:
-        """Raise SieveError if a parameter was unfrozen, or has moved to other memory."""
+        """Raise SieveError if a parameter was unfrozen, or is not the one that is trained."""
         trained = {place for place, _ in self.trained}
         for place, (name, parameter) in enumerate(self.all):
             if place not in trained and parameter.requires_grad:
@@ -60,6 +60,12 @@ class Given:
                 )
         for name, (_, parameter), held in zip(self.names, self.trained, self.held, strict=True):
             now = local(parameter)
+            if now.numel() and not now.untyped_storage().nbytes():
+                raise SieveError(
+                    f"parameter {name} has no memory any more: FSDP had gathered it when the "
+                    "Averager was made, as an evaluation leaves it, and trains another tensor. "
+                    "Call model.reshard(), and make a new Averager then"
+                )
             if (now.shape, now.dtype, now.device) != (held.shape, held.dtype, held.device):
                 raise SieveError(
                     f"parameter {name} was {list(held.shape)} {held.dtype} on {held.device} when "
@@ -69,7 +75,7 @@ class Given:
             if now.data_ptr() != held.data_ptr():
                 held.data = now
 
-    def gradients(self, given: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+    def gradients(self, given: list[Tensor | None] | None) -> list[Tensor | None]:
         """Return what this rank holds of each trained parameter's gradient.
 
         Args:
@@ -81,17 +87,19 @@ class Given:
         """
         if given is None:
             return [self.gradient(number) for number in range(len(self.trained))]
-        if isinstance(given, Tensor) or not isinstance(given, Sequence):
+        if not isinstance(given, list):
             raise TypeError(f"gradients must be a list, got {type(given).__name__}")
         if len(given) != len(self.all):
             raise ValueError(
                 f"gradients must hold one for each of the {len(self.all)} parameters that the "
                 f"Averager was given, in their order, got {len(given)}"
             )
-        return [
-            None if (found := given[place]) is None else held_gradient(name, found, parameter)
+        found = [
+            None if (gradient := given[place]) is None else held_gradient(name, gradient, parameter)
             for name, (place, parameter) in zip(self.names, self.trained, strict=True)
         ]
+        require_own_memory(self.names, found)
+        return found
 
     def gradient(self, number: int) -> Tensor | None:
         """Return what this rank holds of the gradient of one trained parameter."""
@@ -101,19 +109,14 @@ class Given:
             return None
         return held_gradient(self.names[number], gradient, parameter)
 
-    def set_gradient(self, number: int, given: Sequence[Tensor | None] | None) -> Tensor:
+    def set_gradient(self, number: int, given: list[Tensor | None] | None) -> Tensor:
         """Make a gradient where there was none, and return what this rank holds of it."""
         place, parameter = self.trained[number]
         made = torch.empty_like(parameter, requires_grad=False)
         if given is None:
             parameter.grad = made
-        elif isinstance(given, list):
-            given[place] = made
         else:
-            raise TypeError(
-                f"gradients must be a list: that of parameter {self.names[number]} is None here "
-                "and was computed on another rank, so that its average has to be put there"
-            )
+            given[place] = made
         return local(made)
 
 
@@ -167,3 +170,22 @@ def held_gradient(name: str, gradient: Tensor, parameter: Tensor) -> Tensor:
             f"{list(wanted.shape)}"
         )
     return held
+
+
+def require_own_memory(names: Sequence[str], gradients: Sequence[Tensor | None]) -> None:
+    """Raise ValueError if an average could not be written into its gradient alone."""
+    owners: dict[int, str] = {}
+    for name, gradient in zip(names, gradients, strict=True):
+        if gradient is None or not gradient.numel():
+            continue
+        sizes = zip(gradient.shape, gradient.stride(), strict=True)
+        if any(size > 1 and stride == 0 for size, stride in sizes):
+            raise ValueError(
+                f"the gradient of parameter {name} is expanded, and has fewer elements in memory "
+                "than its shape: give gradient.contiguous()"
+            )
+        other = owners.setdefault(gradient.data_ptr(), name)
+        if other != name:
+            raise ValueError(
+                f"the gradients of parameters {other} and {name} share memory: give a clone of one"
+            )

@@ -57,9 +57,11 @@ def comm_hooks(model: object) -> list[CommHook]:
     DDP takes one hook. `attach` names the one that is there, and replaces one that a copied model
     has only inherited. torch lists hooks nowhere in public.
 
-    Where torch lacks ``_comm_hooks``, the list is empty: DDP itself then refuses a second hook.
+    Where torch lacks ``_comm_hooks``, the list is empty: DDP itself then refuses a second hook. A
+    module of ``replicate`` has a list of its own until its first forward pass.
     """
-    return list(getattr(model, "_comm_hooks", []))
+    asked = getattr(state_of_replicate(model), "_comm_hook_args", [])
+    return [*getattr(model, "_comm_hooks", []), *((hook, state) for (state, hook), _ in asked)]
 
 
 def set_comm_hooks(model: DistributedDataParallel, hooks: Sequence[CommHook]) -> None:
@@ -68,6 +70,28 @@ def set_comm_hooks(model: DistributedDataParallel, hooks: Sequence[CommHook]) ->
     Where torch lacks ``_comm_hooks``, the list has no effect.
     """
     model._comm_hooks = list(hooks)
+
+
+def state_of_replicate(model: object) -> Any:
+    """Return what ``torch.distributed._composable.replicate`` keeps of a module; None without it.
+
+    torch exports the function and not its state.
+    """
+    made = sys.modules.get("torch.distributed._composable.replicate")
+    state_of = getattr(getattr(made, "replicate", None), "state", None)
+    try:
+        return None if state_of is None else state_of(model)
+    except AssertionError:
+        return None
+
+
+def has_replicated(model: object) -> bool:
+    """Return whether a module of ``replicate`` has made its DDP model, and takes no hook any more.
+
+    Where torch lacks ``_ddp``, the answer is False: a hook that comes too late is then never
+    called, and the notice of an idle sieve tells of it.
+    """
+    return hasattr(state_of_replicate(model), "_ddp")
 
 
 def group_of_replicate(model: object) -> dist.ProcessGroup | None:
@@ -80,17 +104,8 @@ def group_of_replicate(model: object) -> dist.ProcessGroup | None:
         None where the module was given none, which is the default group, where it is another kind
         of module, or where torch lacks ``_init_kwargs``.
     """
-    made = sys.modules.get("torch.distributed._composable.replicate")
-    state_of = getattr(getattr(made, "replicate", None), "state", None)
-    if state_of is None:
-        return None
-    try:
-        state = state_of(model)
-    except AssertionError:
-        return None
-    ddp, given = getattr(state, "_ddp", None), getattr(state, "_init_kwargs", None) or {}
-    mesh = given.get("device_mesh")
-    group = getattr(ddp, "process_group", given.get("process_group"))
+    given = getattr(state_of_replicate(model), "_init_kwargs", None) or {}
+    group, mesh = given.get("process_group"), given.get("device_mesh")
     return mesh.get_group() if group is None and mesh is not None else group
 
 
