@@ -110,7 +110,7 @@ def one_rank():
         (
             {"model": nn.Sequential(FirstFSDP())},
             TypeError,
-            r"with torch.*\.fully_shard\(model, mesh",
+            r"FSDP has packed together; shard it with fully_shard .*mesh\[.replicate.\]",
         ),
         ({"offload": "disk"}, ValueError, 'offload must be "cpu" or None'),
         ({"every": (2, 9), "threshold": gs.Sigma(1.0)}, ValueError, "follows a Budget"),

@@ -63,7 +63,11 @@ def test_who_waits_for_a_late_rank_looks_around():
 
 
 def loses_a_rank():
-    if dist.get_rank() == 1:
+    # A rank that died earlier would fail those that still connect.
+    store, rank = default_store(), dist.get_rank()
+    store.set(f"rank {rank} has connected", "")
+    if rank == 1:
+        store.wait([f"rank {other} has connected" for other in range(3)])
         os.kill(os.getpid(), signal.SIGKILL)
     start, buffer = time.monotonic(), torch.ones(5)
     all_reduce = AllReduce(buffer, dist.group.WORLD, half=True)
