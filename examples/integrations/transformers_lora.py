@@ -46,4 +46,3 @@ trainer.train()
 if trainer.is_world_process_zero():
     print(sieve.sieve.totals)
     print(f"{len(sieve.sieve.last.thresholds)} adapter matrices are pruned")
-trainer.accelerator.end_training()
