@@ -212,7 +212,9 @@ class Averager(SieveState):
 
     def _send(self, bucket: FlatBucket) -> torch.futures.Future[Tensor]:
         if bucket.number == 0:
-            self._given.require_as_before()
+            if self._overlaps:
+                # `average_` has looked otherwise.
+                self._given.require_as_before()
             self.begin_step(bucket)
         return self.engine.exchange(bucket)
 

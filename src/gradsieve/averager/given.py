@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradsieve.bucket.requirements import require_dtype, require_no_flat_parameter
+from gradsieve.bucket.requirements import require_dtype, require_no_flat_parameter, require_strided
 from gradsieve.bucket.shards import is_shard, local, placements_of
 from gradsieve.errors import SieveError
 from gradsieve.saved.parameter_names import plain_names
@@ -34,6 +34,8 @@ class Given:
             for place, (_, parameter) in enumerate(self.all)
             if parameter.requires_grad or not isinstance(parameter, nn.Parameter)
         ]
+        trained = {place for place, _ in self.trained}
+        self._frozen = [entry for place, entry in enumerate(self.all) if place not in trained]
         if not self.trained:
             raise ValueError("Averager: no parameter is trained (requires_grad is False of all)")
         self.names = plain_names([self.all[place][0] for place, _ in self.trained])
@@ -51,9 +53,8 @@ class Given:
 
     def require_as_before(self) -> None:
         """Raise SieveError if a parameter was unfrozen, or is not the one that is trained."""
-        trained = {place for place, _ in self.trained}
-        for place, (name, parameter) in enumerate(self.all):
-            if place not in trained and parameter.requires_grad:
+        for name, parameter in self._frozen:
+            if parameter.requires_grad:
                 raise SieveError(
                     f"parameter {name} is trained now and was frozen when the Averager was made: "
                     "the ranks would diverge. Make a new Averager with it"
@@ -151,11 +152,7 @@ def held_gradient(name: str, gradient: Tensor, parameter: Tensor) -> Tensor:
     """Return what this rank holds of a gradient, in its own memory."""
     if not isinstance(gradient, Tensor):
         raise TypeError(f"the gradient of parameter {name} is a {type(gradient).__name__}")
-    if gradient.layout is not torch.strided:
-        raise SieveError(
-            f"parameter {name} has a sparse gradient, which the sieve cannot prune; make it dense "
-            "(torch.nn.Embedding(..., sparse=False))"
-        )
+    require_strided(f"parameter {name}", gradient)
     if is_shard(gradient) and is_shard(parameter):
         theirs, mine = placements_of(gradient), placements_of(parameter)
         if theirs != mine:

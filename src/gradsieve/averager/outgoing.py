@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gradsieve.bucket.flat import FlatBucket, buckets_of
+from gradsieve.bucket.flat import FlatBucket, buckets_of, kind_of
 from gradsieve.parameters.registry import Registry
 from gradsieve.runtime.devices import Handover
 
@@ -91,7 +91,3 @@ class Outgoing:
         """Wait for the averages. On a device this orders streams and does not block."""
         for future in self._futures:
             future.wait()
-
-
-def kind_of(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
-    return tensor.device, tensor.dtype

@@ -53,7 +53,7 @@ def buckets_of(tensors: Sequence[Tensor]) -> list[FlatBucket]:
     size = 0
     for tensor in tensors:
         fits = bool(groups) and size + tensor.nbytes <= BUCKET_BYTES
-        if not fits or not are_alike(groups[-1][0], tensor):
+        if not fits or kind_of(groups[-1][0]) != kind_of(tensor):
             groups.append([])
             size = 0
         groups[-1].append(tensor)
@@ -73,5 +73,6 @@ def buckets_of(tensors: Sequence[Tensor]) -> list[FlatBucket]:
     ]
 
 
-def are_alike(one: Tensor, other: Tensor) -> bool:
-    return (one.device, one.dtype) == (other.device, other.dtype)
+def kind_of(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Return what all tensors of a bucket have in common."""
+    return tensor.device, tensor.dtype

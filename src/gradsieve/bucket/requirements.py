@@ -94,16 +94,20 @@ def require_no_flat_parameter(name: str, parameter: Tensor) -> None:
 
 def require_bucket(bucket: Bucket) -> None:
     buffer = bucket.buffer()
-    if buffer.layout is not torch.strided:
-        raise SieveError(
-            "a parameter of shape "
-            f"{list(bucket.parameters()[0].shape)} has a sparse gradient, which the sieve "
-            "cannot prune; make it dense (torch.nn.Embedding(..., sparse=False))"
-        )
+    require_strided(f"a parameter of shape {list(bucket.parameters()[0].shape)}", buffer)
     for parameter in bucket.parameters():
         require_dtype(f"a parameter of shape {list(parameter.shape)}", parameter)
     if buffer.dtype not in DTYPES:
         raise SieveError(f"a bucket of gradients is {buffer.dtype}; the sieve takes {TAKEN}")
+
+
+def require_strided(what: str, gradient: Tensor) -> None:
+    """Raise SieveError if the gradient of a parameter is sparse."""
+    if gradient.layout is not torch.strided:
+        raise SieveError(
+            f"{what} has a sparse gradient, which the sieve cannot prune; make it dense "
+            "(torch.nn.Embedding(..., sparse=False))"
+        )
 
 
 def require_prunable(model: nn.Module, ignored: Collection[str] = ()) -> None:
