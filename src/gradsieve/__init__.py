@@ -9,7 +9,7 @@ from gradsieve.control.thresholds import Density, Fixed, Measured, Sigma, Thresh
 from gradsieve.errors import MismatchError, SieveError
 from gradsieve.exchange import ExchangeError
 from gradsieve.hook import attach, sieve_hook
-from gradsieve.outer import OuterRecord, OuterSync
+from gradsieve.outer import Nesterov, OuterRecord, OuterSync
 from gradsieve.recording import JsonLines, Recorder
 from gradsieve.runtime.version import __version__
 from gradsieve.saved.reshard import reshard
@@ -30,6 +30,7 @@ __all__ = [
     "Measured",
     "MismatchError",
     "Moments",
+    "Nesterov",
     "OuterRecord",
     "OuterSync",
     "Recorder",

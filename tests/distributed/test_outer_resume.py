@@ -146,8 +146,13 @@ def forgeries(saved):
     state, groups = (saved["optimizer"][0][field] for field in ("state", "param_groups"))
     buffer = state[0]["momentum_buffer"]
     for bad in (buffer * float("inf"), buffer[0], buffer.to(torch.complex64), 3.5, "x"):
-        forged_state = state | {0: {"momentum_buffer": bad}}
+        forged_state = state | {0: state[0] | {"momentum_buffer": bad}}
         yield "optimizer", ({"state": forged_state, "param_groups": groups},), "optimizer"
+    yield (
+        "optimizer",
+        ({"state": state | {0: state[0] | {"step": "x"}}, "param_groups": groups},),
+        ("optimizer"),
+    )
     for bad_groups in (
         [],
         groups * 2,
@@ -248,7 +253,7 @@ def refusals():
         ({"delay": 1}, "delay was 0 and is 1 here"),
         ({"every": 6}, r"every was \[5, 5\] and is \[6, 6\] here"),
         ({"threshold": gs.Sigma(2.0)}, r"threshold was Sigma\(k=1.0.* and is Sigma\(k=2.0"),
-        ({"optimizer": torch.optim.Adam}, "optimizer was SGD and is Adam here"),
+        ({"optimizer": torch.optim.Adam}, "optimizer was Nesterov and is Adam here"),
     ):
         unlike = gs.OuterSync(fresh, **options | changes)
         before = unlike.state_dict()

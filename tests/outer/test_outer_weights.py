@@ -67,7 +67,7 @@ def test_a_lone_rank_with_plain_averaging_keeps_its_weights():
         assert torch.equal(p, outer)
 
 
-def test_nesterov_is_the_default():
+def test_a_momentum_that_grows_is_the_default():
     inner = named((6,))
     start = inner[0][1].detach().clone()
     weights = OuterWeights(inner)
@@ -77,8 +77,9 @@ def test_nesterov_is_the_default():
         with torch.no_grad():
             inner[0][1].sub_(step + 1.0)
         pseudo_gradient = expected - inner[0][1].detach()
-        momentum = 0.9 * momentum + pseudo_gradient
-        expected = expected - 0.7 * (pseudo_gradient + 0.9 * momentum)
+        grown = step / (step + 3)
+        momentum = grown * momentum + pseudo_gradient
+        expected = expected - 0.7 * (pseudo_gradient + grown * momentum)
         weights.end(weights.begin(0, goes_on=False))
         torch.testing.assert_close(inner[0][1].detach(), expected)
 

@@ -18,6 +18,7 @@ from gradsieve.exchange import ExchangeError, ManagedGroup
 from gradsieve.gathering import Gathers
 from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
+from gradsieve.outer.nesterov import Nesterov
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.regroup import Groupings, Membership, meet
 from gradsieve.outer.replicas import mates_outside, require_no_clock, share
@@ -31,7 +32,7 @@ from gradsieve.outer.requirements import (
 from gradsieve.outer.saving import load, save
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.terms import Terms
-from gradsieve.outer.weights import OuterOptimizer, OuterWeights, nesterov
+from gradsieve.outer.weights import OuterOptimizer, OuterWeights
 from gradsieve.runtime.modes import ordinary_tensors
 from gradsieve.runtime.torch_private import uncompiled
 from gradsieve.saved.copies import refuse_copy
@@ -69,7 +70,7 @@ class OuterSync(Gathers):
         fragments: the number of parts of the model, of about the same size, that take turns within
             `every` steps. Each exchange carries one part.
         optimizer: a function that makes the outer optimizer from the outer weights (float32). The
-            default is SGD with a learning rate of 0.7 and a Nesterov momentum of 0.9.
+            default is `Nesterov`.
         offload: "cpu" keeps outer weights, momentum and residuals in CPU memory.
         scaler: accepted as by `attach`. It has no effect, since weights have no loss scale.
         process_group: the ranks that exchange; None takes the default group.
@@ -109,7 +110,7 @@ class OuterSync(Gathers):
         every: int | Sequence[int] = 10,
         delay: int = 0,
         fragments: int = 1,
-        optimizer: OuterOptimizer = nesterov,
+        optimizer: OuterOptimizer = Nesterov,
         offload: Literal["cpu"] | None = None,
         scaler: Scaler | None = None,
         process_group: dist.ProcessGroup | None = None,

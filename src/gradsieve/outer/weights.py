@@ -7,20 +7,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from gradsieve.bucket.flat import FlatBucket, buckets_of
 from gradsieve.bucket.shards import local
 from gradsieve.outer.fragments import split_alike
+from gradsieve.outer.nesterov import Nesterov
 from gradsieve.saved.parameter_names import counterparts
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-LEARNING_RATE, MOMENTUM = 0.7, 0.9
-"""The values of DiLoCo (Douillard et al. 2023, arXiv 2311.08105, section 3)."""
-
-
-def nesterov(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return SGD(parameters, lr=LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
+OWN_STATE = ("torch.optim", "gradsieve.")
+"""The modules of optimizers that keep everything in their state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class OuterWeights:
     def __init__(
         self,
         inner: Sequence[tuple[str, nn.Parameter]],
-        optimizer: OuterOptimizer = nesterov,
+        optimizer: OuterOptimizer = Nesterov,
         fragments: int = 1,
         device: torch.device | None = None,
     ) -> None:
@@ -178,8 +175,8 @@ def require_optimizer_fits(optimizer: Optimizer, saved: Mapping[str, Any]) -> No
     trial = deepcopy(optimizer)
     try:
         trial.load_state_dict(deepcopy(dict(saved)))
-        # Only optimizers of torch: a copy of another may share what it keeps beside its state.
-        if type(optimizer).__module__.startswith("torch.optim"):
+        # A copy of another optimizer may share what it keeps beside its state.
+        if type(optimizer).__module__.startswith(OWN_STATE):
             for group in trial.param_groups:
                 for weights in group["params"]:
                     weights.grad = torch.zeros_like(weights)

@@ -1,17 +1,15 @@
 """The options of local steps in one line of text: "every=10,delay=2,POLICY=NUMBER,OPTION=VALUE"."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from torch.optim import SGD
-
 from gradsieve.config import SieveConfig, require_count, require_word
 from gradsieve.lab.methods.sieve_words import read_config
+from gradsieve.outer.nesterov import LEARNING_RATE, MOMENTUM, RAMP, Nesterov, require_rates
 from gradsieve.outer.schedule import Schedule
-from gradsieve.outer.weights import LEARNING_RATE, MOMENTUM, OuterOptimizer
+from gradsieve.outer.weights import OuterOptimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +18,9 @@ class LocalSettings:
     delay: int = 0
     fragments: int = 1
     lr: float = LEARNING_RATE
-    """The learning rate of the outer optimizer, which is SGD."""
+    """The learning rate of the outer optimizer, which is `Nesterov`."""
     momentum: float = MOMENTUM
-    """The outer optimizer's Nesterov momentum; 0 turns it off."""
+    ramp: float = RAMP
     start_step: int = 0
     """The number of synchronous steps before the local ones."""
     start: str = "dense"
@@ -35,10 +33,7 @@ class LocalSettings:
     def __post_init__(self) -> None:
         Schedule(self.every, self.fragments, self.delay)
         require_count("start_step", self.start_step)
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive and finite, got {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        require_rates(self.lr, self.momentum, self.ramp)
         if not 0 <= self.residual_decay <= 1:
             raise ValueError(f"residual_decay must be between 0 and 1, got {self.residual_decay}")
         if self.sieve.ramp_steps:
@@ -46,7 +41,7 @@ class LocalSettings:
 
     @property
     def optimizer(self) -> OuterOptimizer:
-        return partial(SGD, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
+        return partial(Nesterov, lr=self.lr, momentum=self.momentum, ramp=self.ramp)
 
 
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
@@ -55,6 +50,7 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "fragments": int,
     "lr": float,
     "momentum": float,
+    "ramp": float,
     "residual_decay": float,
     "start": lambda word: require_word("start", word, ("dense", "sieve")),
     "start_step": int,
