@@ -26,7 +26,7 @@ def bench_rate_command(
     workload: Annotated[
         str | None,
         typer.Option(
-            help="mnist_cnn, mlp, gpt or gpt-small.",
+            help="mnist_cnn, mlp, gpt or gpt-small, perhaps with :optimizer=muon.",
             show_default="gpt-small for training, all for showing",
         ),
     ] = None,
@@ -98,7 +98,8 @@ def bench_rate_command(
         rows = [
             row
             for row in summarize(file)
-            if row.workload == (workload or row.workload) and row.steps == (steps or row.steps)
+            if (workload is None or row.workload == trained.name)
+            and row.steps == (steps or row.steps)
         ]
     except ValueError as error:
         fail(str(error))

@@ -179,7 +179,7 @@ def panel(rows: Sequence[RateRow]) -> Any:
         *label_layers(points, x, y_scale, higher_is_better=workload.higher_is_better),
     ]
     title = alt.TitleParams(
-        f"{WHAT[workload.name]}, {first.steps:,} steps on {first.ranks} ranks",
+        f"{WHAT[workload.task]}, {first.steps:,} steps on {first.ranks} ranks",
         subtitle=[
             "Every method at its best learning rate. A line joins the best settings of one method;",
             "faint points are its other settings. Bars show the range of several seeds.",
