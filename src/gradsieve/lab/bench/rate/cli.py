@@ -72,9 +72,11 @@ def bench_rate_command(
     workload and with as many steps as were asked for.
     """
     require_outputs(json_file, runs, plot=plot, out=runs.parent)
+    from gradsieve.lab.bench.rate.picture import draw
     from gradsieve.lab.bench.rate.play import Setting
-    from gradsieve.lab.bench.rate.report import draw, rate_tables, summarize
+    from gradsieve.lab.bench.rate.rows import summarize
     from gradsieve.lab.bench.rate.runs import RunFile
+    from gradsieve.lab.bench.rate.tables import rate_tables
     from gradsieve.lab.methods.table import require_playable
     from gradsieve.lab.workloads.workload import load_workload
 

@@ -64,7 +64,7 @@ class RunFile:
         claim a second run within the block.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f"{self.path.name}.lock").open("ab") as file:
+        with beside(self.path, ".lock").open("ab") as file:
             try:
                 # A run is one byte of the lock file, which stays empty.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place_of(setting))
@@ -72,6 +72,11 @@ class RunFile:
                 yield False
             else:
                 yield True
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return the path of a file beside the file of runs, "rate.jsonl.lock"."""
+    return path.with_name(path.name + ending)
 
 
 def place_of(setting: Setting) -> int:
