@@ -65,13 +65,13 @@ class RunFile:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with beside(self.path, ".lock").open("ab") as file:
+            is_mine = True
             try:
                 # A run is one byte of the lock file, which stays empty.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place_of(setting))
-            except OSError:
-                yield False
-            else:
-                yield True
+            except (BlockingIOError, PermissionError):
+                is_mine = False
+            yield is_mine
 
 
 def beside(path: Path, ending: str) -> Path:
