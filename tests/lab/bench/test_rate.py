@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from gradsieve.lab.bench.rate.labels import WIDTH, Frame, placed
 from gradsieve.lab.bench.rate.names import TASKS, UNITS, method_name
 from gradsieve.lab.bench.rate.picture import draw, drawn_points
 from gradsieve.lab.bench.rate.play import PlayedRun, Setting, play
@@ -183,6 +184,26 @@ def test_a_picture_without_positions_or_muon_says_nothing_of_them(tmp_path):
     picture = (tmp_path / "rate.svg").read_text()
     assert "Hollow" not in picture
     assert "Triangles" not in picture
+
+
+def test_names_cover_no_point_and_each_other_neither():
+    runs = [
+        made("dense", 1e-3, 0, 1.62, 32.0),
+        *(made(f"sieve:sigma={k}", 1e-3, 0, 1.6 + k / 10, 1 / k) for k in (1, 2, 3, 4)),
+        *(made(f"powersgd:{k}", 1e-3, 0, 2.02 - k / 10, k / 4.1) for k in (1, 2, 3, 4)),
+        made("topk:0.1", 1e-3, 0, 1.9, 0.3),
+        made("8-bit", 1e-3, 0, 1.62, 39.0),
+    ]
+    points = drawn_points(summarize(runs), higher_is_better=False)
+    frame = Frame((0.1, 40.0), (1.5, 2.1))
+    boxes = placed(points, [1.62], frame)
+    assert boxes.keys() == {"gradsieve, every step", "PowerSGD", "top-k", "8-bit"}
+    marks = [frame.place(point["bits_per_parameter"], point["quality"]) for point in points]
+    for name, box in boxes.items():
+        assert not any(box.holds(mark) for mark in marks), name
+        assert not any(box.meets(other) for key, other in boxes.items() if key != name)
+        assert box.left >= 0
+        assert box.right <= WIDTH
 
 
 def test_every_workload_has_a_title():

@@ -97,9 +97,9 @@ SETS = {
                 Part(
                     workload=GPT,
                     rates=(2e-3,),
-                    methods=("dense", "sieve:balanced-sigma=1", "sparseloco:every=2", "demo"),
+                    methods=("dense", "sieve:balanced-sigma=1", "sparseloco:every=2"),
                 ),
-                Part(workload=GPT_MUON, rates=(4e-3,), methods=("dense", "muloco:every=2")),
+                Part(workload=GPT_MUON, rates=(4e-3,), methods=DENSE),
             ),
         ),
         FrontierSet(

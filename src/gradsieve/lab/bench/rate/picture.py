@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from gradsieve.lab.bench.rate.labels import HEIGHT, WIDTH, label_layers
+from gradsieve.lab.bench.rate.labels import BITS, HEIGHT, WIDTH, Frame, label_layers
 from gradsieve.lab.bench.rate.names import (
     DENSE,
     OPTIMIZERS,
@@ -25,7 +25,6 @@ from gradsieve.lab.workloads.workload import load_workload
 
 data_of: Any = alt.Data
 """`alt.Data`, which altair leaves untyped."""
-BITS = ("bits_per_parameter", "bits_at_entropy")
 MOST_BITS = 40.0
 """The right end of the horizontal axis."""
 TICKS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40]
@@ -66,22 +65,21 @@ def panel(rows: Sequence[RateRow], *, together: bool, least_bits: float) -> Any:
     drawn = [*points, *map(asdict, dense)]
     qualities = [point[end] for point in drawn for end in ("lowest", "highest")] or [0.0]
     bits = [bit for point in points for bit in bits_of(point)] or [MOST_BITS]
-    x_scale = alt.Scale(
-        type="log", domain=[min(0.8 * min(bits), least_bits), MOST_BITS], nice=False
-    )
+    x_domain = (min(0.8 * min(bits), least_bits), MOST_BITS)
+    x_scale = alt.Scale(type="log", domain=x_domain, nice=False)
     x, x_at_entropy = (bits_axis(field, x_scale) for field in BITS)
     better = "higher" if workload.higher_is_better else "lower"
     y_title = f"{workload.metric_name}, {UNITS[workload.metric_name]} ({better} is better)"
-    # Labels stand on the better side of the best points: room for a line of them is left there.
+    # Names stand beside points, so that room for a line of them is left.
     room = 0.1 * (max(qualities) - min(qualities) or 1.0)
-    y_domain = [min(qualities) - room, max(qualities) + room]
+    y_domain = (min(qualities) - room, max(qualities) + room)
     y_scale = alt.Scale(domain=y_domain, zero=False, nice=False)
     colour = colour_of(points)
     layers = [
         *dense_layers(dense, y_scale, y_title),
         *entropy_layers(points, x, x_at_entropy, y_scale, colour),
         *point_layers(points, x, y_scale, y_title, colour),
-        *label_layers(points, x, y_scale, colour, higher_is_better=workload.higher_is_better),
+        *label_layers(points, [row.quality for row in dense], Frame(x_domain, y_domain), colour),
     ]
     title = alt.TitleParams(
         f"{TASKS[workload.task]}, {first.steps:,} steps on {first.ranks} ranks",
