@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
@@ -50,19 +50,11 @@ def require_outputs(*paths: Path | None, plot: Path | None = None, out: Path | N
 
 
 def require_directory(path: Path) -> None:
-    """Refuse a directory that cannot be made or written to; what the trial makes is removed."""
-    new: list[Path] = []
+    """Refuse a directory that cannot be made or written to."""
     try:
-        new = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path):
-            pass
+        require_room(path)
     except OSError as error:
         fail(f"cannot write to {path}: {error.strerror}; give another directory")
-    finally:
-        for folder in new:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def require_file(path: Path) -> None:
@@ -72,16 +64,34 @@ def require_file(path: Path) -> None:
             fail(f"cannot write {path}: {path.parent} is no folder")
         if path.is_dir():
             fail(f"cannot write {path}: it is a folder; give a file")
-        is_new, target = not path.exists(), path.resolve()
-        if not (is_new or path.is_file()):
+        target = path.resolve()
+        if not exists(target):
+            require_room(target.parent)
+        elif target.is_file():
             # Closing a pipe would tell its reader that all is written.
-            return
-        with target.open("ab"):
-            pass
-        if is_new:
-            target.unlink()
+            with target.open("ab"):
+                pass
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror}; give a file that can be written")
+
+
+def require_room(path: Path) -> None:
+    """Raise OSError where a directory, or the nearest one above it, takes no files.
+
+    Nothing is made that another process could see, which may be about to make the same.
+    """
+    nearest = next(folder for folder in (path, *path.absolute().parents) if exists(folder))
+    with TemporaryFile(dir=nearest):
+        pass
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is such a path. Raises OSError where there can be none."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

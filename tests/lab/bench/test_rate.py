@@ -6,18 +6,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from gradsieve.lab.bench.rate.labels import WIDTH, Frame, placed
+from gradsieve.lab.bench.rate.names import TASKS, UNITS, method_name
+from gradsieve.lab.bench.rate.picture import draw, drawn_points
 from gradsieve.lab.bench.rate.play import PlayedRun, Setting, play
-from gradsieve.lab.bench.rate.report import (
-    UNITS,
-    WHAT,
-    comparisons,
-    draw,
-    drawn_points,
-    method_name,
-    rate_tables,
-    summarize,
-)
+from gradsieve.lab.bench.rate.rows import comparisons, summarize
 from gradsieve.lab.bench.rate.runs import RunFile
+from gradsieve.lab.bench.rate.tables import rate_tables
 from gradsieve.lab.workloads.workload import WORKLOADS, load_workload
 
 SETTING = Setting(
@@ -116,6 +111,10 @@ def test_seeds_are_averaged_and_the_best_learning_rate_is_marked(tmp_path):
         ("local:every=10,exchange=dense,lr=0.7,momentum=0.5", "DiLoCo"),
         ("local:every=10,exchange=dense,lr=1,momentum=0", "local SGD"),
         ("local:every=10,exchange=dense,lr=1,momentum=0,start_step=200", "post-local SGD"),
+        ("post-local:every=10", "post-local SGD"),
+        ("sparseloco:every=15,k=256", "SparseLoCo"),
+        ("demo:k=8", "DeMo"),
+        ("muloco:bits=2", "MuLoCo"),
         # Nobody can train with these.
         ("local:every=20,balanced-sigma=1,residual_decay=0.9", None),
         ("sieve-model:sigma=1,rotation=256", None),
@@ -138,8 +137,77 @@ def test_the_frontier_holds_what_no_setting_with_as_few_bits_beats():
     assert {point["method"] for point in points if not point["frontier"]} == {"powersgd:4"}
 
 
+MUON = "gpt-small:optimizer=muon"
+
+
+def test_optimizers_share_a_panel_and_have_tables_of_their_own(tmp_path):
+    with_adamw = [
+        made("dense", 2e-3, 0, 1.6, 32.0),
+        made("sieve:sigma=1", 2e-3, 0, 1.7, 0.7),
+        made("local:every=9,sigma=1", 2e-3, 0, 1.8, 0.1),
+        made("muloco:bits=2", 2e-3, 0, 1.75, 0.1),
+        replace(made("sparseloco", 2e-3, 0, 1.9, 0.01), bits_at_entropy=0.006),
+    ]
+    with_muon = [replace(run, workload=MUON, quality=run.quality - 0.4) for run in with_adamw]
+    rows = summarize([*with_adamw, *with_muon])
+    assert list(comparisons(rows)) == [("gpt-small", 2, 2)]
+    first, second = rate_tables(rows)
+    assert first.title.startswith("gpt-small: held-out loss")
+    assert second.title.startswith(f"{MUON}: held-out loss")
+    cells = list(first.columns[3].cells)
+    assert cells == ["32.000", "0.700", "0.100", "0.100", "0.0100 (0.0060)"]
+    assert "positions at their entropy" in first.caption
+    points = drawn_points(rows, higher_is_better=False, together=True)
+    assert {(point["name"], point["shape"]) for point in points} == {
+        ("gradsieve", "circle"),
+        ("gradsieve, Muon", "triangle-up"),
+        ("DiLoCo in few bits", "circle"),
+        ("MuLoCo", "triangle-up"),
+        ("SparseLoCo", "circle"),
+        ("SparseLoCo, Muon", "triangle-up"),
+    }
+    draw(rows, tmp_path / "frontier.svg", together=True, least_bits=0.003)
+    picture = (tmp_path / "frontier.svg").read_text()
+    for words in (
+        "dense training with AdamW, 32 bits",
+        "dense training with Muon, 32 bits",
+        "gradsieve, Muon",
+        "Hollow: the same",
+        "Triangles: trained with Muon",
+    ):
+        assert words in picture
+
+
+def test_a_picture_without_positions_or_muon_says_nothing_of_them(tmp_path):
+    rows = summarize([made("dense", 2e-3, 0, 1.6, 32.0), made("fp16", 2e-3, 0, 1.6, 16.0)])
+    draw(rows, tmp_path / "rate.svg")
+    picture = (tmp_path / "rate.svg").read_text()
+    assert "Hollow" not in picture
+    assert "Triangles" not in picture
+
+
+def test_names_cover_no_point_and_each_other_neither():
+    runs = [
+        made("dense", 1e-3, 0, 1.62, 32.0),
+        *(made(f"sieve:sigma={k}", 1e-3, 0, 1.6 + k / 10, 1 / k) for k in (1, 2, 3, 4)),
+        *(made(f"powersgd:{k}", 1e-3, 0, 2.02 - k / 10, k / 4.1) for k in (1, 2, 3, 4)),
+        made("topk:0.1", 1e-3, 0, 1.9, 0.3),
+        made("8-bit", 1e-3, 0, 1.62, 39.0),
+    ]
+    points = drawn_points(summarize(runs), higher_is_better=False)
+    frame = Frame((0.1, 40.0), (1.5, 2.1))
+    boxes = placed(points, [1.62], frame)
+    assert boxes.keys() == {"gradsieve, every step", "PowerSGD", "top-k", "8-bit"}
+    marks = [frame.place(point["bits_per_parameter"], point["quality"]) for point in points]
+    for name, box in boxes.items():
+        assert not any(box.holds(mark) for mark in marks), name
+        assert not any(box.meets(other) for key, other in boxes.items() if key != name)
+        assert box.left >= 0
+        assert box.right <= WIDTH
+
+
 def test_every_workload_has_a_title():
-    assert WHAT.keys() == WORKLOADS.keys()
+    assert TASKS.keys() == WORKLOADS.keys()
     assert {load_workload(name).metric_name for name in WORKLOADS} == UNITS.keys()
 
 

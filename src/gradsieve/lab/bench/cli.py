@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gradsieve.lab.bench.frontier.cli import bench_frontier_command
 from gradsieve.lab.bench.rate.cli import bench_rate_command
 from gradsieve.lab.bench.recorder import bench_recorder_command
 from gradsieve.lab.console import (
@@ -23,6 +24,7 @@ from gradsieve.runtime.threads import usable_cores
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.command("rate")(bench_rate_command)
+app.command("frontier")(bench_frontier_command)
 app.command("recorder")(bench_recorder_command)
 
 
@@ -122,7 +124,7 @@ def bench_step_command(
     workload: Annotated[
         list[str] | None,
         typer.Option(
-            help="mnist_cnn, mlp, gpt or gpt-small; repeat the option for several.",
+            help="mnist_cnn, mlp, gpt or gpt-small, perhaps with :optimizer=muon; repeat it.",
             show_default="mnist_cnn",
         ),
     ] = None,

@@ -23,7 +23,7 @@ def recorded_gradients(workload: str, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     model = chosen.make_model()
     optimizer = chosen.make_optimizer(model, chosen.learning_rate)
-    for inputs, targets in islice(chosen.batches(0, 1, seed), STEPS.get(workload, 20)):
+    for inputs, targets in islice(chosen.batches(0, 1, seed), STEPS.get(chosen.task, 20)):
         optimizer.zero_grad()
         loss: Tensor = cross_entropy(model, inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -4,13 +4,17 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from gradsieve.lab.methods.apart import Alone, LockStep
+from gradsieve.lab.methods.demo import Demo
 from gradsieve.lab.methods.dense import Ddp, Dense, EightBit, Fp16
 from gradsieve.lab.methods.fsdp import FsdpAlone, FsdpSieve, Hsdp
 from gradsieve.lab.methods.local import Local
 from gradsieve.lab.methods.method import Distributed, Method, Played
+from gradsieve.lab.methods.muloco import Muloco
 from gradsieve.lab.methods.played.synchronous import PlayedTraining
+from gradsieve.lab.methods.post_local import PostLocal
 from gradsieve.lab.methods.powersgd import PowerSgd
 from gradsieve.lab.methods.sieve import Sieve
+from gradsieve.lab.methods.sparseloco import SparseLoco
 from gradsieve.lab.methods.topk import TopK
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.lab.workloads.workload import Workload
@@ -27,6 +31,10 @@ METHODS: tuple[type[Method], ...] = (
     Alone,
     Sieve,
     Local,
+    PostLocal,
+    SparseLoco,
+    Muloco,
+    Demo,
     Hsdp,
     FsdpSieve,
     FsdpAlone,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.lab.methods.method import PlayedInStep
-from gradsieve.lab.methods.played.compressor import Gradients
+from gradsieve.lab.methods.played.compressor import Gradients, bits_of_positions
 
 
 def prune(gradient: Tensor, density: float) -> Tensor:
@@ -21,6 +21,7 @@ class LargestOfEach:
 
     def __init__(self, parameters: Sequence[Tensor], ranks: int, density: float) -> None:
         self.density = density
+        self.bits_at_entropy = 0.0
         self.residuals = [[torch.zeros_like(p) for p in parameters] for _ in range(ranks)]
 
     def average(self, gradients: Gradients) -> tuple[list[Tensor], float]:
@@ -31,7 +32,10 @@ class LargestOfEach:
                 kept = prune(residual, self.density)
                 residual -= kept
                 average += kept / len(gradients)
-                sent += int(kept.count_nonzero())
+                count = int(kept.count_nonzero())
+                sent += count
+                positions = bits_of_positions(kept.numel(), count)
+                self.bits_at_entropy += (positions + 32 * count) / len(gradients)
         return averages, 64 * sent / len(gradients)
 
 

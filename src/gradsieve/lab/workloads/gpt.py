@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gradsieve.lab.workloads.muon import muon_beside
 from gradsieve.lab.workloads.stdlib_text import load_stdlib_text
 from gradsieve.lab.workloads.workload import (
     Judged,
@@ -27,6 +28,10 @@ CONTEXT = 128
 WINDOWS = 8
 """The windows of a rank in a step: 1,024 tokens."""
 LEARNING_RATE = 1e-3
+MUON_LEARNING_RATE = 4e-3
+BESIDE_MUON = 2e-3
+"""The rate of AdamW for what Muon does not train, the best one of training without Muon."""
+WEIGHT_DECAY = 0.1
 HELD_OUT_WINDOWS = 256
 EVALUATED_AT_ONCE = 32
 WARMUP_STEPS = 50
@@ -88,7 +93,16 @@ class Gpt(nn.Module):
 
 
 def make_optimizer(model: nn.Module, lr: float = LEARNING_RATE) -> torch.optim.AdamW:
-    return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
+    return adamw(list(model.parameters()), lr)
+
+
+def adamw(parameters: list[Tensor], lr: float = BESIDE_MUON) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a parameter is in a block; embeddings, tied to the output, are not."""
+    return "blocks." in name
 
 
 def make_schedule(
@@ -165,6 +179,12 @@ def workload(name: str, *, layers: int, width: int, heads: int) -> Workload:
         make_model=partial(Gpt, layers, width, heads),
         make_optimizer=make_optimizer,
         learning_rate=LEARNING_RATE,
+        optimizer="adamw",
+        other_optimizers={
+            "muon": muon_beside(
+                is_hidden, adamw, learning_rate=MUON_LEARNING_RATE, weight_decay=WEIGHT_DECAY
+            )
+        },
         make_schedule=make_schedule,
         batches=batches,
         metric=held_out_loss,

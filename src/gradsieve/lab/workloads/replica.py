@@ -17,15 +17,14 @@ class Replica:
     def __init__(
         self, workload: Workload, model: nn.Module, learning_rate: float, steps: int
     ) -> None:
+        self.workload, self.learning_rate, self.steps = workload, learning_rate, steps
         self.model = model
         self.optimizer = workload.make_optimizer(model, learning_rate)
         self.schedule = workload.make_schedule(self.optimizer, steps)
-        self._made_with = workload, learning_rate, steps
 
     def copy(self) -> "Replica":
         """Return another replica in the same state."""
-        workload, learning_rate, steps = self._made_with
-        other = Replica(workload, deepcopy(self.model), learning_rate, steps)
+        other = Replica(self.workload, deepcopy(self.model), self.learning_rate, self.steps)
         other.optimizer.load_state_dict(deepcopy(self.optimizer.state_dict()))
         other.schedule.load_state_dict(self.schedule.state_dict())
         return other

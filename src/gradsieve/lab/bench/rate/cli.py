@@ -4,19 +4,24 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gradsieve.lab.console import (
     console,
     fail,
+    log,
     require_data,
     require_outputs,
     working,
     write_json,
 )
 from gradsieve.lab.options import Json
+
+if TYPE_CHECKING:
+    from gradsieve.lab.bench.rate.play import Setting
+    from gradsieve.lab.bench.rate.runs import RunFile
 
 STEPS_A_LINE = 100
 """Steps between two lines of progress, where no terminal shows a line that changes."""
@@ -26,7 +31,7 @@ def bench_rate_command(
     workload: Annotated[
         str | None,
         typer.Option(
-            help="mnist_cnn, mlp, gpt or gpt-small.",
+            help="mnist_cnn, mlp, gpt or gpt-small, perhaps with :optimizer=muon.",
             show_default="gpt-small for training, all for showing",
         ),
     ] = None,
@@ -67,9 +72,11 @@ def bench_rate_command(
     workload and with as many steps as were asked for.
     """
     require_outputs(json_file, runs, plot=plot, out=runs.parent)
-    from gradsieve.lab.bench.rate.play import Setting, play
-    from gradsieve.lab.bench.rate.report import draw, rate_tables, summarize
+    from gradsieve.lab.bench.rate.picture import draw
+    from gradsieve.lab.bench.rate.play import Setting
+    from gradsieve.lab.bench.rate.rows import summarize
     from gradsieve.lab.bench.rate.runs import RunFile
+    from gradsieve.lab.bench.rate.tables import rate_tables
     from gradsieve.lab.methods.table import require_playable
     from gradsieve.lab.workloads.workload import load_workload
 
@@ -91,14 +98,12 @@ def bench_rate_command(
                 ranks=ranks,
             )
             if file.find(setting) is None:
-                with working(f"{name} at {rate:g}, seed {number} ...") as tell:
-                    run = play(setting, progress(tell, name, setting.steps))
-                file.append(run)
-                console.print(f"{name} at {rate:g}, seed {number}: {run.quality:.4f}", style="dim")
+                play_once(file, setting)
         rows = [
             row
             for row in summarize(file)
-            if row.workload == (workload or row.workload) and row.steps == (steps or row.steps)
+            if (workload is None or row.workload == trained.name)
+            and row.steps == (steps or row.steps)
         ]
     except ValueError as error:
         fail(str(error))
@@ -112,6 +117,22 @@ def bench_rate_command(
     if plot is not None:
         draw(rows, plot)
     write_json(json_file, [asdict(row) for row in rows])
+
+
+def play_once(file: "RunFile", setting: "Setting") -> None:
+    """Play a run and append it, unless another process is playing it."""
+    from gradsieve.lab.bench.rate.play import play
+
+    name = f"{setting.method} at {setting.learning_rate:g}, seed {setting.seed}"
+    with file.claim(setting) as is_mine:
+        # It may have been finished since it was looked for.
+        if not is_mine or file.find(setting) is not None:
+            log(f"{name}: played by another process")
+            return
+        with working(f"{name} ...") as tell:
+            run = play(setting, progress(tell, setting.method, setting.steps))
+        file.append(run)
+    console.print(f"{name}: {run.quality:.4f}", style="dim")
 
 
 def progress(tell: Callable[[str], None], name: str, steps: int) -> Callable[[int, float], None]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from gradsieve.lab.methods.played.compressor import SendsPositions
 from gradsieve.lab.methods.table import play_method
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.lab.workloads.workload import load_workload
@@ -36,6 +37,9 @@ class PlayedRun(Setting):
     """Pairs of the steps done and the metric then."""
     seconds: float
     torch: str
+    bits_at_entropy: float | None = None
+    """`bits_per_parameter`, had the position of each element taken its entropy; None where no
+    positions travel, or where they are coded already."""
 
 
 def play(
@@ -63,6 +67,8 @@ def play(
         watch(step, loss)
         if step in measured:
             curve.append([step, workload.metric(training.model, 0, 1).mean])
+    compressor = training.compressor
+    at_entropy = compressor.bits_at_entropy if isinstance(compressor, SendsPositions) else None
     return PlayedRun(
         **asdict(setting),
         bits_per_parameter=bits / numel / setting.steps,
@@ -70,4 +76,5 @@ def play(
         curve=curve,
         seconds=time.perf_counter() - start,
         torch=torch.__version__,
+        bits_at_entropy=None if at_entropy is None else at_entropy / numel / setting.steps,
     )

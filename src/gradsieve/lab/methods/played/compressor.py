@@ -1,7 +1,8 @@
 """What averages the gradients of ranks that are played in one process."""
 
+import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,3 +15,17 @@ Places = Sequence[int] | None
 class Compressor(Protocol):
     def average(self, gradients: Gradients) -> tuple[list[Tensor], float]:
         """Return what the optimizer gets for each parameter, and a rank's mean number of bits."""
+
+
+@runtime_checkable
+class SendsPositions(Protocol):
+    """A compressor that sends the positions of elements, which a better code would shorten."""
+
+    bits_at_entropy: float
+    """The mean bits that a rank has sent so far, had each position taken its entropy."""
+
+
+def bits_of_positions(numel: int, kept: int) -> float:
+    """Return log₂ of the number of ways to choose so many elements: uniform positions' entropy."""
+    ways = math.lgamma(numel + 1) - math.lgamma(kept + 1) - math.lgamma(numel - kept + 1)
+    return max(0.0, ways / math.log(2))

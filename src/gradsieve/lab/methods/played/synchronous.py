@@ -24,12 +24,17 @@ class PlayedTraining(Protocol):
     def model(self) -> nn.Module:
         """The model to judge: the one that all ranks have, or the mean of theirs."""
 
+    @property
+    def compressor(self) -> object:
+        """What averages gradients or pseudo-gradients."""
+
 
 class Synchronous:
     """Training of one model that all ranks hold alike."""
 
     def __init__(self, replica: Replica, compressor: Compressor) -> None:
-        self.replica, self.compressor = replica, compressor
+        self.replica = replica
+        self.compressor: Compressor = compressor
 
     @property
     def model(self) -> nn.Module:

@@ -1,0 +1,37 @@
+"""Post-local SGD: synchronous training first, then local steps and the mean of the ranks.
+
+T. Lin et al., Don't Use Large Mini-Batches, Use Local SGD, arXiv 1808.07217, section 3.
+"""
+
+from dataclasses import dataclass
+
+from gradsieve.config import SieveConfig
+from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.method import Played
+from gradsieve.lab.methods.peer_words import read_options
+from gradsieve.lab.methods.played.local import LocalSteps
+from gradsieve.lab.workloads.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class PostLocalOptions:
+    start_step: int = 200
+    """The number of synchronous steps, which send all gradients."""
+    every: int = 20
+
+
+class PostLocal(Played):
+    form = "post-local[:start_step=STEPS,every=STEPS]"
+
+    def __init__(self, options: str = "") -> None:
+        read = read_options(options, PostLocalOptions)
+        self.settings = LocalSettings(
+            every=read.every,
+            start_step=read.start_step,
+            lr=1.0,
+            momentum=0.0,
+            sieve=SieveConfig(exchange="dense"),
+        )
+
+    def play(self, replica: Replica, ranks: int) -> LocalSteps:
+        return LocalSteps(replica, ranks, self.settings)
