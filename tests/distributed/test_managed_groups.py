@@ -304,8 +304,14 @@ def fail_on_one_rank(job, way, *, fails):
 
 
 def everything(net, outer):
+    """What a rank knows, the progress that it holds in its weights counted as residual alone."""
     kept = {"residual": outer.state.residuals, "owned": outer.state.owned_residuals}
-    kept["weights"] = {name: weight.detach().clone() for name, weight in net.named_parameters()}
+    kept["weights"] = {}
+    for place, (name, weight) in enumerate(net.named_parameters()):
+        kept["weights"][name] = weight.detach().clone()
+        if outer._weights.holds(place):
+            learned = weight.detach() - outer._weights.start(place)
+            kept["weights"][name] = outer._weights.outer[place].detach() + learned
     return {(what, name): t for what, of in kept.items() for name, t in of.items()}
 
 
@@ -371,7 +377,10 @@ def die_in_exchanges():
         with pytest.raises(gs.ExchangeError, match=r"could not exchange .* the group has ended"):
             train(net, outer, optimizer, 2)
         now = dict(net.named_parameters())
-        learned = {name: w.detach() - now[name].detach() for name, w in outer_before.items()}
+        learned = {
+            name: outer._weights.start(place).detach() - now[name].detach()
+            for place, name in enumerate(outer_before)
+        }
         # Others, before they all meet.
         with pytest.raises(gs.ExchangeError, match="alone"):
             outer.regroup(Absent())

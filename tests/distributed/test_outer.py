@@ -128,7 +128,8 @@ def switch_topologies():
         outer.state.exchange = topology
         optimizer = train(net, outer, 4, first=4 * number, optimizer=optimizer)
         assert outer.last.exchange.exchange == topology
-        assert same_on_all_ranks(net)
+    outer.finish()
+    assert same_on_all_ranks(net)
 
 
 def test_the_topology_may_change_between_exchanges():

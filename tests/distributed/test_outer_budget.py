@@ -113,8 +113,8 @@ def train_wide(net, outer, steps, optimizer=None):
     return optimizer
 
 
-@pytest.mark.parametrize(("delay", "under_way"), [(0, 12), (1, 20)])
-def test_memory_is_twelve_bytes_a_parameter_and_more_under_way(delay, under_way):
+@pytest.mark.parametrize(("delay", "under_way"), [(0, 16), (1, 24)])
+def test_memory_is_sixteen_bytes_a_parameter_and_more_under_way(delay, under_way):
     for between, meanwhile in run_ranks(2, memory, delay):
-        assert between == pytest.approx(12, rel=0.01)
+        assert between == pytest.approx(16, rel=0.01)
         assert meanwhile == pytest.approx(under_way, rel=0.01)

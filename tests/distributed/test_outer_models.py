@@ -86,6 +86,7 @@ def with_amp():
         scaler.update()
         schedule.step()
         outer.step()
+    outer.finish()
     assert scaler.get_scale() < 2.0**8 or dist.get_rank() == 0
     assert same_on_all_ranks(net)
     assert weights(net).isfinite().all()

@@ -242,8 +242,8 @@ def refusals():
     for broken, words in (
         ({"version": 7}, "version 7"),
         ({}, "version None"),
-        ({"version": 3, "weights": {}, "schedule": {}}, "lacks rank, world_size, settings, names"),
-        (saved[1]["sieve"] | {"version": 3}, "lacks schedule, names"),
+        ({"version": 4, "weights": {}, "schedule": {}}, "lacks rank, world_size, settings, names"),
+        (saved[1]["sieve"] | {"version": 4}, "lacks schedule, names"),
     ):
         with pytest.raises(ValueError, match=words):
             other.load_state_dict(broken)

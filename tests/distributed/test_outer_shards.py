@@ -185,6 +185,7 @@ def exchange_in_a_group_made_by_hand(folder):
     file = gs.checkpoint.save(outer, folder)
     assert file.name == f"sieve-replica{node}-rank{dist.get_rank()}.pt"
     train(net, outer, 6, optimizer=adam(net))
+    outer.finish()
     assert replicas_agree(net, mesh)
 
 

@@ -2,6 +2,8 @@
 
 import time
 
+from torch import Tensor
+
 from gradsieve.errors import SieveError
 from gradsieve.exchange.collectives import own_rank
 from gradsieve.outer.arrivals import Arrivals
@@ -97,11 +99,26 @@ class OuterExchange:
             return
         self.arrive()
         start = time.perf_counter()
-        self.weights.end(under_way.flight)
+        part = self.weights.parts[under_way.flight.fragment]
+        unsent = [self.unsent(self.weights.names[place]) for place in part]
+        self.weights.end(under_way.flight, unsent)
         assign(self.buffers.now(), under_way.buffers)
         self.under_way = None
         under_way.seconds += time.perf_counter() - start
         self._record(under_way)
+
+    def finish(self) -> None:
+        """Exchange what has not been exchanged, and leave all ranks with the outer weights.
+
+        Raises what `begin` and `arrive` raise.
+        """
+        self.schedule.finish(self.begin, self.end)
+        self.weights.settle()
+
+    def unsent(self, name: str) -> Tensor | None:
+        """Return what `ParameterState.unsent` returns, once bases that are turning have turned."""
+        self.state.engine.finish()
+        return self.state.sieve.parameters.states[name].unsent()
 
     def _record(self, under_way: UnderWay) -> None:
         exchange = under_way.exchange

@@ -240,18 +240,19 @@ class Groupings:
         exchange, weights = self._exchange, self._exchange.weights
         departed = self._departed()
         exchange.under_way = None
-        for name, mine, weight in zip(weights.names, weights.outer, weights.shards(), strict=True):
+        for place, (name, weight) in enumerate(zip(weights.names, weights.shards(), strict=True)):
+            mine = weights.outer[place]
             outer = mine if saved is None else saved["weights"][name].to(mine.device)
             if name in in_residuals:
                 before = departed.get(name)
                 added = None if before is None else weight.float() - before.float()
-            elif saved is None:
+            elif saved is None and not weights.holds(place):
                 continue
             else:
-                rounded = mine.to(weight.dtype).float()
-                added = weight.float() - rounded.to(weight.device)
+                added = weight.float() - weights.start(place).to(weight.device)
             merged = outer.to(weight.device)
             weight.copy_(merged if added is None else merged + added)
+            weights.hold(place, None)
             mine.copy_(outer)
         for parameter in exchange.state.sieve.parameters:
             # Pieces of sums belong to a number of ranks.

@@ -36,6 +36,7 @@ def save(exchange: OuterExchange) -> dict[str, Any]:
             "schedule": exchange.schedule.save(),
             "names": list(weights.names),
             "weights": {name: w.detach().clone() for name, w in weights.named},
+            "holding": (weights.holding,),
             "model": (checksums_of(weights),),
             "optimizer": (deepcopy(weights.optimizer.state_dict()),),
             "sieve": exchange.state.save(),
@@ -58,6 +59,7 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     require_settings(theirs, [*settings, *lines_of(exchange.state.sieve.settings)])
     exchange.schedule.require_fit(found["schedule"])
     names = weights.require_fit(found["names"], found["weights"])
+    names_there = {other: name for name, other in names.items()}
     model = {name: found["model"][0][other] for name, other in names.items()}
     require_weights(model, checksums_of(weights), MODEL_FIRST)
     (optimizer,), (saved,) = found["optimizer"], found["under_way"]
@@ -71,6 +73,9 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, mine in weights.named:
             mine.copy_(outer[name])
+    holding = [names_there[name] for name in found["holding"][0]]
+    for place, name in enumerate(weights.names):
+        weights.hold(place, exchange.unsent(name) if name in holding else None)
     # torch keeps the tensors that it is given, and steps on them.
     weights.optimizer.load_state_dict(deepcopy(optimizer))
     exchange.schedule.load(found["schedule"])

@@ -48,13 +48,14 @@ class OuterSync(Gathers):
     """Averages through the sieve what ranks have learned in steps of their own (local steps).
 
     Each rank trains its own copy of the model with its own (inner) optimizer. After every `every`
-    inner steps the ranks exchange their pseudo-gradients: outer weights - current weights. These
-    are pruned, encoded and averaged like gradients. An outer optimizer, the same on all ranks,
-    steps the outer weights by the average, and all ranks continue from there. This is DiLoCo
-    (Douillard et al. 2023, arXiv 2311.08105, algorithm 1) with pruned pseudo-gradients.
+    inner steps the ranks exchange their pseudo-gradients: weights before these steps - weights
+    now. These are pruned, encoded and averaged like gradients. An outer optimizer, the same on all
+    ranks, steps the outer weights by the average. Each rank goes on from there, and keeps progress
+    that it has not sent in its own weights. This is DiLoCo (Douillard et al. 2023, arXiv
+    2311.08105, algorithm 1) with pruned pseudo-gradients.
 
-    Make one on every rank, after the process group. It copies the parameters and buffers of rank 0
-    to all ranks. To resume, first load the model and then `load_state_dict`.
+    Make one on every rank, after the process group. It copies parameters and buffers of rank 0 to
+    all ranks. To resume, first load the model and then `load_state_dict`.
 
     Args:
         model: a plain module; a DDP model over the ranks of one node, which then takes part as if
@@ -200,9 +201,8 @@ class OuterSync(Gathers):
 
         Raises:
             ExchangeError: a rank has died or stalled.
-            SieveError: on every rank, where the weights of a rank are not finite. Also if an
-                exchange has failed before, or if a parameter is trained that was frozen when the
-                OuterSync was made.
+            SieveError: on every rank, where the weights of a rank are not finite. Also after a
+                failed exchange, and where a parameter is trained that was frozen at the start.
         """
         watch.end(self._weights)
         self._prepare()
@@ -216,12 +216,12 @@ class OuterSync(Gathers):
     def finish(self) -> None:
         """Exchange what the ranks have learned since the last exchange, and begin a new phase.
 
-        All ranks have the same weights afterwards. Call it on all ranks before the model is
+        All ranks have the outer weights afterwards. Call it on all ranks before the model is
         evaluated or saved for good. Raises what `step` raises.
         """
         self._prepare()
         with self._failing():
-            self._schedule.finish(self._exchange.begin, self._exchange.end)
+            self._exchange.finish()
         self._tell()
 
     def _prepare(self) -> None:

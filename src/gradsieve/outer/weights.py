@@ -70,6 +70,9 @@ class OuterWeights:
         # Sizes of whole parameters: all shards of one must be in the same fragment.
         self.parts = split_alike([parameter.numel() for parameter in self.inner], fragments)
         self.numel = sum(weights.numel() for weights in self.outer)
+        self._starts: list[Tensor | None] = [None] * len(self.outer)
+        """The weights from which this rank has trained on since the last exchange, where they are
+        not the outer weights."""
 
     def shards(self) -> list[Tensor]:
         """Return what this rank trains of each parameter, in the same memory.
@@ -111,7 +114,7 @@ class OuterWeights:
 
     @torch.no_grad()
     def begin(self, fragment: int, *, goes_on: bool) -> Flight:
-        """Return the pseudo-gradients of a fragment: outer weights - current weights.
+        """Return the pseudo-gradients of a fragment: weights at its start - current weights.
 
         The formula is line 10 of algorithm 1 in arXiv 2311.08105.
 
@@ -122,19 +125,30 @@ class OuterWeights:
         inner = [shards[place] for place in part]
         buckets = buckets_of([self.outer[place] for place in part])
         moved = [gradient for bucket in buckets for gradient in bucket.shaped()]
-        outer = [parameter for bucket in buckets for parameter in bucket.tensors]
-        for gradient, weights, before in zip(moved, inner, outer, strict=True):
+        for gradient, weights, place in zip(moved, inner, part, strict=True):
             gradient.copy_(weights)
-            # Round the outer weights as the weights were rounded: the rounding is no progress.
-            torch.sub(before.to(weights.dtype).float(), gradient, out=gradient)
+            torch.sub(self.start(place), gradient, out=gradient)
         departed = [weights.clone() for weights in inner] if goes_on else []
         return Flight(fragment, buckets, departed)
 
-    def end(self, flight: Flight) -> None:
-        """Step the outer optimizer by the averages, and take over its weights.
+    def start(self, place: int) -> Tensor:
+        """Return the weights (float32) from which this rank has trained a parameter on.
+
+        They are rounded as the weights were rounded, because rounding is no progress.
+        """
+        start = self._starts[place]
+        return (self.outer[place] if start is None else start).to(self.inner[place].dtype).float()
+
+    def end(self, flight: Flight, unsent: Sequence[Tensor | None] | None = None) -> None:
+        """Step the outer optimizer by the averages, and train on from its weights.
 
         What inner steps have added since `begin` stays on this rank, and is a part of its next
         pseudo-gradient: weights = outer weights + (weights - weights at `begin`).
+
+        Args:
+            unsent: for each parameter of the fragment, the part of this rank's pseudo-gradients
+                that it has not sent yet (float32). The rank keeps this progress in its weights:
+                they start at outer weights - unsent. None where there is nothing to keep.
         """
         part = self.parts[flight.fragment]
         averages = [gradient for bucket in flight.buckets for gradient in bucket.shaped()]
@@ -145,10 +159,43 @@ class OuterWeights:
         with torch.no_grad():
             shards = self.shards()
             for number, place in enumerate(part):
-                weights, outer = shards[place], self.outer[place].to(shards[place].device)
+                self.hold(place, None if unsent is None else unsent[number])
+                weights, start = shards[place], self._starts[place]
+                merged = (self.outer[place] if start is None else start).to(weights.device)
                 if flight.departed:
-                    outer = outer + (weights.float() - flight.departed[number].float())
-                weights.copy_(outer)
+                    merged = merged + (weights.float() - flight.departed[number].float())
+                weights.copy_(merged)
+
+    @torch.no_grad()
+    def hold(self, place: int, unsent: Tensor | None) -> None:
+        """Let a parameter start at outer weights - unsent. The weights themselves do not change."""
+        outer = self.outer[place]
+        self._starts[place] = None if unsent is None else outer - unsent.to(outer.device)
+
+    @torch.no_grad()
+    def settled(self, place: int) -> Tensor:
+        """Return a parameter's weights (float32) without what this rank has not sent."""
+        weights = local(self.inner[place]).detach().float()
+        if not self.holds(place):
+            return weights
+        learned = weights - self.start(place).to(weights.device)
+        return self.outer[place].to(weights.device) + learned
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Take what this rank has not sent out of its weights, so that all ranks have the same."""
+        for place, weights in enumerate(self.shards()):
+            weights.copy_(self.settled(place))
+            self.hold(place, None)
+
+    def holds(self, place: int) -> bool:
+        """Return whether the weights of a parameter contain what this rank has not sent."""
+        return self._starts[place] is not None
+
+    @property
+    def holding(self) -> list[str]:
+        """The names of the parameters whose weights contain what this rank has not sent."""
+        return [name for place, name in enumerate(self.names) if self.holds(place)]
 
 
 def made_by(make: OuterOptimizer, weights: Sequence[nn.Parameter]) -> Optimizer:

@@ -282,6 +282,12 @@ class ParameterState:
         """Return a copy of the residual in the coordinates of the gradient, without rotation."""
         return self._restored(self.flat_residual().clone()).as_strided(self.shape, self.stride)
 
+    def unsent(self) -> Tensor | None:
+        """Return what this rank keeps of its own gradients, as a copy; None for nothing."""
+        if self.whole or self.is_empty or self.dealt is not None:
+            return None
+        return self.unrotated_residual()
+
     @property
     def bases(self) -> int:
         """A number for the bases in which the residual is kept; 0 without a rotation."""

@@ -27,7 +27,7 @@ from gradsieve.saved.sieve import (
     require_sound,
 )
 
-VERSION = 3
+VERSION = 4
 FIELDS = (
     "version",
     "rank",
@@ -36,6 +36,7 @@ FIELDS = (
     "schedule",
     "names",
     "weights",
+    "holding",
     "model",
     "optimizer",
     "sieve",
@@ -57,6 +58,9 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
     names = [text("names", name) for name in items("names", found["names"])]
     for name, weights in with_keys("weights", found["weights"], names).items():
         numbers(f"weights[{name}]", weights)
+    holding = items("holding", opened_leaf("holding", found["holding"]))
+    if not set(map(str, holding)) <= set(names):
+        refuse("holding", "names of parameters", holding)
     for name, crc in with_keys("model", opened_leaf("model", found["model"]), names).items():
         count(f"model[{name}]", crc, 0, LARGEST_CRC)
     require_optimizer(opened_leaf("optimizer", found["optimizer"]), len(names))

@@ -20,8 +20,11 @@ class Local(Distributed, Played):
         return self.settings.every
 
     def require_possible(self) -> None:
-        if self.settings.start_step or self.settings.residual_decay != 1:
-            raise ValueError("start_step and residual_decay are for bench rate, which plays ranks")
+        played = self.settings.start_step or self.settings.residual_decay != 1
+        if played or not self.settings.holds:
+            raise ValueError(
+                "start_step, residual_decay and holds are for bench rate, which plays ranks"
+            )
 
     def prepare(self, model: nn.Module) -> Prepared:
         settings = self.settings

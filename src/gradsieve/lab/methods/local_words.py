@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from gradsieve.config import SieveConfig, require_count, require_word
-from gradsieve.lab.methods.sieve_words import read_config
+from gradsieve.lab.methods.sieve_words import WORDS, read_config
 from gradsieve.outer.nesterov import LEARNING_RATE, MOMENTUM, RAMP, Nesterov, require_rates
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.weights import OuterOptimizer
@@ -18,15 +18,17 @@ class LocalSettings:
     delay: int = 0
     fragments: int = 1
     lr: float = LEARNING_RATE
-    """The learning rate of the outer optimizer, which is `Nesterov`."""
     momentum: float = MOMENTUM
     ramp: float = RAMP
+    """With `lr` and `momentum` the arguments of the outer optimizer, `Nesterov`."""
     start_step: int = 0
     """The number of synchronous steps before the local ones."""
     start: str = "dense"
     """What the synchronous steps send: "dense" sends all gradients, "sieve" prunes them alike."""
     residual_decay: float = 1.0
     """The factor that each exchange applies to the residual (SparseLoCo, arXiv 2508.15706)."""
+    holds: bool = True
+    """Whether a rank keeps in its weights what it has not sent, as `OuterSync` does."""
     sieve: SieveConfig = field(default_factory=SieveConfig)
     """The options of the sieve."""
 
@@ -48,6 +50,7 @@ OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "every": int,
     "delay": int,
     "fragments": int,
+    "holds": lambda word: WORDS[require_word("holds", word, tuple(WORDS))],
     "lr": float,
     "momentum": float,
     "ramp": float,

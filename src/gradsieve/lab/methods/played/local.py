@@ -4,7 +4,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradsieve.lab.methods.local_words import LocalSettings
 from gradsieve.lab.methods.played.rounded import Rounded
@@ -61,13 +61,13 @@ class LocalSteps:
 
     @property
     def model(self) -> nn.Module:
-        """A model with the mean of the ranks' weights, which differ between exchanges."""
+        """A model with the mean of what the ranks' weights would be after `finish`."""
         if not self.ranks:
             return self.together.model
         mean = deepcopy(self.ranks[0].replica.model)
-        of_ranks = zip(*(rank.replica.model.parameters() for rank in self.ranks), strict=True)
         with torch.no_grad():
-            for parameter, own in zip(mean.parameters(), of_ranks, strict=True):
+            for place, parameter in enumerate(mean.parameters()):
+                own = [rank.weights.settled(place) for rank in self.ranks]
                 parameter.copy_(torch.stack(own).mean(dim=0))
         return mean
 
@@ -109,7 +109,13 @@ class LocalSteps:
             rank.flight = flight
 
     def end(self) -> None:
-        for rank in self.ranks:
+        for number, rank in enumerate(self.ranks):
             if rank.flight is not None:
-                rank.weights.end(rank.flight)
+                rank.weights.end(rank.flight, self.unsent(number, rank.flight.fragment))
                 rank.flight = None
+
+    def unsent(self, rank: int, fragment: int) -> list[Tensor | None] | None:
+        """Return what a rank keeps in its weights of a fragment; None for nothing."""
+        if not (self.settings.holds and isinstance(self.compressor, PlayedSieve)):
+            return None
+        return self.compressor.unsent(rank, self.ranks[rank].weights.parts[fragment])

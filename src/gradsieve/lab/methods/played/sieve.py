@@ -54,6 +54,11 @@ class PlayedSieve:
         place, count = self.topology.place_of(rank, ranks)
         return sieve.plan(self.topology, chosen, place, count)
 
+    def unsent(self, rank: int, places: Sequence[int]) -> list[Tensor | None]:
+        """Return what a rank has not sent of the parameters that are exchanged together."""
+        kept = list(self.sieves[rank].parameters)
+        return [kept[place].unsent() for place in places]
+
     def average(
         self, gradients: Sequence[Sequence[Tensor]], places: Sequence[int] | None = None
     ) -> tuple[list[Tensor], float]:
