@@ -22,8 +22,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 10, 320
 that was slower."""
 FIRST_SECONDS, FIRST_SECONDS_BESIDE_LOW_THRESHOLDS = 60.0, 3.0
 """Largest number of seconds that the first dense run may take, by the cost model of the link.
-Where thresholds begin low, frames show almost every element to the optimizer as well, and a slow
-link carries them a dozen times as fast."""
+Where thresholds begin low, frames show almost every element to the optimizer too, and take a slow
+link less time."""
 WORTH = 1.02
 """Multiple of the time of a step with frames. A dense step that takes no longer is preferred,
 because it loses nothing."""
