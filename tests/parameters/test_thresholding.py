@@ -86,14 +86,17 @@ def scales(kept, steps):
 
 def test_a_budget_that_follows_the_link_begins_low(normal):
     kept = gs.SieveState(threshold=gs.Budget("auto")).sieve.thresholds
+    kept.budget.scale = 0.4
+    assert scales(kept, [0, 1, 2]) == pytest.approx([0.1, 0.2, 0.3])
     kept.budget.scale = 4.0
-    assert scales(kept, [0, 1, 9, 38]) == pytest.approx([0.1, 0.2, 1.0, 3.9])
+    # At most four times the bytes that fit.
+    assert scales(kept, [0, 9, 10, 38]) == pytest.approx([1.0, 1.0, 1.1, 3.9])
     assert scales(kept, [39, 40, 1000]) == pytest.approx([4.0, 4.0, 4.0])
     assert [kept.is_early(step) for step in (0, 38, 40)] == [True, True, False]
     (parameter,) = parameters_like([normal])
     thresholds = [kept.next(parameter, normal, torch.zeros(4000), step) for step in (0, 4, 100)]
     size = root_mean_square(normal)
-    assert thresholds == pytest.approx([0.1 * size, 0.5 * size, 4.0 * size])
+    assert thresholds == pytest.approx([1.0 * size, 1.0 * size, 4.0 * size])
 
 
 def test_it_never_sends_less_early_than_later():
@@ -104,7 +107,7 @@ def test_it_never_sends_less_early_than_later():
 
 def test_what_comes_before_pruning_does_not_count_as_early():
     kept = gs.SieveState(threshold=gs.Budget("auto"), start_step=50).sieve.thresholds
-    assert scales(kept, [50, 51]) == pytest.approx([0.1, 0.2])
+    assert scales(kept, [50, 53, 59]) == pytest.approx([0.25, 0.4, 1.0])
 
 
 @pytest.mark.parametrize(

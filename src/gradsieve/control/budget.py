@@ -30,9 +30,10 @@ several deviations falls faster, a burst passes of residuals that were just belo
 SMALLEST_SCALE = 1e-4
 LARGEST_SCALE = 8.0
 """Largest scale of a budget of time. Beyond it, hardly anything is learned."""
-EARLY_SCALE = 0.1
+EARLY_SCALE, EARLY_FACTOR = 0.1, 4.0
 """Largest scale of the first step, where thresholds begin low, and what each further step adds to
-it."""
+it; but no scale is lower than the one that fits, divided by the factor. Bytes rise with about the
+same factor at most, however slow the link is."""
 ALIKE = 3
 """Number of steps whose fastest transfer per byte counts. Another process may delay one of them."""
 BURST = 4
@@ -140,12 +141,13 @@ class BudgetSteering:
         """Return the factor of all thresholds in an early step, or `scale` if that is smaller.
 
         An element whose gradient keeps its usual size and its sign adds that size to its residual
-        in every step. It is sent after a tenth of all steps so far at the latest.
+        in every step. It is sent after a tenth of all steps so far at the latest, where that takes
+        no more than `EARLY_FACTOR` times the bytes that fit.
 
         Args:
             steps: the number of steps from the first that may prune to this one, both included.
         """
-        return min(self.scale, EARLY_SCALE * steps)
+        return min(self.scale, max(EARLY_SCALE * steps, self.scale / EARLY_FACTOR))
 
     def forget_topology(self) -> None:
         """Forget the bytes and meetings, because the next step has another topology."""
