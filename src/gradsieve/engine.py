@@ -277,7 +277,7 @@ class Engine:
         """
         sieve, clock, topology = self.sieve, self.sieve.step.clock, self.topology
         window = time.perf_counter() - clock.start
-        is_plain, scale = sieve.is_before_start, sieve.thresholds.scale
+        is_plain, scale = sieve.is_before_start, sieve.thresholds.scale_in(sieve.step.number)
         name, reason = "plain" if is_plain else topology.running.name, topology.reason
         self.finish()
         clock.meet_seconds = self.reports.notes.seconds

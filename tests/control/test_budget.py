@@ -51,14 +51,17 @@ class Link:
     A report reaches the other ranks with the next step's frames.
     """
 
-    def __init__(self, steering, rate, latency=LATENCY):
+    def __init__(self, steering, rate, latency=LATENCY, begins_low=False):
         self.steering, self.rate, self.latency = steering, rate, latency
+        self.begins_low = begins_low
         self.lagging = 1.0
         self.reports = []
 
     def run(self, steps, late=0.0):
         for _ in range(steps):
             scale = self.steering.scale
+            if self.begins_low:
+                scale = self.steering.early_scale(len(self.reports) + 1)
             frame_bytes = BYTES_AT_ONE * scale**-0.75 * (scale / self.lagging) ** -0.4
             self.lagging += 0.3 * (scale - self.lagging)
             changing = {"scale": scale, "late": late, "latency": self.latency}
@@ -88,6 +91,20 @@ def test_as_much_is_sent_as_is_hidden(rate):
     link = Link(BudgetSteering(Budget("auto")), rate)
     link.run(30)
     require_settled(link)
+
+
+@pytest.mark.parametrize("rate", [0.2e6, 1e6, 2.5e6])
+def test_more_is_sent_early_and_as_much_as_ever_later(rate):
+    low, always = (
+        Link(BudgetSteering(Budget("auto")), rate, begins_low=begins_low)
+        for begins_low in (True, False)
+    )
+    for link in (low, always):
+        link.run(120)
+    early, usual = (sum(r.frame_bytes for r in link.reports[:20]) for link in (low, always))
+    assert 1.5 * usual < early < 4 * usual
+    assert low.reports[0].scale == pytest.approx(0.25)
+    assert low.last()[-1].frame_bytes == pytest.approx(always.last()[-1].frame_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])

@@ -78,3 +78,54 @@ def test_balanced_sigma_of_a_parameter_that_wakes_up_later(normal):
     model = root_mean_square(awake, torch.zeros(1000))
     woken = next_thresholds(kept, parameters, [awake, late])
     assert woken[1] == pytest.approx((model * float(late.std())) ** 0.5, rel=0.01)
+
+
+def scales(kept, steps):
+    return [kept.scale_in(step) for step in steps]
+
+
+def test_a_budget_that_follows_the_link_begins_low(normal):
+    kept = gs.SieveState(threshold=gs.Budget("auto")).sieve.thresholds
+    kept.budget.scale = 0.4
+    assert scales(kept, [0, 1, 2]) == pytest.approx([0.1, 0.2, 0.3])
+    kept.budget.scale = 4.0
+    # At most four times the bytes that fit.
+    assert scales(kept, [0, 9, 10, 38]) == pytest.approx([1.0, 1.0, 1.1, 3.9])
+    assert scales(kept, [39, 40, 1000]) == pytest.approx([4.0, 4.0, 4.0])
+    assert [kept.is_early(step) for step in (0, 38, 40)] == [True, True, False]
+    (parameter,) = parameters_like([normal])
+    thresholds = [kept.next(parameter, normal, torch.zeros(4000), step) for step in (0, 4, 100)]
+    size = root_mean_square(normal)
+    assert thresholds == pytest.approx([1.0 * size, 1.0 * size, 4.0 * size])
+
+
+def test_it_never_sends_less_early_than_later():
+    kept = gs.SieveState(threshold=gs.Budget("auto")).sieve.thresholds
+    kept.budget.scale = 0.02
+    assert scales(kept, [0, 5, 500]) == [0.02, 0.02, 0.02]
+
+
+def test_what_comes_before_pruning_does_not_count_as_early():
+    kept = gs.SieveState(threshold=gs.Budget("auto"), start_step=50).sieve.thresholds
+    assert scales(kept, [50, 53, 59]) == pytest.approx([0.25, 0.4, 1.0])
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        gs.Budget(bytes_per_step=1e4),
+        gs.Budget(bits_per_second="1mbit"),
+        gs.Budget(seconds_per_step=0.01),
+    ],
+)
+def test_a_budget_in_numbers_is_kept_from_the_first_step(budget):
+    kept = gs.SieveState(threshold=budget).sieve.thresholds
+    kept.budget.scale = 4.0
+    assert scales(kept, [0, 1, 100]) == [4.0, 4.0, 4.0]
+
+
+def test_weights_do_not_begin_low():
+    net = torch.nn.Linear(80, 80)
+    state = gs.SieveState(threshold=gs.Budget("auto"))
+    state.bind_weights(net, list(net.named_parameters()))
+    assert scales(state.sieve.thresholds, [0, 100]) == [1.0, 1.0]

@@ -15,8 +15,11 @@ GRADIENT_BYTES = 40_000_000
 class Steps:
     """Steps of known length, each told of with the next one's frames."""
 
-    def __init__(self, *, ranks=2, rate=125e6, latency=1e-4, sieve=0.11, dense=0.4, frames=4e5):
-        self.choice = Choice(Links(ranks, LinkCost(latency, rate)), GRADIENT_BYTES)
+    def __init__(
+        self, *, ranks=2, rate=125e6, latency=1e-4, sieve=0.11, dense=0.4, frames=4e5, **begins
+    ):
+        links = Links(ranks, LinkCost(latency, rate))
+        self.choice = Choice(links, GRADIENT_BYTES, **begins)
         self.sieve, self.dense, self.frames = sieve, dense, frames
         self.names, self.seconds = [], 0.0
         self.told = None
@@ -70,6 +73,12 @@ def test_on_a_slow_link_dense_steps_are_not_tried_again():
 @pytest.mark.parametrize(("rate", "dense"), [(12.5e6, 5), (2.5e6, 3), (1e6, 1), (0.5e6, 0)])
 def test_the_first_steps_are_dense_where_that_takes_no_minute(rate, dense):
     steps = Steps(rate=rate, dense=16.0).run(40)
+    assert steps.names == ["dense"] * dense + ["gather"] * (40 - dense)
+
+
+@pytest.mark.parametrize(("rate", "dense"), [(125e6, 5), (25e6, 1), (12.5e6, 0), (2.5e6, 0)])
+def test_where_thresholds_begin_low_only_quick_steps_are_dense(rate, dense):
+    steps = Steps(rate=rate, dense=16.0, begins_low=True).run(40)
     assert steps.names == ["dense"] * dense + ["gather"] * (40 - dense)
 
 

@@ -17,7 +17,8 @@ class Hints:
         if record.plain:
             return
         rotations = [p.rotation for p in self._sieve.parameters if p.rotation is not None]
+        thresholds = self._sieve.thresholds
         if rotations:
             self._rotation_cost.end_step(sum(rotation.seconds for rotation in rotations))
-        elif self._sieve.thresholds.budget is not None:
+        elif thresholds.budget is not None and not thresholds.is_early(record.step):
             self._scarce_bits.end_step(record.bits_per_parameter)

@@ -78,7 +78,7 @@ class RankSieve:
         are not finite.
         """
         self._stands_for_weights = True
-        self.parameters.can_undo, self.may_be_unused = False, False
+        self.parameters.can_undo = self.may_be_unused = self.thresholds.begins_low = False
         self.loss_scale = LossScale(None)
         self.loss_scale.watch = None
         self.parameters.bind_named(model, named)

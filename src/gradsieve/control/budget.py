@@ -30,6 +30,10 @@ several deviations falls faster, a burst passes of residuals that were just belo
 SMALLEST_SCALE = 1e-4
 LARGEST_SCALE = 8.0
 """Largest scale of a budget of time. Beyond it, hardly anything is learned."""
+EARLY_SCALE, EARLY_FACTOR = 0.1, 4.0
+"""Largest scale of the first step, where thresholds begin low, and what each further step adds to
+it; but no scale is lower than the one that fits, divided by the factor. Bytes rise with about the
+same factor at most, however slow the link is."""
 ALIKE = 3
 """Number of steps whose fastest transfer per byte counts. Another process may delay one of them."""
 BURST = 4
@@ -51,7 +55,7 @@ class Budget:
 
     Args:
         limit: "auto" sends as many bytes as the backward pass hides, and as many more as add 5 %
-            of the computation time to a step.
+            of the computation time to a step. The first steps send more.
         bytes_per_step: bytes of frames that each rank may send in a step.
         bits_per_second: bits per second that each rank may send, on average over steps, however
             long they take: a number, or a text such as "20mbit" or "1gbit".
@@ -120,7 +124,7 @@ class BudgetSteering:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.scale = 1.0
-        """The factor of all thresholds."""
+        """The factor of all thresholds that is expected to fit."""
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         self.meets: deque[float] = deque(maxlen=REMEMBERED)
         self.computations: deque[float] = deque(maxlen=REMEMBERED)
@@ -132,6 +136,18 @@ class BudgetSteering:
         the scale, once the residual has adapted."""
         self.is_belated = False
         """Whether the next report is of a step with the topology before."""
+
+    def early_scale(self, steps: int) -> float:
+        """Return the factor of all thresholds in an early step, or `scale` if that is smaller.
+
+        An element whose gradient keeps its usual size and its sign adds that size to its residual
+        in every step. It is sent after a tenth of all steps so far at the latest, where that takes
+        no more than `EARLY_FACTOR` times the bytes that fit.
+
+        Args:
+            steps: the number of steps from the first that may prune to this one, both included.
+        """
+        return min(self.scale, max(EARLY_SCALE * steps, self.scale / EARLY_FACTOR))
 
     def forget_topology(self) -> None:
         """Forget the bytes and meetings, because the next step has another topology."""

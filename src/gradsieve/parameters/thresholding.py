@@ -29,11 +29,27 @@ class Thresholding:
         self.ramp_steps = ramp_steps
         self.sizes = GradientSizes()
         self.budget = BudgetSteering(policy) if isinstance(policy, Budget) else None
+        self.begins_low = isinstance(policy, Budget) and policy.limit == "auto"
+        """Whether the first steps send more than fits, so that few gradients wait for long."""
 
     @property
     def scale(self) -> float:
-        """The factor by which a budget multiplies every threshold; 1 without one."""
+        """The factor of every threshold that a budget has found to fit; 1 without one."""
         return 1.0 if self.budget is None else self.budget.scale
+
+    def scale_in(self, step: int) -> float:
+        """Return the factor by which a budget multiplies every threshold in a step.
+
+        Args:
+            step: the number of the step.
+        """
+        if self.budget is None or not self.begins_low:
+            return self.scale
+        return self.budget.early_scale(step - self.start_step + 1)
+
+    def is_early(self, step: int) -> bool:
+        """Return whether a step sends more than a budget has found to fit."""
+        return self.scale_in(step) < self.scale
 
     def next(self, parameter: ParameterState, gradient: Tensor, left: Tensor, step: int) -> float:
         """Return the threshold of a parameter for this step.
@@ -74,7 +90,7 @@ class Thresholding:
             )
         # A parameter of zeros says nothing about its threshold, so none is remembered.
         parameter.threshold = threshold if moments.largest > 0 else parameter.threshold
-        ramped = ramp * self.scale * threshold
+        ramped = ramp * self.scale_in(step) * threshold
         return ramped if ramped <= LARGEST_FLOAT else math.inf
 
     def observe(self, parameter: ParameterState, moments: Moments) -> None:

@@ -20,8 +20,10 @@ with the frames of later steps."""
 FIRST_PAUSE, LONGEST_PAUSE = 10, 320
 """Number of steps with frames until a dense run is tried again. It doubles after each dense run
 that was slower."""
-FIRST_SECONDS = 60.0
-"""Largest number of seconds that the first dense run may take, by the cost model of the link."""
+FIRST_SECONDS, FIRST_SECONDS_BESIDE_LOW_THRESHOLDS = 60.0, 3.0
+"""Largest number of seconds that the first dense run may take, by the cost model of the link.
+Where thresholds begin low, frames show almost every element to the optimizer too, and take a slow
+link less time."""
 WORTH = 1.02
 """Multiple of the time of a step with frames. A dense step that takes no longer is preferred,
 because it loses nothing."""
@@ -41,15 +43,24 @@ class Choice:
         links: the measured links.
         gradient_bytes: the bytes of all gradients, as an all-reduce sends them.
         may_be_dense: whether steps may be dense where that is faster.
+        begins_low: whether thresholds begin low.
     """
 
-    def __init__(self, links: Links, gradient_bytes: int, *, may_be_dense: bool = True) -> None:
+    def __init__(
+        self,
+        links: Links,
+        gradient_bytes: int,
+        *,
+        may_be_dense: bool = True,
+        begins_low: bool = False,
+    ) -> None:
         self.may_be_dense = may_be_dense
         self.links, self.gradient_bytes = links, gradient_bytes
         self.frames: FrameTopology = GATHER if links.nodes is None else HIERARCHICAL
         """The topology of the steps that are not dense."""
         promised = DENSE.seconds(links, gradient_bytes, 0.0)
-        first = min(FIRST_RUN, FIRST_SECONDS / max(1e-9, promised))
+        seconds = FIRST_SECONDS_BESIDE_LOW_THRESHOLDS if begins_low else FIRST_SECONDS
+        first = min(FIRST_RUN, seconds / max(1e-9, promised))
         self.steps: deque[float] = deque(maxlen=REMEMBERED)
         """Seconds of the last steps with frames."""
         self.exposed: deque[float] = deque(maxlen=REMEMBERED)

@@ -93,7 +93,12 @@ class CurrentTopology:
         parameters = self._sieve.parameters
         if self._choice is None and parameters.states:
             gradient_bytes = sum(p.numel * p.element_size for p in parameters) // fragments
-            self._choice = Choice(groups.measure(), gradient_bytes, may_be_dense=self._may_be_dense)
+            self._choice = Choice(
+                groups.measure(),
+                gradient_bytes,
+                may_be_dense=self._may_be_dense,
+                begins_low=self._sieve.thresholds.begins_low,
+            )
             if self._has_begun:
                 self._choice.skip_first_run()
             self._steps_since_measured = 0
