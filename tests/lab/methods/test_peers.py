@@ -187,7 +187,10 @@ MEAN_OF_RANKS = "local:every=2,exchange=dense,lr=1,momentum=0"
     [
         ("sparseloco:every=2,k=4096,bits=32,decay=1", MEAN_OF_RANKS),
         ("muloco:every=2,bits=32,error_feedback=no,lr=1,momentum=0", MEAN_OF_RANKS),
-        ("muloco:every=3,bits=32,lr=0.7,momentum=0.5", "local:every=3,exchange=dense,momentum=0.5"),
+        (
+            "muloco:every=3,bits=32,lr=0.7,momentum=0.5",
+            "local:every=3,exchange=dense,momentum=0.5,ramp=0",
+        ),
         ("post-local:start_step=3,every=2", f"{MEAN_OF_RANKS},start_step=3"),
     ],
 )

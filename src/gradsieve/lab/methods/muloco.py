@@ -44,16 +44,16 @@ class Muloco(Played):
             every=self.options.every,
             lr=self.options.lr,
             momentum=self.options.momentum,
+            ramp=0,
             sieve=SieveConfig(exchange="dense"),
         )
 
     def play(self, replica: Replica, ranks: int) -> LocalSteps:
         options = self.options
-        training = LocalSteps(replica, ranks, self.settings)
-        training.compressor = QuantizedMean(  # type: ignore[assignment]
+        compressor = QuantizedMean(
             list(replica.model.parameters()),
             ranks,
             options.bits,
             options.decay if options.error_feedback else None,
         )
-        return training
+        return LocalSteps(replica, ranks, self.settings, compressor)

@@ -51,6 +51,7 @@ class SparseLoco(Played):
             every=self.options.every,
             lr=self.options.lr,
             momentum=self.options.momentum,
+            ramp=0,
             sieve=SieveConfig(exchange="dense"),
         )
 
@@ -63,12 +64,11 @@ class SparseLoco(Played):
 
     def play(self, replica: Replica, ranks: int) -> LocalSteps:
         options = self.options
-        training = LocalSteps(replica, ranks, self.settings)
-        training.compressor = TopOfChunks(  # type: ignore[assignment]
+        compressor = TopOfChunks(
             [Chunks(p.shape, options.chunk) for p in replica.model.parameters()],
             ranks,
             self.kept,
             bits=options.bits,
             decay=options.decay,
         )
-        return training
+        return LocalSteps(replica, ranks, self.settings, compressor)

@@ -50,10 +50,14 @@ DENSE = ("dense",)
 HOOK = ("sieve:balanced-sigma=0.25,rotation=256", "sieve:balanced-sigma=1,rotation=256")
 LOCAL = (
     "local:every=20,balanced-sigma=1,rotation=256,start_step=200,start=sieve",
-    "local:every=15,balanced-sigma=3,rotation=256,min_numel=16,lr=1,momentum=0.3",
-    "local:every=30,balanced-sigma=4,rotation=256,min_numel=16,lr=1,momentum=0",
+    "local:every=20,balanced-sigma=1,rotation=256",
+    "local:every=20,balanced-sigma=2,rotation=256,min_numel=16",
+    *(
+        f"local:every={every},balanced-sigma={k},rotation=256,min_numel=16,lr=1,momentum=0.5"
+        for every, k in ((20, 4), (20, 8), (40, 4))
+    ),
 )
-DILOCO = ("local:every=20,exchange=dense,lr=0.7,momentum=0.7",)
+DILOCO = ("local:every=20,exchange=dense,ramp=0", "local:every=20,exchange=dense")
 SPARSELOCO = (
     "sparseloco:every=30",
     "sparseloco:every=15",

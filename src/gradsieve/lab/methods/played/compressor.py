@@ -17,6 +17,11 @@ class Compressor(Protocol):
         """Return what the optimizer gets for each parameter, and a rank's mean number of bits."""
 
 
+class PlacedCompressor(Protocol):
+    def average(self, gradients: Gradients, places: Places = None) -> tuple[list[Tensor], float]:
+        """Do what `Compressor.average` does, for the parameters in these places."""
+
+
 @runtime_checkable
 class SendsPositions(Protocol):
     """A compressor that sends the positions of elements, which a better code would shorten."""

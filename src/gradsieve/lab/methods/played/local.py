@@ -1,5 +1,6 @@
 """Local steps of many ranks in one process, with the schedule and the weights of OuterSync."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.played.compressor import PlacedCompressor
 from gradsieve.lab.methods.played.rounded import Rounded
 from gradsieve.lab.methods.played.sieve import PlayedSieve
 from gradsieve.lab.methods.played.synchronous import Batches, Synchronous, backward
@@ -32,23 +34,25 @@ class LocalSteps:
 
     Args:
         replica: the model that all ranks begin with, or, with `start_step`, train together first.
+        compressor: what averages pseudo-gradients; None for that of the settings.
 
     Raises:
         ValueError: a number is out of range, or the settings ask for a link.
     """
 
-    def __init__(self, replica: Replica, ranks: int, settings: LocalSettings) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        ranks: int,
+        settings: LocalSettings,
+        compressor: PlacedCompressor | None = None,
+    ) -> None:
         self.settings = settings
         self.schedule = Schedule(settings.every, settings.fragments, settings.delay)
         parameters = list(replica.model.parameters())
         # Refuse too many fragments now, not after the synchronous steps.
         split_alike([parameter.numel() for parameter in parameters], settings.fragments)
-        topology = TOPOLOGIES.get(settings.sieve.topology_name)
-        self.compressor: Rounded | PlayedSieve = (
-            Rounded(8 * (topology.element_size or FLOAT32))
-            if isinstance(topology, DenseTopology)
-            else PlayedSieve(parameters, ranks, settings.sieve, settings.residual_decay)
-        )
+        self.compressor = compressor or compressor_of(settings, parameters, ranks)
         through_sieve = settings.start == "sieve"
         first = PlayedSieve(parameters, ranks, settings.sieve) if through_sieve else Rounded(32)
         self.together = Synchronous(replica, first)
@@ -119,3 +123,12 @@ class LocalSteps:
         if not (self.settings.holds and isinstance(self.compressor, PlayedSieve)):
             return None
         return self.compressor.unsent(rank, self.ranks[rank].weights.parts[fragment])
+
+
+def compressor_of(
+    settings: LocalSettings, parameters: Sequence[Tensor], ranks: int
+) -> PlacedCompressor:
+    topology = TOPOLOGIES.get(settings.sieve.topology_name)
+    if isinstance(topology, DenseTopology):
+        return Rounded(8 * (topology.element_size or FLOAT32))
+    return PlayedSieve(parameters, ranks, settings.sieve, settings.residual_decay)
