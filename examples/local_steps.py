@@ -1,18 +1,17 @@
-"""Local steps after synchronous ones: torchrun --nproc-per-node 2 examples/local_steps.py"""
+"""Local steps: torchrun --nproc-per-node 2 examples/local_steps.py"""
 
 from itertools import islice
 
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel as DDP
 
 import gradsieve as gs
 from gradsieve.lab.workloads.digits import accuracy, batches
 from gradsieve.lab.workloads.mnist import load_mnist
 from gradsieve.lab.workloads.mnist_cnn import MnistCnn
 
-SYNCHRONOUS_STEPS, LOCAL_STEPS = 10, 60
+STEPS = 70
 
 dist.init_process_group("gloo")
 rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -21,14 +20,8 @@ net = MnistCnn()
 optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 data = batches(load_mnist(train=True), rank, world_size, seed=0)
 
-model = DDP(net)
-for images, labels in islice(data, SYNCHRONOUS_STEPS):
-    optimizer.zero_grad()
-    F.cross_entropy(model(images), labels).backward()
-    optimizer.step()
-
 outer = gs.OuterSync(net, every=10)
-for images, labels in islice(data, LOCAL_STEPS):
+for images, labels in islice(data, STEPS):
     optimizer.zero_grad()
     F.cross_entropy(net(images), labels).backward()
     optimizer.step()
@@ -39,6 +32,4 @@ if rank == 0:
     print(outer.state.totals)
     test = load_mnist(train=False).first(1000)
     print(f"test accuracy {accuracy(net, test):.3f}")
-# A DDP model that outlives its group may end the process.
-del model
 dist.destroy_process_group()
