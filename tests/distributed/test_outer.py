@@ -132,6 +132,28 @@ def switch_topologies():
     assert same_on_all_ranks(net)
 
 
+def keep_the_rest():
+    """Ranks differ by what they have not sent, and not by what they have pruned from sums."""
+    smaller_pieces()
+    for options, differs in (
+        ({"exchange": "gather"}, True),
+        ({"exchange": "two-shot"}, True),
+        ({"exchange": "two-shot", "rotation": 16}, False),
+        ({"exchange": "gather", "error_feedback": False}, False),
+        ({"exchange": "dense"}, False),
+    ):
+        net = build()
+        outer = gs.OuterSync(net, every=2, threshold=gs.Sigma(2.0), min_numel=100, **options)
+        train(net, outer, 8)
+        assert same_on_all_ranks(net) != differs, options
+        outer.finish()
+        assert same_on_all_ranks(net), options
+
+
+def test_a_rank_keeps_in_its_weights_what_is_its_own():
+    run_ranks(2, keep_the_rest)
+
+
 def test_the_topology_may_change_between_exchanges():
     run_ranks(2, switch_topologies)
 
@@ -188,6 +210,12 @@ def nodes():
     train(model, outer, 10, first=2)
     assert same_on_all_ranks(model)
     assert outer.last.exchange.exchange == "hierarchical"
+    # What a node has kept together lies on single ranks of it from now on.
+    outer.state.exchange = "gather"
+    train(model, outer, 7, first=12)
+    dist.all_gather(both, weights(model))
+    assert torch.equal(both[0], both[1])
+    assert torch.equal(both[2], both[3])
     with pytest.raises(gs.SieveError, match=r"over ranks \[0, 1, 2, 3\] in every step already"):
         gs.OuterSync(DDP(build()))
 

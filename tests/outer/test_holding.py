@@ -26,7 +26,7 @@ def exchange(weights, average, unsent):
     flight = weights.begin(0, goes_on=False)
     moved = flight.buckets[0].flat.clone()
     flight.buckets[0].flat.copy_(average)
-    weights.end(flight, [unsent])
+    weights.end(flight, lambda name: unsent)
     return moved
 
 
@@ -83,6 +83,6 @@ def test_what_is_learned_while_an_exchange_is_under_way_stays_beside_it():
     flight = weights.begin(0, goes_on=True)
     move(inner, 0.5)
     flight.buckets[0].flat.zero_()
-    weights.end(flight, [torch.ones(6)])
+    weights.end(flight, lambda name: torch.ones(6))
     torch.testing.assert_close(inner.detach(), start - 1.5)
     torch.testing.assert_close(exchange(weights, 0.0, None), torch.full((6,), 0.5))

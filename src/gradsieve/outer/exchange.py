@@ -9,9 +9,10 @@ from gradsieve.exchange.collectives import own_rank
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, Buffers, assign
 from gradsieve.outer.record import OuterRecord
+from gradsieve.outer.rests import Rests
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import UnderWay
-from gradsieve.outer.weights import Flight, OuterWeights
+from gradsieve.outer.weights import Flight, OuterWeights, nothing
 from gradsieve.parameters.nonfinite import is_finite
 from gradsieve.state import SieveState
 
@@ -32,6 +33,7 @@ class OuterExchange:
     ) -> None:
         self.state, self.weights, self.schedule = state, weights, schedule
         self.buffers = buffers
+        self.rests = Rests(schedule.fragments)
         self._arrivals = Arrivals(state.engine.groups)
         self.under_way: UnderWay | None = None
         self.last: OuterRecord | None = None
@@ -62,6 +64,8 @@ class OuterExchange:
         under_way = UnderWay(flight, schedule.every, max(1, schedule.since))
         buckets = under_way.flight.buckets
         state.begin_step(buckets[0])
+        rotates = state.config.rotation > 0
+        self.rests.follow(fragment, engine.topology.running, rotates=rotates)
         engine.worker.submit(meeting)
         buffers = self.buffers.now()
         if buffers and fragment == schedule.fragments - 1:
@@ -99,9 +103,8 @@ class OuterExchange:
             return
         self.arrive()
         start = time.perf_counter()
-        part = self.weights.parts[under_way.flight.fragment]
-        unsent = [self.unsent(self.weights.names[place]) for place in part]
-        self.weights.end(under_way.flight, unsent)
+        holds = self.state.config.error_feedback and self.rests.are_own(under_way.flight.fragment)
+        self.weights.end(under_way.flight, self.unsent if holds else nothing)
         assign(self.buffers.now(), under_way.buffers)
         self.under_way = None
         under_way.seconds += time.perf_counter() - start
@@ -116,7 +119,10 @@ class OuterExchange:
         self.weights.settle()
 
     def unsent(self, name: str) -> Tensor | None:
-        """Return what `ParameterState.unsent` returns, once bases that are turning have turned."""
+        """Return what `ParameterState.unsent` returns.
+
+        It waits for bases that are turning, because a checkpoint has them as they are afterwards.
+        """
         self.state.engine.finish()
         return self.state.sieve.parameters.states[name].unsent()
 

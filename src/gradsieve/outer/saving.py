@@ -10,6 +10,7 @@ from gradsieve.bucket.shards import places_of
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.under_way import load_under_way
 from gradsieve.outer.weights import OuterWeights, require_optimizer_fits
+from gradsieve.saved.fields import items
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
 from gradsieve.saved.sieve import (
@@ -37,6 +38,7 @@ def save(exchange: OuterExchange) -> dict[str, Any]:
             "names": list(weights.names),
             "weights": {name: w.detach().clone() for name, w in weights.named},
             "holding": (weights.holding,),
+            "rests": list(exchange.rests.contents),
             "model": (checksums_of(weights),),
             "optimizer": (deepcopy(weights.optimizer.state_dict()),),
             "sieve": exchange.state.save(),
@@ -58,6 +60,7 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     theirs = [*found["settings"], *found["sieve"]["settings"]]
     require_settings(theirs, [*settings, *lines_of(exchange.state.sieve.settings)])
     exchange.schedule.require_fit(found["schedule"])
+    items("rests", found["rests"], exchange.schedule.fragments)
     names = weights.require_fit(found["names"], found["weights"])
     names_there = {other: name for name, other in names.items()}
     model = {name: found["model"][0][other] for name, other in names.items()}
@@ -73,6 +76,7 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, mine in weights.named:
             mine.copy_(outer[name])
+    exchange.rests.load(found["rests"])
     holding = [names_there[name] for name in found["holding"][0]]
     for place, name in enumerate(weights.names):
         weights.hold(place, exchange.unsent(name) if name in holding else None)

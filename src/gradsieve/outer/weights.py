@@ -16,8 +16,13 @@ from gradsieve.outer.nesterov import Nesterov
 from gradsieve.saved.parameter_names import counterparts
 
 OuterOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+Unsent = Callable[[str], Tensor | None]
 OWN_STATE = ("torch.optim", "gradsieve.")
 """The modules of optimizers that keep everything in their state."""
+
+
+def nothing(name: str) -> None:
+    """A rank keeps nothing in its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +144,16 @@ class OuterWeights:
         start = self._starts[place]
         return (self.outer[place] if start is None else start).to(self.inner[place].dtype).float()
 
-    def end(self, flight: Flight, unsent: Sequence[Tensor | None] | None = None) -> None:
+    def end(self, flight: Flight, unsent: Unsent = nothing) -> None:
         """Step the outer optimizer by the averages, and train on from its weights.
 
         What inner steps have added since `begin` stays on this rank, and is a part of its next
         pseudo-gradient: weights = outer weights + (weights - weights at `begin`).
 
         Args:
-            unsent: for each parameter of the fragment, the part of this rank's pseudo-gradients
-                that it has not sent yet (float32). The rank keeps this progress in its weights:
-                they start at outer weights - unsent. None where there is nothing to keep.
+            unsent: a function that takes the name of a parameter, and returns the part of this
+                rank's pseudo-gradients that it has not sent yet (float32), or None. The rank keeps
+                this progress in its weights: they start at outer weights - unsent.
         """
         part = self.parts[flight.fragment]
         averages = [gradient for bucket in flight.buckets for gradient in bucket.shaped()]
@@ -159,7 +164,7 @@ class OuterWeights:
         with torch.no_grad():
             shards = self.shards()
             for number, place in enumerate(part):
-                self.hold(place, None if unsent is None else unsent[number])
+                self.hold(place, unsent(self.names[place]))
                 weights, start = shards[place], self._starts[place]
                 merged = (self.outer[place] if start is None else start).to(weights.device)
                 if flight.departed:
@@ -185,8 +190,9 @@ class OuterWeights:
     def settle(self) -> None:
         """Take what this rank has not sent out of its weights, so that all ranks have the same."""
         for place, weights in enumerate(self.shards()):
-            weights.copy_(self.settled(place))
-            self.hold(place, None)
+            if self.holds(place):
+                weights.copy_(self.settled(place))
+                self.hold(place, None)
 
     def holds(self, place: int) -> bool:
         """Return whether the weights of a parameter contain what this rank has not sent."""

@@ -37,12 +37,15 @@ FIELDS = (
     "names",
     "weights",
     "holding",
+    "rests",
     "model",
     "optimizer",
     "sieve",
     "under_way",
     SEAL,
 )
+OWN, BESIDE_SUMS, SHARED = "own", "beside sums", "shared"
+"""What the residuals of a fragment may consist of; see `gradsieve.outer.rests`."""
 SCHEDULE = ("every", "step", "place", "began", "since", "ends")
 UNDER_WAY = ("fragment", "averages", "departed", "buffers", "every", "since")
 
@@ -58,9 +61,12 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
     names = [text("names", name) for name in items("names", found["names"])]
     for name, weights in with_keys("weights", found["weights"], names).items():
         numbers(f"weights[{name}]", weights)
-    holding = items("holding", opened_leaf("holding", found["holding"]))
-    if not set(map(str, holding)) <= set(names):
-        refuse("holding", "names of parameters", holding)
+    for name in items("holding", opened_leaf("holding", found["holding"])):
+        if text("holding", name) not in names:
+            refuse("holding", "names of parameters", shown(name))
+    for content in items("rests", found["rests"]):
+        if text("rests", content) not in (OWN, BESIDE_SUMS, SHARED):
+            refuse("rests", f"{OWN}, {BESIDE_SUMS} or {SHARED}", shown(content))
     for name, crc in with_keys("model", opened_leaf("model", found["model"]), names).items():
         count(f"model[{name}]", crc, 0, LARGEST_CRC)
     require_optimizer(opened_leaf("optimizer", found["optimizer"]), len(names))

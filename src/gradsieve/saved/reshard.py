@@ -14,7 +14,7 @@ from torch import Tensor
 from gradsieve.saved.fields import count, shown
 from gradsieve.saved.leaf import Leaf
 from gradsieve.saved.memory import from_memory_order, in_memory_order
-from gradsieve.saved.outer import require_sound_outer
+from gradsieve.saved.outer import OWN, SHARED, require_sound_outer
 from gradsieve.saved.seal import checksum_of, sealed
 from gradsieve.saved.sieve import named_shards, require_sound, shards_in
 from gradsieve.telemetry.report import NO_REPORT
@@ -220,9 +220,21 @@ def reshard_outer(states: Sequence[State], world_size: int) -> list[dict[str, An
                 "ranks' weights differ: call finish() on all ranks, then state_dict()"
             )
     count("world_size", states[0]["world_size"], len(states), len(states))
-    require_alike(states, ("settings", "schedule", "names", "weights", "model", "optimizer"))
+    require_alike(
+        states, ("settings", "schedule", "names", "weights", "rests", "model", "optimizer")
+    )
+    # Pieces of sums have become parts of the residuals.
+    rests = [OWN if content == OWN else SHARED for content in states[0]["rests"]]
     sieves = reshard_sieves([state["sieve"] for state in states], world_size)
     return [
-        sealed({**states[0], "rank": rank, "world_size": world_size, "sieve": sieve})
+        sealed(
+            {
+                **states[0],
+                "rank": rank,
+                "world_size": world_size,
+                "rests": rests,
+                "sieve": sieve,
+            }
+        )
         for rank, sieve in enumerate(sieves)
     ]

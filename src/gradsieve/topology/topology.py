@@ -116,6 +116,8 @@ class FrameTopology(Topology):
     of_nodes: ClassVar[bool] = False
     """Whether the ranks of a node average their gradients before they select, and share one
     residual."""
+    prunes_sums: ClassVar[bool] = False
+    """Whether a rank prunes the sums of its part, and keeps their rest."""
 
     def place(self, groups: Groups) -> tuple[int, int]:
         """Return the number of this rank's part of a bucket, and the number of all parts."""

@@ -22,6 +22,7 @@ class TwoShot(FrameTopology):
     """Sends each part to its owner and each pruned sum to all. Latency doubles."""
 
     name = "two-shot"
+    prunes_sums = True
 
     def place_of(self, rank: int, ranks: int) -> tuple[int, int]:
         return rank, ranks

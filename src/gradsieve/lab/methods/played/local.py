@@ -15,7 +15,7 @@ from gradsieve.lab.methods.played.synchronous import Batches, Synchronous, backw
 from gradsieve.lab.workloads.replica import Replica
 from gradsieve.outer.fragments import split_alike
 from gradsieve.outer.schedule import Schedule
-from gradsieve.outer.weights import Flight, OuterWeights
+from gradsieve.outer.weights import Flight, OuterWeights, Unsent, nothing
 from gradsieve.topology import TOPOLOGIES, DenseTopology
 
 FLOAT32 = 4
@@ -115,14 +115,15 @@ class LocalSteps:
     def end(self) -> None:
         for number, rank in enumerate(self.ranks):
             if rank.flight is not None:
-                rank.weights.end(rank.flight, self.unsent(number, rank.flight.fragment))
+                rank.weights.end(rank.flight, self.unsent(number))
                 rank.flight = None
 
-    def unsent(self, rank: int, fragment: int) -> list[Tensor | None] | None:
-        """Return what a rank keeps in its weights of a fragment; None for nothing."""
-        if not (self.settings.holds and isinstance(self.compressor, PlayedSieve)):
-            return None
-        return self.compressor.unsent(rank, self.ranks[rank].weights.parts[fragment])
+    def unsent(self, rank: int) -> Unsent:
+        """Return the function that tells what a rank keeps in its weights."""
+        sieve, names = self.compressor, self.ranks[rank].weights.names
+        if not (self.settings.holds and isinstance(sieve, PlayedSieve)):
+            return nothing
+        return lambda name: sieve.unsent(rank, names.index(name))
 
 
 def compressor_of(

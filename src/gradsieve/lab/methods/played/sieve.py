@@ -45,6 +45,7 @@ class PlayedSieve:
             sieve.bind(nn.ParameterList(parameters))
             sieve.share_bases(self.sieves[0])
         self.residual_decay = residual_decay
+        self.rotates = config.rotation > 0
 
     def plan(self, rank: int, places: Sequence[int] | None) -> Plan:
         """Return what a rank sends of the parameters that are exchanged together; None is all."""
@@ -54,10 +55,10 @@ class PlayedSieve:
         place, count = self.topology.place_of(rank, ranks)
         return sieve.plan(self.topology, chosen, place, count)
 
-    def unsent(self, rank: int, places: Sequence[int]) -> list[Tensor | None]:
-        """Return what a rank has not sent of the parameters that are exchanged together."""
-        kept = list(self.sieves[rank].parameters)
-        return [kept[place].unsent() for place in places]
+    def unsent(self, rank: int, place: int) -> Tensor | None:
+        """Return what a rank has not sent of a parameter, as `OuterExchange.unsent` does."""
+        is_own = not (self.topology.prunes_sums and self.rotates)
+        return list(self.sieves[rank].parameters)[place].unsent() if is_own else None
 
     def average(
         self, gradients: Sequence[Sequence[Tensor]], places: Sequence[int] | None = None
