@@ -220,21 +220,10 @@ def reshard_outer(states: Sequence[State], world_size: int) -> list[dict[str, An
                 "ranks' weights differ: call finish() on all ranks, then state_dict()"
             )
     count("world_size", states[0]["world_size"], len(states), len(states))
-    require_alike(
-        states, ("settings", "schedule", "names", "weights", "rests", "model", "optimizer")
-    )
+    alike = ("settings", "schedule", "names", "weights", "rests", "model", "optimizer")
+    require_alike(states, alike)
     # Pieces of sums have become parts of the residuals.
     rests = [OWN if content == OWN else SHARED for content in states[0]["rests"]]
+    shared = {**states[0], "world_size": world_size, "rests": rests}
     sieves = reshard_sieves([state["sieve"] for state in states], world_size)
-    return [
-        sealed(
-            {
-                **states[0],
-                "rank": rank,
-                "world_size": world_size,
-                "rests": rests,
-                "sieve": sieve,
-            }
-        )
-        for rank, sieve in enumerate(sieves)
-    ]
+    return [sealed({**shared, "rank": rank, "sieve": sieve}) for rank, sieve in enumerate(sieves)]
