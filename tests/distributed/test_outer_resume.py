@@ -138,6 +138,10 @@ def forgeries(saved):
     yield "model", (saved["model"][0] | {one: 1.5},), "model"
     yield "names", [*saved["names"][1:], saved["names"][0]], "another order"
     yield "names", saved["names"][1:], one
+    yield "holding", (["nobody"],), "holding"
+    yield "holding", ([1],), "holding"
+    yield "rests", ["strange"], "rests"
+    yield "rests", [], "rests"
     yield "settings", [1], "settings"
     for field in ("every", "step", "place", "began", "since", "ends"):
         for bad in (-1, True, 2.0, "3", 10**6, [5]):
