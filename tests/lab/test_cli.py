@@ -103,7 +103,7 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path):
         (["bench", "step", "--method", "local:every=11", "--steps", "20"], "phases of 11 steps"),
         (
             ["bench", "step", "--method", "local:every=3,start_step=9"],
-            "start_step and residual_decay are for bench rate",
+            "start_step, residual_decay and holds are for bench rate",
         ),
         (["bench", "step", "--method", "hsdp"], "give --ranks 4 --ranks-per-node 2"),
         (["bench", "step", "--ranks", "3", "--ranks-per-node", "2"], "into nodes of 2"),
