@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ def end_with_parent() -> None:
 
     def wait() -> None:
         os.read(sys.stdin.fileno(), 1)
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
 
