@@ -46,6 +46,20 @@ class LocalSettings:
         return partial(Nesterov, lr=self.lr, momentum=self.momentum, ramp=self.ramp)
 
 
+def settings_of_peer(
+    *, every: int, lr: float, momentum: float, start_step: int = 0
+) -> LocalSettings:
+    """Return the local steps of a peer, which brings its own compressor and has no ramp."""
+    return LocalSettings(
+        every=every,
+        lr=lr,
+        momentum=momentum,
+        ramp=0,
+        start_step=start_step,
+        sieve=SieveConfig(exchange="dense"),
+    )
+
+
 OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "every": int,
     "delay": int,

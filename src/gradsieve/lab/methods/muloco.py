@@ -7,8 +7,7 @@ workload: use it with optimizer=muon.
 
 from dataclasses import dataclass
 
-from gradsieve.config import SieveConfig
-from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.local_words import settings_of_peer
 from gradsieve.lab.methods.method import Played
 from gradsieve.lab.methods.peer_words import read_options, require_bits, require_shares
 from gradsieve.lab.methods.played.local import LocalSteps
@@ -40,12 +39,8 @@ class Muloco(Played):
 
     def __init__(self, options: str = "") -> None:
         self.options = read_options(options, MulocoOptions)
-        self.settings = LocalSettings(
-            every=self.options.every,
-            lr=self.options.lr,
-            momentum=self.options.momentum,
-            ramp=0,
-            sieve=SieveConfig(exchange="dense"),
+        self.settings = settings_of_peer(
+            every=self.options.every, lr=self.options.lr, momentum=self.options.momentum
         )
 
     def play(self, replica: Replica, ranks: int) -> LocalSteps:

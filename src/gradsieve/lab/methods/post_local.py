@@ -5,8 +5,7 @@ T. Lin et al., Don't Use Large Mini-Batches, Use Local SGD, arXiv 1808.07217, se
 
 from dataclasses import dataclass
 
-from gradsieve.config import SieveConfig
-from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.local_words import settings_of_peer
 from gradsieve.lab.methods.method import Played
 from gradsieve.lab.methods.peer_words import read_options
 from gradsieve.lab.methods.played.local import LocalSteps
@@ -25,12 +24,8 @@ class PostLocal(Played):
 
     def __init__(self, options: str = "") -> None:
         read = read_options(options, PostLocalOptions)
-        self.settings = LocalSettings(
-            every=read.every,
-            start_step=read.start_step,
-            lr=1.0,
-            momentum=0.0,
-            sieve=SieveConfig(exchange="dense"),
+        self.settings = settings_of_peer(
+            every=read.every, lr=1.0, momentum=0.0, start_step=read.start_step
         )
 
     def play(self, replica: Replica, ranks: int) -> LocalSteps:

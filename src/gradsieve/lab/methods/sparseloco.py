@@ -6,8 +6,7 @@ algorithm 1, and its public code (tplr-y/CCLoco, ccloco.py).
 
 from dataclasses import dataclass
 
-from gradsieve.config import SieveConfig
-from gradsieve.lab.methods.local_words import LocalSettings
+from gradsieve.lab.methods.local_words import settings_of_peer
 from gradsieve.lab.methods.method import Played
 from gradsieve.lab.methods.peer_words import (
     read_options,
@@ -47,12 +46,8 @@ class SparseLoco(Played):
 
     def __init__(self, options: str = "") -> None:
         self.options = read_options(options, SparseLocoOptions)
-        self.settings = LocalSettings(
-            every=self.options.every,
-            lr=self.options.lr,
-            momentum=self.options.momentum,
-            ramp=0,
-            sieve=SieveConfig(exchange="dense"),
+        self.settings = settings_of_peer(
+            every=self.options.every, lr=self.options.lr, momentum=self.options.momentum
         )
 
     def kept(self, size: int) -> int:

@@ -11,6 +11,8 @@ from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
 from gradsieve.lab.methods.played.rounded import Rounded
 from gradsieve.lab.methods.played.transport import play_exchanges
+from gradsieve.outer.rests import content_after
+from gradsieve.saved.outer import OWN, SHARED
 from gradsieve.topology import TOPOLOGIES, FrameTopology
 
 
@@ -57,7 +59,7 @@ class PlayedSieve:
 
     def unsent(self, rank: int, place: int) -> Tensor | None:
         """Return what a rank has not sent of a parameter, as `OuterExchange.unsent` does."""
-        is_own = not (self.topology.prunes_sums and self.rotates)
+        is_own = content_after(OWN, self.topology, self.rotates) != SHARED
         return list(self.sieves[rank].parameters)[place].unsent() if is_own else None
 
     def average(
