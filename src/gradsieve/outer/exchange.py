@@ -103,6 +103,8 @@ class OuterExchange:
             return
         self.arrive()
         start = time.perf_counter()
+        # Bases may be turning. A checkpoint has them, and the residuals, as they are afterwards.
+        self.state.engine.finish()
         holds = self.state.config.error_feedback and self.rests.are_own(under_way.flight.fragment)
         self.weights.end(under_way.flight, self.unsent if holds else nothing)
         assign(self.buffers.now(), under_way.buffers)
@@ -119,11 +121,7 @@ class OuterExchange:
         self.weights.settle()
 
     def unsent(self, name: str) -> Tensor | None:
-        """Return what `ParameterState.unsent` returns.
-
-        It waits for bases that are turning, because a checkpoint has them as they are afterwards.
-        """
-        self.state.engine.finish()
+        """Return what `ParameterState.unsent` returns. No bases may be turning."""
         return self.state.sieve.parameters.states[name].unsent()
 
     def _record(self, under_way: UnderWay) -> None:
