@@ -14,7 +14,7 @@ from gradsieve.codec.bits import (
     sign_bits,
     store_byte,
 )
-from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
+from gradsieve.codec.blocks import choose_blocks, even_edges, read_counts, set_room, write_counts
 from gradsieve.codec.coding import Floats, Indices, Section
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.planes import (
@@ -176,7 +176,8 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
         sent[exact] = values[exact]
         squared_remainder = settle(indices, values, sent, residual)
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = SETTINGS_BYTES + QUANTIZER_BYTES + set_room(numel, block, counts)
+    edges = even_edges(numel, block)
+    room = SETTINGS_BYTES + QUANTIZER_BYTES + set_room(edges, counts)
     room += planes_room(values.size, depths) + 4 * exact.size
     room += values.size * (1 + low_bits) // 8 + 3 * STORE_REACH
     payload = np.empty(room, np.uint8)
@@ -192,7 +193,7 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
     address = write_signs(values, address)
     if low_bits:
         address = write_low_bits(levels, low_bits, address)
-    address = write_positions(indices, numel, block, counts, address)
+    address = write_positions(indices, edges, counts, address)
     return payload[: address - start], low_bits, planes, squared_remainder
 
 

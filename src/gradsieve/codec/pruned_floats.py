@@ -4,7 +4,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
+from gradsieve.codec.blocks import choose_blocks, even_edges, read_counts, set_room, write_counts
 from gradsieve.codec.coding import Floats, Indices, Section
 from gradsieve.codec.float_format import FloatFormat
 from gradsieve.codec.positions import write_positions
@@ -53,12 +53,13 @@ def encode_floats(indices, raw, numel, smallest_block, threshold):  # type: igno
     float32.
     """
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = SETTINGS_BYTES + set_room(numel, block, counts) + raw.size
+    edges = even_edges(numel, block)
+    room = SETTINGS_BYTES + set_room(edges, counts) + raw.size
     payload = np.empty(room, np.uint8)
     start = payload.ctypes.data
     address = write_counts(counts, write_settings(block, threshold, start))
     payload[address - start : address - start + raw.size] = raw
-    address = write_positions(indices, numel, block, counts, address + raw.size)
+    address = write_positions(indices, edges, counts, address + raw.size)
     return payload[: address - start]
 
 
