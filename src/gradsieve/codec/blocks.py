@@ -195,11 +195,16 @@ def write_counts(counts, address):  # type: ignore[no-untyped-def]
 @compiled
 def set_room(edges, counts):  # type: ignore[no-untyped-def]
     """Return an upper bound of the bytes that `write_counts` and `write_positions` touch."""
+    return positions_room(edges, counts) + counts_room(counts)
+
+
+@compiled
+def counts_room(counts):  # type: ignore[no-untyped-def]
+    """Return an upper bound of the bytes that `write_counts` touches."""
     total = counts.size
     for b in range(counts.size):
         total += counts[b]
-    table = positions_room(one_block(total), np.full(1, counts.size, np.int32))
-    return positions_room(edges, counts) + table
+    return positions_room(one_block(total), np.full(1, counts.size, np.int32))
 
 
 @compiled

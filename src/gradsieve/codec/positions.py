@@ -246,8 +246,9 @@ def read_some(state, address, end, edges, counts, out):  # type: ignore[no-untyp
 
     Valid positions ascend, each within its block.
 
-    edges, counts: those of `write_positions`; end: the address behind the last byte of the set. Since whole words are read, eight bytes behind
-    it must be readable; their content does not matter.
+    edges, counts: those of `write_positions`; end: the address behind the last byte of the set.
+    Since whole words are read, eight bytes behind it must be readable; their content does not
+    matter.
     """
     marks = np.empty(MARKS + 8, np.uint32)
     for start in range(0, out.size, MARKS):

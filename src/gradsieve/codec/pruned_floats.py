@@ -8,13 +8,13 @@ from gradsieve.codec.blocks import choose_blocks, even_edges, read_counts, set_r
 from gradsieve.codec.coding import Floats, Indices, Section
 from gradsieve.codec.float_format import FloatFormat
 from gradsieve.codec.positions import write_positions
-from gradsieve.codec.pruned import PrunedCoding
+from gradsieve.codec.pruned import BlockedCoding
 from gradsieve.codec.settings import SETTINGS_BYTES, read_block, write_settings
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_VALUES, GOOD, settle
 from gradsieve.runtime.compiled import compiled
 
 
-class PrunedFloats(PrunedCoding):
+class PrunedFloats(BlockedCoding):
     """Each survivor's value in the given format, sign included."""
 
     may_be_empty = True
@@ -65,7 +65,7 @@ def encode_floats(indices, raw, numel, smallest_block, threshold):  # type: igno
 
 @compiled
 def open_floats(payload, count, numel, value_bytes):  # type: ignore[no-untyped-def]
-    """Return what `PrunedCoding.read_values` does, with the values as bytes."""
+    """Return what `BlockedCoding.read_values` does, with the values as bytes."""
     start = payload.ctypes.data
     end = start + payload.size
     block, at = read_block(start)

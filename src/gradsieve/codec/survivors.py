@@ -9,9 +9,16 @@ from gradsieve.codec.positions import behind_last, read_some, start_reading
 from gradsieve.codec.settings import read_block
 from gradsieve.runtime.compiled import compiled
 
-GOOD, BAD_BLOCKS, BAD_PLANES, BAD_VALUES, BAD_POSITIONS = range(5)
+GOOD, BAD_BLOCKS, BAD_PLANES, BAD_VALUES, BAD_POSITIONS, BAD_GRID = range(6)
 """Which part of a payload a reader has found damaged, in PARTS in words; GOOD for none."""
-PARTS = ("", "counts of blocks", "planes of levels", "values", "positions")
+PARTS = (
+    "",
+    "counts of blocks",
+    "planes of levels",
+    "values",
+    "positions",
+    "classes of rows and columns",
+)
 CHUNK = 2048
 """The survivors that are decoded before they are added. They fit the L1 cache."""
 

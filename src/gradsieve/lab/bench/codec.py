@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Section, decode_frame, encode_frame, pruned_section
-from gradsieve.codec.inspect import inspect_section
 from gradsieve.codec.blocks import one_block
+from gradsieve.codec.inspect import inspect_section
 from gradsieve.codec.positions import positions_room, write_positions
 from gradsieve.lab.bench.select import seconds
 from gradsieve.parameters.parameter import row_numel
