@@ -52,8 +52,9 @@ class SieveConfig:
     values: Values = "levels"
     """The coding of the survivors. "levels": quantized to a few magnitudes (levels), the lowest of
     which is at the threshold. "bfloat16": rounded. "float32": exact. The rounding error stays in
-    the residual. Parameters that travel whole are sent as float32 with "float32", and as bfloat16
-    otherwise."""
+    the residual. Parameters that travel whole are sent as float32 with "float32" and as bfloat16
+    with "bfloat16". With "levels" they are rounded to powers of two, or to bfloat16 where there is
+    no error feedback."""
 
     exchange: Exchange | None = None
     """The topology of the exchange. None: "auto" with a `Budget`, else "gather".

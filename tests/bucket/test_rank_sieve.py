@@ -274,3 +274,15 @@ def test_what_is_kept_can_decay():
     for sieve, plan in zip(ranks.sieves, ranks.plans, strict=True):
         sieve.decay(plan, 0.5)
     torch.testing.assert_close(ranks.owed(), before / 2)
+
+
+@BOTH
+def test_coefficients_are_ordered_by_the_size_that_was_learned(topology):
+    ranks = Ranks(rotation=16, threshold=gs.Density(0.3))
+    kinds = []
+    for step in range(3):
+        ranks.step(topology, gradients_of(step))
+        reports = [gs.inspect(frame) for frame in ranks.frames]
+        kinds.append({section.kind for report in reports for section in report.sections})
+    assert "sized levels" not in kinds[0]
+    assert "sized levels" in kinds[1] & kinds[2]

@@ -12,7 +12,16 @@ import atheris
 from guarded import GuardedDecoder
 from mutate import LAYOUT, MUTATIONS, NUMELS, SAMPLES, mutated, seal
 
-from gradsieve.codec import coding, frame, levels, pruned, pruned_floats, whole_floats
+from gradsieve.codec import (
+    coding,
+    frame,
+    levels,
+    pruned,
+    pruned_floats,
+    sized_levels,
+    whole_floats,
+    whole_powers,
+)
 
 # One by one: instrumented modules would hold functions that numba cannot compile.
 for function in (
@@ -22,14 +31,20 @@ for function in (
     coding.Section.add_to,
     coding.Section.survivors,
     coding.Coding.check,
-    pruned.PrunedCoding.add,
+    pruned.BlockedCoding.add,
     pruned.PrunedCoding.check_payload,
-    pruned.PrunedCoding.open,
-    pruned.PrunedCoding.survivors,
+    pruned.BlockedCoding.open,
+    pruned.BlockedCoding.survivors,
     pruned_floats.PrunedFloats.read_values,
     levels.Levels.add,
     levels.Levels.check_payload,
     levels.Levels.read_values,
+    sized_levels.SizedLevels.add,
+    sized_levels.SizedLevels.check_payload,
+    sized_levels.SizedLevels.open,
+    sized_levels.SizedLevels.survivors,
+    whole_powers.WholePowers.check_payload,
+    whole_powers.WholePowers.values,
     whole_floats.WholeFloats.add,
     whole_floats.WholeFloats.check_payload,
     whole_floats.WholeFloats.survivors,

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from gradsieve.codec import VALUES, encode_frame, pruned_section, whole_section
+from gradsieve.codec import VALUES, Grid, encode_frame, pruned_section, whole_section
 from gradsieve.codec.frame import CHECKED_FROM, ENTRY, HEADER
 
 NUMELS = [3000, 700, 1, 40, 2048]
@@ -28,8 +28,18 @@ def sample_frame(seed: int) -> bytes:
         indices = np.flatnonzero(np.abs(values) > threshold).astype(np.int32)
         survivors = values[indices]
         row = int(numbers.choice([0, 100, 300]))
-        sections.append(pruned_section(indices, survivors, numel, threshold, mode, row=row))
+        grid = grid_of(numel, numbers) if numbers.random() < 0.5 else None
+        sections.append(
+            pruned_section(indices, survivors, numel, threshold, mode, row=row, grid=grid)
+        )
     return encode_frame(sections, layout=LAYOUT, step=7).numpy().tobytes()
+
+
+def grid_of(numel: int, numbers: np.random.Generator) -> Grid:
+    """Some classes for rows of 20 elements, or of 1."""
+    columns = 20 if numel % 20 == 0 else 1
+    squares = [numbers.lognormal(0, 4, size) for size in (numel // columns, columns)]
+    return Grid.of_squares(*(side.astype(np.float32) for side in squares))
 
 
 SAMPLES = [sample_frame(seed) for seed in range(24)]

@@ -41,9 +41,10 @@ def a_steady_gradient(exchange, **choice):
             total[name] += p.grad
     mean = STEPS * (1.003 + (dist.get_world_size() - 1) / 2)
     for name, factor in (("one", 1.0), ("two", 0.3)):
-        # All but what is rounded off once, where some 1e-3 of every gradient was lost before.
+        # All but what is rounded off once, which is a third of a gradient at most, or of a sum of
+        # them where the ranks of a node share the rounding.
         error = (total[name] - factor * mean).abs().max() / (factor * mean)
-        assert error < 0.02 / STEPS, (exchange, name, error)
+        assert error < 0.5 / STEPS, (exchange, name, error)
     assert not total["unused"].any()
     assert any(kept.any() for kept in state.residuals.values())
     # A dense step sends what is left.

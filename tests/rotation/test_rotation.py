@@ -190,3 +190,28 @@ def test_bases_turn_once_a_step_that_is_due():
 
 def test_block_0_rotates_nothing():
     assert rotation_of(torch.empty(50, 50), 0) is None
+
+
+def test_mean_squares_say_where_coefficients_are_large():
+    rows, columns, rank = 48, 80, 3
+    rotation = Rotation(rows, columns, 128, CPU)
+    assert rotation.mean_squares() is None
+    followed(rotation, (low_rank(rows, columns, rank, seed) for seed in range(3 * PERIOD)))
+    expected = rotation.mean_squares()
+    assert expected is not None
+    for squares, size in zip(expected, (rows, columns), strict=True):
+        assert squares.shape == (size,)
+        assert (squares.diff() <= 0).all()
+        assert float(squares[:rank].sum() / squares.sum()) > 0.98
+
+
+def test_mean_squares_descend_within_each_block():
+    rotation = Rotation(20, 30, 10, CPU)
+    followed(rotation, [torch.randn(600, generator=torch.Generator().manual_seed(0))])
+    for squares in rotation.mean_squares():
+        assert all((block.diff() <= 0).all() for block in squares.split(10))
+
+
+def test_nothing_is_expected_of_a_side_without_bases():
+    rotation = followed(Rotation(LONGEST_SIDE + 1, 2, 2, CPU), [torch.ones(2 * LONGEST_SIDE + 2)])
+    assert rotation.mean_squares() is None

@@ -36,7 +36,7 @@ class Ranks:
         self.model = nn.Sequential(nn.Linear(260, 128), nn.Linear(128, 20))
         config = SieveConfig(**{"min_numel": 1000, "threshold": gs.Density(0.05)} | options)
         self.sieves = [RankSieve(config, scaler) for _ in range(RANKS)]
-        self.plans, self.buckets = [], []
+        self.plans, self.buckets, self.frames = [], [], []
         self.bind()
 
     def bind(self):
@@ -46,7 +46,7 @@ class Ranks:
     def send(self, topology, gradients):
         """Begin a step, and make the frames of each rank."""
         self.buckets = [gradient.clone() for gradient in gradients]
-        self.plans, exchanges = [], []
+        self.plans, self.frames, exchanges = [], [], []
         for rank, (sieve, bucket) in enumerate(zip(self.sieves, self.buckets, strict=True)):
             sieve.begin_step()
             place = topology.place_of(rank, RANKS)
@@ -55,6 +55,7 @@ class Ranks:
             frames = sieve.encode(plan, sieve.select(plan, bucket))
             exchanges.append(topology.exchange(sieve.step, plan, frames))
             self.plans.append(plan)
+            self.frames += frames
         return exchanges
 
     def exchange(self, exchanges):

@@ -11,6 +11,7 @@ from torch import Tensor
 from gradsieve.bucket.plan import Piece, Plan
 from gradsieve.bucket.step import Step
 from gradsieve.codec import (
+    Grid,
     Section,
     empty_section,
     encode_frame,
@@ -94,7 +95,11 @@ def send_whole(
         values = gradients.cpu()
         made = []
         for piece in pieces:
-            section, rest = round_whole(values[piece.start : piece.stop], step.config.values)
+            section, rest = round_whole(
+                values[piece.start : piece.stop],
+                step.config.values,
+                error_feedback=step.config.error_feedback,
+            )
             if step.config.error_feedback and rest is not None:
                 group.add_rounding_error(piece.start, share * rest)
             made.append(section)
@@ -152,6 +157,7 @@ def send_survivors(
         if not step.config.error_feedback:
             left.zero_()
     with clock.timed("encode"):
+        grid = grid_of(parameter.rotation)
         sections = [
             pruned_section(
                 mine.numpy(),
@@ -162,6 +168,7 @@ def send_survivors(
                 row=parameter.row,
                 finite=moments.nonfinite == 0,
                 residual=kept_for(step, left[piece.start - start : piece.stop - start]),
+                grid=None if grid is None else grid.of_piece(piece.start, piece.stop),
             )
             for piece, mine, values_of_piece in divided(pieces, *on_host(indices, values))
         ]
@@ -217,6 +224,12 @@ def rotate(rotation: Rotation, flat: Tensor) -> tuple[Tensor, int]:
     if bad:
         coefficients[0] = math.nan
     return coefficients, max(0, bad - 1)
+
+
+def grid_of(rotation: Rotation | None) -> Grid | None:
+    """Return how large coefficients are expected to be, or None where nothing is known of them."""
+    squares = None if rotation is None else rotation.mean_squares()
+    return None if squares is None else Grid.of_squares(*(side.numpy() for side in squares))
 
 
 def kept_for(step: Step, left: Tensor) -> NDArray[np.float32] | None:

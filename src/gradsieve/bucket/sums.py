@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradsieve.bucket.encode import grid_of
 from gradsieve.bucket.plan import Piece, Plan
 from gradsieve.bucket.step import Step
 from gradsieve.codec import Frame, Section, Values, encode_frame, pruned_section
@@ -52,7 +53,7 @@ def add_and_prune(
         for section in arrived:
             section.add_to(average.numpy(), 1.0 / len(frames), name)
         if isinstance(unit, WholeGroup):
-            section, rest = round_whole(average, values)
+            section, rest = round_whole(average, values, error_feedback=error_feedback)
             sections.append(section)
             if error_feedback and rest is not None:
                 # The remainder is in units of a rank's own gradient, not of the average.
@@ -75,6 +76,7 @@ def prune(
     step: int,
 ) -> Section:
     threshold = threshold_like(arrived, average, left, step)
+    grid = grid_of(parameter.rotation)
     indices, chosen, moments = select(average, left, threshold, out=Workspace())
     return pruned_section(
         indices.numpy(),
@@ -85,6 +87,7 @@ def prune(
         row=parameter.row,
         finite=moments.nonfinite == 0,
         residual=left.numpy(),
+        grid=None if grid is None else grid.of_piece(piece.start, piece.stop),
     )
 
 

@@ -4,10 +4,11 @@ import time
 from functools import cache
 from threading import Timer
 
+import numpy as np
 import torch
 from numba.core.event import Event, Listener, install_listener
 
-from gradsieve.codec import Values, decode_frame, encode_frame, pruned_section, whole_section
+from gradsieve.codec import Grid, Values, decode_frame, encode_frame, pruned_section, whole_section
 from gradsieve.rotation import Rotation
 from gradsieve.runtime.notices import tell
 from gradsieve.sieve import measure, sample_magnitudes, select
@@ -37,9 +38,24 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
             pruned_section(indices.numpy(), numbers.numpy(), 8, 0.5, values, residual=residual)
             for residual in residuals
         ]
+        if rotates:
+            grid = Grid.of_squares(ones[:4].numpy(), ones[:8].numpy())
+            places, many = np.arange(32, dtype=np.int32), np.ones(32, np.float32)
+            pruned += [
+                pruned_section(
+                    places,
+                    many,
+                    32,
+                    0.5,
+                    values,
+                    grid=grid,
+                    residual=None if residual is None else np.zeros(32, np.float32),
+                )
+                for residual in residuals
+            ]
         whole = whole_section(ones.numpy(), values)
         for decoded in decode_frame(encode_frame([*pruned, whole])).sections:
-            decoded.add_to(ones.numpy(), 1.0)
+            decoded.add_to(np.zeros(decoded.numel, np.float32), 1.0)
         if rotates:
             rotation = Rotation(2, 2, 2, ones.device)
             rotation.learn(ones[:4])

@@ -4,6 +4,7 @@ from gradsieve.codec.coding import Coding, Section
 from gradsieve.codec.codings import CODINGS, VALUES, Kind, Values
 from gradsieve.codec.errors import FrameError
 from gradsieve.codec.frame import Frame, decode_frame, encode_frame
+from gradsieve.codec.grid import Grid
 from gradsieve.codec.inspect import FrameReport, SectionReport, inspect
 from gradsieve.codec.sections import empty_section, pruned_section, whole_section
 from gradsieve.codec.single import decode, encode
@@ -15,6 +16,7 @@ __all__ = [
     "Frame",
     "FrameError",
     "FrameReport",
+    "Grid",
     "Kind",
     "Section",
     "SectionReport",

@@ -57,6 +57,23 @@ def blocks_of(universe, block):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def even_edges(universe, block):  # type: ignore[no-untyped-def]
+    """Return where each block begins, and the universe, int64 [blocks + 1]."""
+    edges = np.empty(blocks_of(universe, block) + 1, np.int64)
+    for b in range(edges.size):
+        edges[b] = min(b * block, universe)
+    return edges
+
+
+@compiled
+def one_block(universe):  # type: ignore[no-untyped-def]
+    """Return the edges of a single block, int64 [2]."""
+    edges = np.zeros(2, np.int64)
+    edges[1] = universe
+    return edges
+
+
+@compiled
 def count_blocks(indices, start, stop, block):  # type: ignore[no-untyped-def]
     """Return the number of indices in each block from `start` on, int32.
 
@@ -101,7 +118,8 @@ def choose_blocks(indices, universe, smallest):  # type: ignore[no-untyped-def]
     if block == universe:
         return max(universe, 1), whole
     counts = count_blocks(indices, 0, universe, block)
-    if set_room(universe, block, counts) < set_room(universe, universe, whole):
+    cut = set_room(even_edges(universe, block), counts)
+    if cut < set_room(one_block(universe), whole):
         return block, counts
     return universe, whole
 
@@ -171,17 +189,22 @@ def write_counts(counts, address):  # type: ignore[no-untyped-def]
         total += counts[b]
         marks[b] = total + b
     universe = total + counts.size
-    return write_positions(marks, universe, universe, np.full(1, marks.size, np.int32), address)
+    return write_positions(marks, one_block(universe), np.full(1, marks.size, np.int32), address)
 
 
 @compiled
-def set_room(universe, block, counts):  # type: ignore[no-untyped-def]
+def set_room(edges, counts):  # type: ignore[no-untyped-def]
     """Return an upper bound of the bytes that `write_counts` and `write_positions` touch."""
+    return positions_room(edges, counts) + counts_room(counts)
+
+
+@compiled
+def counts_room(counts):  # type: ignore[no-untyped-def]
+    """Return an upper bound of the bytes that `write_counts` touches."""
     total = counts.size
     for b in range(counts.size):
         total += counts[b]
-    table = positions_room(total, total, np.full(1, counts.size, np.int32))
-    return positions_room(universe, block, counts) + table
+    return positions_room(one_block(total), np.full(1, counts.size, np.int32))
 
 
 @compiled
@@ -198,8 +221,9 @@ def read_counts(address, end, universe, block, count):  # type: ignore[no-untype
     counts = np.zeros(size, np.int32)
     total = count + size
     one = np.full(1, size, np.int32)
-    state = start_reading(address, total, total, one)
-    if not read_some(state, address, end, total, total, one, counts):
+    edges = one_block(total)
+    state = start_reading(address, edges, one)
+    if not read_some(state, address, end, edges, one, counts):
         return counts, np.int64(0)
     behind = -1
     for b in range(size):

@@ -23,9 +23,11 @@ from gradsieve.codec.bfloat16 import Bfloat16
 from gradsieve.codec.coding import Coding
 from gradsieve.codec.float32 import Float32
 from gradsieve.codec.levels import Levels
-from gradsieve.codec.pruned import PrunedCoding
+from gradsieve.codec.pruned import BlockedCoding, PrunedCoding
 from gradsieve.codec.pruned_floats import PrunedFloats
+from gradsieve.codec.sized_levels import SizedLevels
 from gradsieve.codec.whole_floats import WholeFloats
+from gradsieve.codec.whole_powers import WholePowers
 
 
 class Kind(IntEnum):
@@ -36,6 +38,8 @@ class Kind(IntEnum):
     FLOAT32 = 2
     BFLOAT16 = 3
     LEVELS = 4
+    SIZED_LEVELS = 5
+    WHOLE_POWERS = 6
 
 
 C = TypeVar("C", bound=Coding)
@@ -50,14 +54,21 @@ def by_kind(*codings: C) -> Mapping[int, C]:
 
 EXACT = PrunedFloats(Kind.FLOAT32, Float32())
 """The coding of survivors that others cannot carry, and of sections without survivors."""
+ROUNDED = PrunedFloats(Kind.BFLOAT16, Bfloat16())
+LEVELS = Levels(Kind.LEVELS)
+SIZED = SizedLevels(Kind.SIZED_LEVELS)
 PRUNED_CODINGS: Mapping[int, PrunedCoding] = by_kind(
     EXACT,
-    PrunedFloats(Kind.BFLOAT16, Bfloat16()),
-    Levels(Kind.LEVELS),
+    ROUNDED,
+    LEVELS,
+    SIZED,
 )
-WHOLE_CODINGS: Mapping[int, WholeFloats] = by_kind(
+ROUNDED_WHOLE = WholeFloats(Kind.WHOLE_BFLOAT16, Bfloat16())
+"""The coding of whole parameters that others cannot carry."""
+WHOLE_CODINGS: Mapping[int, WholeFloats | WholePowers] = by_kind(
+    WholePowers(Kind.WHOLE_POWERS),
     WholeFloats(Kind.WHOLE_FLOAT32, Float32()),
-    WholeFloats(Kind.WHOLE_BFLOAT16, Bfloat16()),
+    ROUNDED_WHOLE,
 )
 CODINGS: Mapping[int, Coding] = by_kind(*PRUNED_CODINGS.values(), *WHOLE_CODINGS.values())
 assert CODINGS.keys() == set(Kind), f"kinds without a coding: {set(Kind) - CODINGS.keys()}"
@@ -70,15 +81,17 @@ VALUES = get_args(Values)
 class ValueCodings(NamedTuple):
     """The codings behind one of the user's words."""
 
-    pruned: PrunedCoding
+    pruned: BlockedCoding
     """The coding of survivors."""
-    whole: WholeFloats
+    whole: WholeFloats | WholePowers
     """The coding of parameters that are too small to prune."""
+    by_size: SizedLevels | None = None
+    """The coding of survivors where a `Grid` says how large elements are expected to be."""
 
 
 VALUE_CODINGS: Mapping[Values, ValueCodings] = {
-    "levels": ValueCodings(PRUNED_CODINGS[Kind.LEVELS], WHOLE_CODINGS[Kind.WHOLE_BFLOAT16]),
+    "levels": ValueCodings(LEVELS, WHOLE_CODINGS[Kind.WHOLE_POWERS], SIZED),
     "float32": ValueCodings(EXACT, WHOLE_CODINGS[Kind.WHOLE_FLOAT32]),
-    "bfloat16": ValueCodings(PRUNED_CODINGS[Kind.BFLOAT16], WHOLE_CODINGS[Kind.WHOLE_BFLOAT16]),
+    "bfloat16": ValueCodings(ROUNDED, ROUNDED_WHOLE),
 }
 assert VALUE_CODINGS.keys() == set(VALUES), "Values and VALUE_CODINGS have different words"

@@ -15,7 +15,7 @@ from gradsieve.codec.codings import CODINGS
 from gradsieve.codec.errors import FrameError, refuse
 
 MAGIC = b"GSVF"
-VERSION = 2
+VERSION = 3
 HEADER = np.dtype(
     [
         ("magic", "S4"),

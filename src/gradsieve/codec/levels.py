@@ -14,7 +14,7 @@ from gradsieve.codec.bits import (
     sign_bits,
     store_byte,
 )
-from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
+from gradsieve.codec.blocks import choose_blocks, even_edges, read_counts, set_room, write_counts
 from gradsieve.codec.coding import Floats, Indices, Section
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.planes import (
@@ -29,7 +29,7 @@ from gradsieve.codec.planes import (
     write_planes,
 )
 from gradsieve.codec.positions import write_positions, write_rest
-from gradsieve.codec.pruned import PrunedCoding, require_decoded
+from gradsieve.codec.pruned import BlockedCoding, require_decoded
 from gradsieve.codec.quantizer import (
     LARGEST_MAGNITUDE,
     SMALLEST_MEAN_EXCESS,
@@ -58,7 +58,7 @@ FLOAT_STEP = 2.0**-23
 """The distance from 1 to the next float32."""
 
 
-class Levels(PrunedCoding):
+class Levels(BlockedCoding):
     """Each survivor's level of a scalar quantizer whose dead zone is the threshold, and its sign.
 
     The lowest bits of the levels are sent as they are, the others as planes (see `planes`).
@@ -110,13 +110,36 @@ class Levels(PrunedCoding):
             refuse(f"{name} low bits", f"{section.low_bits}, more than {MOST_LOW_BITS}")
         if section.planes > PLANES:
             refuse(f"{name} planes", f"{section.planes}, more than {PLANES}")
-        numbers = QUANTIZER.unpack_from(section.payload.data, SETTINGS.size)
-        for field, number in zip(("step", "first", "rest"), numbers, strict=True):
-            if not 0 <= number < math.inf:
-                refuse(f"{name} {field}", f"{number} is no finite magnitude")
+        check_quantizer(section, name)
 
     def step(self, section: Section) -> float:
-        return float(QUANTIZER.unpack_from(section.payload.data, SETTINGS.size)[0])
+        return step_of(section)
+
+
+def check_quantizer(section: Section, name: str) -> None:
+    """Raise FrameError where a number of the quantizer is no finite magnitude."""
+    numbers = QUANTIZER.unpack_from(section.payload.data, SETTINGS.size)
+    for field, number in zip(("step", "first", "rest"), numbers, strict=True):
+        if not 0 <= number < math.inf:
+            refuse(f"{name} {field}", f"{number} is no finite magnitude")
+
+
+def step_of(section: Section) -> float:
+    """Return the step of the quantizer of a section that has one."""
+    return float(QUANTIZER.unpack_from(section.payload.data, SETTINGS.size)[0])
+
+
+@compiled
+def chosen_step(values, threshold, numel):  # type: ignore[no-untyped-def]
+    """Return the step for the survivors of a parameter (float32) and their mean excess.
+
+    The step is 0 where levels might leave the range of float32.
+    """
+    # Where all magnitudes are equal to the threshold any step will do, provided it is not 0.
+    mean_excess = max(mean_excess_over(threshold, values), threshold * FLOAT_STEP)
+    if not (SMALLEST_MEAN_EXCESS < mean_excess < LARGEST_MAGNITUDE > threshold):
+        return np.float32(0), mean_excess
+    return np.float32(choose_step(threshold, mean_excess, values.size / numel)), mean_excess
 
 
 @compiled
@@ -158,11 +181,9 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
         the payload (uint8, empty where levels might leave the range of float32), the number of low
         bits, the number of planes, and the sum of squares of the error (0 without a residual).
     """
-    # Where all magnitudes are equal to the threshold any step will do, provided it is not 0.
-    mean_excess = max(mean_excess_over(threshold, values), threshold * FLOAT_STEP)
-    if not (SMALLEST_MEAN_EXCESS < mean_excess < LARGEST_MAGNITUDE > threshold):
+    step, mean_excess = chosen_step(values, threshold, numel)
+    if step == 0:
         return np.empty(0, np.uint8), 0, 0, 0.0
-    step = np.float32(choose_step(threshold, mean_excess, values.size / numel))
     low_bits = low_bits_for(step, mean_excess)
     levels = np.empty(values.size, np.uint16)
     first, rest = quantize(values, threshold, step, PLANES << low_bits, levels)
@@ -176,7 +197,8 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
         sent[exact] = values[exact]
         squared_remainder = settle(indices, values, sent, residual)
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = SETTINGS_BYTES + QUANTIZER_BYTES + set_room(numel, block, counts)
+    edges = even_edges(numel, block)
+    room = SETTINGS_BYTES + QUANTIZER_BYTES + set_room(edges, counts)
     room += planes_room(values.size, depths) + 4 * exact.size
     room += values.size * (1 + low_bits) // 8 + 3 * STORE_REACH
     payload = np.empty(room, np.uint8)
@@ -192,7 +214,7 @@ def encode_levels(indices, values, numel, smallest_block, threshold, residual): 
     address = write_signs(values, address)
     if low_bits:
         address = write_low_bits(levels, low_bits, address)
-    address = write_positions(indices, numel, block, counts, address)
+    address = write_positions(indices, edges, counts, address)
     return payload[: address - start], low_bits, planes, squared_remainder
 
 
@@ -215,7 +237,7 @@ def copy_signs(source, target):  # type: ignore[no-untyped-def]
 
 @compiled
 def open_levels(payload, count, numel, low_bits, planes):  # type: ignore[no-untyped-def]
-    """Return what `PrunedCoding.read_values` does."""
+    """Return what `BlockedCoding.read_values` does."""
     start = payload.ctypes.data
     end = start + payload.size
     values = np.empty(count, np.float32)

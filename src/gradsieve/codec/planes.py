@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from gradsieve.codec.bits import STORE_REACH, at_least, load_word, ones, store_ones, store_word
-from gradsieve.codec.blocks import choose_blocks, read_counts, write_counts
+from gradsieve.codec.blocks import choose_blocks, even_edges, read_counts, write_counts
 from gradsieve.codec.positions import (
     LOG_OF_GOLDEN_RATIO,
     behind_last,
@@ -97,7 +97,7 @@ def write_planes(places, depths, count, address):  # type: ignore[no-untyped-def
             log += 1
         address = write_rest(address, UINT(places.size) | UINT(log) << UINT(32), 40)
         address = write_counts(counts, address)
-        address = write_positions(places, count, block, counts, address)
+        address = write_positions(places, even_edges(count, block), counts, address)
         planes += 1
         if planes == PLANES:
             break
@@ -151,9 +151,10 @@ def read_planes(address, end, planes, low_bits, levels):  # type: ignore[no-unty
         counts, address = read_counts(address, end, universe, block, count)
         if address == 0:
             return members, nothing
-        state = start_reading(address, universe, block, counts)
+        edges = even_edges(universe, block)
+        state = start_reading(address, edges, counts)
         places = np.empty(count, np.int32)
-        if not read_some(state, address, end, universe, block, counts, places):
+        if not read_some(state, address, end, edges, counts, places):
             return members, nothing
         address = behind_last(state)
         for i in range(count):

@@ -1,6 +1,6 @@
 """Write ascending positions as Rice codes of their gaps, with a parameter for each block.
 
-A set of positions in 0 .. universe - 1 is cut into blocks of equal length. The gap of a position
+A set of positions in 0 .. universe - 1 is cut into blocks. The gap of a position
 is its distance from the end of the position before, or from the start of the block. It is split at
 bit k: the lower k bits go to one stream, and the other bits, as a number in unary (that many zeros,
 then a one), to another. k follows from the block's count and length alone, so that both sides know
@@ -55,22 +55,22 @@ def rice_parameter(count, length):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def low_stream_bits(universe, block, counts):  # type: ignore[no-untyped-def]
+def low_stream_bits(edges, counts):  # type: ignore[no-untyped-def]
     """Return the length of the stream of low bits, in bits."""
     bits = 0
     for b in range(counts.size):
         if counts[b]:
-            bits += counts[b] * rice_parameter(counts[b], min(block, universe - b * block))
+            bits += counts[b] * rice_parameter(counts[b], edges[b + 1] - edges[b])
     return bits
 
 
 @compiled
-def positions_room(universe, block, counts):  # type: ignore[no-untyped-def]
+def positions_room(edges, counts):  # type: ignore[no-untyped-def]
     """Return an upper bound of the bytes that `write_positions` touches."""
-    bits = low_stream_bits(universe, block, counts)
+    bits = low_stream_bits(edges, counts)
     for b in range(counts.size):
         if counts[b]:
-            length = min(block, universe - b * block)
+            length = edges[b + 1] - edges[b]
             bits += counts[b] + ((length - counts[b]) >> rice_parameter(counts[b], length))
     return bits // 8 + 2 * STORE_REACH
 
@@ -87,18 +87,19 @@ def write_rest(address, word, bits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def write_positions(indices, universe, block, counts, address):  # type: ignore[no-untyped-def]
+def write_positions(indices, edges, counts, address):  # type: ignore[no-untyped-def]
     """Write both streams at an address, and return the address behind them.
 
-    indices: int32 [N], ascending below `universe`; counts: int32, how many are in each block.
+    indices: int32 [N], ascending; edges: int64 [blocks + 1], where each block begins, and the
+    universe; counts: int32 [blocks], how many indices are in each.
     """
     for stream in range(2):
         word, fill, first = UINT(0), np.int64(0), 0
         for b in range(counts.size):
             count = np.int64(counts[b])
             if count:
-                k = rice_parameter(count, min(block, universe - b * block))
-                some, start = indices[first : first + count], b * block
+                k = rice_parameter(count, edges[b + 1] - edges[b])
+                some, start = indices[first : first + count], edges[b]
                 if stream == 0:
                     address, word, fill = write_lows(some, start, k, address, word, fill)
                 else:
@@ -197,12 +198,12 @@ def write_unary(number, address, word, fill):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def start_reading(address, universe, block, counts):  # type: ignore[no-untyped-def]
+def start_reading(address, edges, counts):  # type: ignore[no-untyped-def]
     """Return the state of a reader of the positions at an address, int64 [FIELDS]."""
     state = np.zeros(FIELDS, np.int64)
     state[BLOCK] = -1
     state[WORD_START] = -64
-    state[NEXT] = address + (low_stream_bits(universe, block, counts) + 7) // 8
+    state[NEXT] = address + (low_stream_bits(edges, counts) + 7) // 8
     return state
 
 
@@ -240,20 +241,21 @@ def read_marks(state, end, wanted, marks):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def read_some(state, address, end, universe, block, counts, out):  # type: ignore[no-untyped-def]
+def read_some(state, address, end, edges, counts, out):  # type: ignore[no-untyped-def]
     """Read the next out.size positions, and return whether they are valid.
 
-    Valid positions ascend below `universe`.
+    Valid positions ascend, each within its block.
 
-    end: the address behind the last byte of the set. Since whole words are read, eight bytes behind
-    it must be readable; their content does not matter.
+    edges, counts: those of `write_positions`; end: the address behind the last byte of the set.
+    Since whole words are read, eight bytes behind it must be readable; their content does not
+    matter.
     """
     marks = np.empty(MARKS + 8, np.uint32)
     for start in range(0, out.size, MARKS):
         some = out[start : start + MARKS]
         if not read_marks(state, end, some.size, marks):
             return False
-        if not place_marks(state, address, universe, block, counts, marks, some):
+        if not place_marks(state, address, edges, counts, marks, some):
             return False
     return True
 
@@ -285,7 +287,7 @@ def place_run(marks, start, ahead, k, address, low_bit, lows, out):  # type: ign
 
 
 @compiled
-def place_marks(state, address, universe, block, counts, marks, out):  # type: ignore[no-untyped-def]
+def place_marks(state, address, edges, counts, marks, out):  # type: ignore[no-untyped-def]
     """Turn the places of out.size ones into positions, and return whether they are valid."""
     number, left, done, lows = state[BLOCK], state[LEFT], state[DONE], state[LOWS]
     low_bit, block_start, k = state[LOW_BIT], state[BLOCK_START], state[PARAMETER]
@@ -298,9 +300,9 @@ def place_marks(state, address, universe, block, counts, marks, out):  # type: i
             left = np.int64(counts[number])
             if left == 0:
                 continue
-            k = np.int64(rice_parameter(left, min(block, universe - number * block)))
+            k = np.int64(rice_parameter(left, edges[number + 1] - edges[number]))
             done = lows = np.int64(0)
-        origin = number * block
+        origin = edges[number]
         stop = count + min(left, out.size - count)
         if k == 0:
             shift = np.int32(origin - block_start)
@@ -317,7 +319,7 @@ def place_marks(state, address, universe, block, counts, marks, out):  # type: i
         # Positions ascend by construction, so that checking the last one checks all.
         last = np.int64(marks[stop - 1])
         quotient = last - block_start - (done - 1)
-        length = min(block, universe - origin)
+        length = edges[number + 1] - origin
         if quotient > length >> k or (quotient << k) + lows + done > length:
             return False
         if left == 0:

@@ -17,8 +17,7 @@ class PrunedCoding(Coding):
     """A coding of the survivors of a pruned parameter.
 
     The payload begins with the settings that all such codings share (see `settings`), then those
-    of the coding itself, then the counts of the blocks. It ends with the positions. The values are
-    between the counts and the positions.
+    of the coding itself.
     """
 
     whole = False
@@ -26,6 +25,37 @@ class PrunedCoding(Coding):
     """The size of all settings at the start of the payload."""
     may_be_empty: ClassVar[bool] = False
     """Whether a section may have no survivors."""
+
+    def check_payload(self, section: Section, name: str) -> None:
+        numel, count, size = section.numel, section.count, section.payload.size
+        if count > numel:
+            refuse(f"{name} count", f"{count} survivors of {numel} elements")
+        if count > 8 * size:
+            refuse(f"{name} count", f"{count} survivors do not fit {size} bytes")
+        least = self.settings_bytes
+        if size < least:
+            refuse(f"{name} bytes", f"{size} are fewer than the settings' {least}")
+        if count == 0 and not (self.may_be_empty and size == least):
+            refuse(f"{name} bytes", f"{size} for no survivors")
+        block, threshold = SETTINGS.unpack_from(section.payload.data)
+        if not 1 <= block <= max(numel, 1):
+            refuse(f"{name} block", f"{block} of {numel} elements")
+        if not threshold >= 0:
+            refuse(f"{name} threshold", f"{threshold} is negative or NaN")
+
+    def block(self, section: Section) -> int:
+        return int(SETTINGS.unpack_from(section.payload.data)[0])
+
+    def threshold(self, section: Section) -> float:
+        return float(SETTINGS.unpack_from(section.payload.data)[1])
+
+
+class BlockedCoding(PrunedCoding):
+    """A coding that cuts a parameter into blocks of equal length.
+
+    The counts of the blocks follow the settings. The payload ends with the positions, and the
+    values are between the two.
+    """
 
     @abstractmethod
     def encode(
@@ -103,29 +133,6 @@ class PrunedCoding(Coding):
     def sign_bytes(self, section: Section) -> int:
         """Return the size of the signs, or 0 where they are part of the values."""
         return 0
-
-    def check_payload(self, section: Section, name: str) -> None:
-        numel, count, size = section.numel, section.count, section.payload.size
-        if count > numel:
-            refuse(f"{name} count", f"{count} survivors of {numel} elements")
-        if count > 8 * size:
-            refuse(f"{name} count", f"{count} survivors do not fit {size} bytes")
-        least = self.settings_bytes
-        if size < least:
-            refuse(f"{name} bytes", f"{size} are fewer than the settings' {least}")
-        if count == 0 and not (self.may_be_empty and size == least):
-            refuse(f"{name} bytes", f"{size} for no survivors")
-        block, threshold = SETTINGS.unpack_from(section.payload.data)
-        if not 1 <= block <= max(numel, 1):
-            refuse(f"{name} block", f"{block} of {numel} elements")
-        if not threshold >= 0:
-            refuse(f"{name} threshold", f"{threshold} is negative or NaN")
-
-    def block(self, section: Section) -> int:
-        return int(SETTINGS.unpack_from(section.payload.data)[0])
-
-    def threshold(self, section: Section) -> float:
-        return float(SETTINGS.unpack_from(section.payload.data)[1])
 
 
 def require_decoded(damaged: int, name: str) -> None:

@@ -4,17 +4,17 @@ from enum import IntEnum
 
 import numpy as np
 
-from gradsieve.codec.blocks import choose_blocks, read_counts, set_room, write_counts
+from gradsieve.codec.blocks import choose_blocks, even_edges, read_counts, set_room, write_counts
 from gradsieve.codec.coding import Floats, Indices, Section
 from gradsieve.codec.float_format import FloatFormat
 from gradsieve.codec.positions import write_positions
-from gradsieve.codec.pruned import PrunedCoding
+from gradsieve.codec.pruned import BlockedCoding
 from gradsieve.codec.settings import SETTINGS_BYTES, read_block, write_settings
 from gradsieve.codec.survivors import BAD_BLOCKS, BAD_VALUES, GOOD, settle
 from gradsieve.runtime.compiled import compiled
 
 
-class PrunedFloats(PrunedCoding):
+class PrunedFloats(BlockedCoding):
     """Each survivor's value in the given format, sign included."""
 
     may_be_empty = True
@@ -53,18 +53,19 @@ def encode_floats(indices, raw, numel, smallest_block, threshold):  # type: igno
     float32.
     """
     block, counts = choose_blocks(indices, numel, smallest_block)
-    room = SETTINGS_BYTES + set_room(numel, block, counts) + raw.size
+    edges = even_edges(numel, block)
+    room = SETTINGS_BYTES + set_room(edges, counts) + raw.size
     payload = np.empty(room, np.uint8)
     start = payload.ctypes.data
     address = write_counts(counts, write_settings(block, threshold, start))
     payload[address - start : address - start + raw.size] = raw
-    address = write_positions(indices, numel, block, counts, address + raw.size)
+    address = write_positions(indices, edges, counts, address + raw.size)
     return payload[: address - start]
 
 
 @compiled
 def open_floats(payload, count, numel, value_bytes):  # type: ignore[no-untyped-def]
-    """Return what `PrunedCoding.read_values` does, with the values as bytes."""
+    """Return what `BlockedCoding.read_values` does, with the values as bytes."""
     start = payload.ctypes.data
     end = start + payload.size
     block, at = read_block(start)

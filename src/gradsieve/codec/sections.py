@@ -3,12 +3,15 @@
 import numpy as np
 
 from gradsieve.codec.coding import SLACK, Floats, Indices, Section
-from gradsieve.codec.codings import EXACT, VALUE_CODINGS, Values
+from gradsieve.codec.codings import EXACT, ROUNDED_WHOLE, VALUE_CODINGS, Values
+from gradsieve.codec.grid import Grid
 from gradsieve.codec.settings import SETTINGS
 from gradsieve.codec.survivors import ascend
 from gradsieve.runtime.arrays import FLOAT32, INT32, require_array, require_target
 
 SHORTEST_BLOCK, LONGEST_ROW = 128, 4096
+FEWEST_BY_SIZE = 32
+"""The survivors from which it pays to say how large elements are expected to be."""
 
 
 def whole_section(values: Floats, mode: Values) -> Section:
@@ -16,14 +19,16 @@ def whole_section(values: Floats, mode: Values) -> Section:
 
     Args:
         values: float32 [numel]. The section may share their memory.
-        mode: "float32" sends them exactly, any other mode as bfloat16.
+        mode: "float32" sends them exactly, and "bfloat16" rounds them. "levels" rounds them to
+            powers of two, or as "bfloat16" where that cannot carry them.
 
     Raises:
         TypeError: the values are no array of float32.
         ValueError: the values have several dimensions or are not contiguous.
     """
     require_array("values", values, FLOAT32)
-    return VALUE_CODINGS[mode].whole.encode(values)
+    section = VALUE_CODINGS[mode].whole.encode(values)
+    return ROUNDED_WHOLE.encode(values) if section is None else section
 
 
 def pruned_section(
@@ -36,6 +41,7 @@ def pruned_section(
     row: int = 0,
     finite: bool = True,
     residual: Floats | None = None,
+    grid: Grid | None = None,
 ) -> Section:
     """Return a section of a parameter's survivors.
 
@@ -51,6 +57,8 @@ def pruned_section(
         finite: whether no value is NaN or infinite. Others travel exactly in any mode.
         residual: float32 [numel], 0 at `indices`. What the section does not carry is written
             there.
+        grid: the sizes that are expected of the elements, for "levels"; None where nothing is
+            known of them.
 
     Raises:
         TypeError: an array has another dtype.
@@ -65,6 +73,13 @@ def pruned_section(
         return empty_section(numel, threshold)
     if not ascend(indices, numel):
         raise ValueError(f"indices must ascend strictly within 0..{numel - 1}")
+    if grid is not None and grid.numel != numel:
+        raise ValueError(f"the grid has {grid.numel} elements, the parameter {numel}")
+    by_size = VALUE_CODINGS[mode].by_size
+    if grid is not None and by_size is not None and finite and indices.size >= FEWEST_BY_SIZE:
+        section = by_size.encode(indices, values, grid, np.float32(threshold), residual)
+        if section is not None:
+            return section
     parameter = indices, values, numel, smallest_block(row), np.float32(threshold), residual
     section = VALUE_CODINGS[mode].pruned.encode(*parameter) if finite else None
     return EXACT.encode(*parameter) if section is None else section

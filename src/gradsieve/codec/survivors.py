@@ -3,14 +3,22 @@
 import numpy as np
 
 from gradsieve.codec.add import add_at
+from gradsieve.codec.blocks import even_edges
 from gradsieve.codec.lanes import TILE, tile_sum
 from gradsieve.codec.positions import behind_last, read_some, start_reading
 from gradsieve.codec.settings import read_block
 from gradsieve.runtime.compiled import compiled
 
-GOOD, BAD_BLOCKS, BAD_PLANES, BAD_VALUES, BAD_POSITIONS = range(5)
+GOOD, BAD_BLOCKS, BAD_PLANES, BAD_VALUES, BAD_POSITIONS, BAD_GRID = range(6)
 """Which part of a payload a reader has found damaged, in PARTS in words; GOOD for none."""
-PARTS = ("", "counts of blocks", "planes of levels", "values", "positions")
+PARTS = (
+    "",
+    "counts of blocks",
+    "planes of levels",
+    "values",
+    "positions",
+    "classes of rows and columns",
+)
 CHUNK = 2048
 """The survivors that are decoded before they are added. They fit the L1 cache."""
 
@@ -38,11 +46,12 @@ def add_survivors(payload, address, universe, counts, values, factor, total):  #
     """
     end = payload.ctypes.data + payload.size
     block, _ = read_block(payload.ctypes.data)
-    state = start_reading(address, universe, block, counts)
+    edges = even_edges(universe, block)
+    state = start_reading(address, edges, counts)
     indices = np.empty(CHUNK, np.int32)
     for start in range(0, values.size, CHUNK):
         some = values[start : start + CHUNK]
-        if not read_some(state, address, end, universe, block, counts, indices[: some.size]):
+        if not read_some(state, address, end, edges, counts, indices[: some.size]):
             return BAD_POSITIONS
         add_at(total, indices[: some.size], some, factor)
     return GOOD if behind_last(state) == end else BAD_POSITIONS
@@ -56,8 +65,9 @@ def read_survivors(payload, address, universe, counts, indices):  # type: ignore
     """
     end = payload.ctypes.data + payload.size
     block, _ = read_block(payload.ctypes.data)
-    state = start_reading(address, universe, block, counts)
-    if not read_some(state, address, end, universe, block, counts, indices):
+    edges = even_edges(universe, block)
+    state = start_reading(address, edges, counts)
+    if not read_some(state, address, end, edges, counts, indices):
         return BAD_POSITIONS
     return GOOD if behind_last(state) == end else BAD_POSITIONS
 

@@ -16,9 +16,9 @@ from gradsieve.parameters.parameter import ParameterState
 class WholeGroup:
     """The parameters of a bucket that travel whole, one behind the other.
 
-    `remainder` keeps the error of rounding their gradients to bfloat16, which is added to the next
-    gradient. It is in units of this rank's own gradient in every topology. The residuals of the
-    parameters are views of it. When DDP rebuilds its buckets, the new group copies them.
+    `remainder` keeps the error of rounding their gradients, which is added to the next gradient. It
+    is in units of this rank's own gradient in every topology. The residuals of the parameters are
+    views of it. When DDP rebuilds its buckets, the new group copies them.
     """
 
     whole: ClassVar[bool] = True
@@ -133,11 +133,18 @@ Unit = ParameterState | WholeGroup
 """A part of a bucket that has sections of its own in a frame."""
 
 
-def round_whole(values: Tensor, mode: Values) -> tuple[Section, Tensor | None]:
+def round_whole(
+    values: Tensor, mode: Values, *, error_feedback: bool
+) -> tuple[Section, Tensor | None]:
     """Return a section of all `values` (float32, on the CPU), and its rounding errors.
 
     The errors are None if the section is exact.
+
+    Args:
+        error_feedback: whether the errors will be sent later. Powers of two are too coarse without.
     """
+    if mode == "levels" and not error_feedback:
+        mode = "bfloat16"
     section = whole_section(values.numpy(), mode)
     if section.is_exact:
         return section, None

@@ -49,6 +49,13 @@ class Basis:
         else:
             self.covariance.addmm_(matrix.T, matrix)
 
+    def mean_squares(self) -> Tensor:
+        """Return the mean square of each coefficient, float32 [size], descending.
+
+        They are what was learned, up to a factor. The vectors are about in this order.
+        """
+        return self.covariance.diagonal().sort(descending=True).values
+
     def turn(self) -> Tensor | None:
         """Turn the basis towards the eigenvectors of the covariance.
 

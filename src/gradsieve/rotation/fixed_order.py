@@ -11,12 +11,15 @@ import math
 
 import numpy as np
 
+from gradsieve.rotation.tiles import add_tiles, all_finite, fits, share_of_nonzero
 from gradsieve.runtime.compiled import compiled
 
 AT_ONCE = 4
 """The rows that are added at once, while a part of the result is in registers."""
 NEGLIGIBLE = 1e-30
 """The norm below which a column has no direction, in a matrix with entries of up to 1."""
+DENSE = 0.5
+"""The share of nonzero elements from which skipping zeros no longer pays."""
 SPARSE = 4
 """Rows with fewer than one nonzero element in SPARSE are multiplied by these elements alone."""
 
@@ -62,6 +65,12 @@ def multiply(left, right, product):  # type: ignore[no-untyped-def]
 
     left: [M, K]; right: [K, N]; product: [M, N]. All are contiguous and of one dtype.
     """
+    # Without skipping, a 0 times an infinity would be NaN.
+    if fits(product) and share_of_nonzero(left) >= DENSE and all_finite(right):
+        product[:] = 0
+        row_bytes = left.shape[1] * left.itemsize
+        add_tiles(product, left.ctypes.data, row_bytes, left.itemsize, right)
+        return
     factors = np.empty(left.shape[1] + 1, left.dtype)
     places = np.empty(left.shape[1] + 1, np.int64)
     for i in range(left.shape[0]):
@@ -75,9 +84,12 @@ def multiply(left, right, product):  # type: ignore[no-untyped-def]
 def add_gram(matrix, gram):  # type: ignore[no-untyped-def]
     """Compute gram += matrixᵀ · matrix, skipping zeros of `matrix`.
 
-    matrix: float32 [M, N]; gram: float32 [N, N].
+    matrix: float32 [M, N], finite; gram: float32 [N, N].
     """
     n = matrix.shape[1]
+    if fits(gram) and share_of_nonzero(matrix) >= DENSE:
+        add_tiles(gram, matrix.ctypes.data, matrix.itemsize, n * matrix.itemsize, matrix)
+        return
     factors = np.empty(n + 1, np.float32)
     places = np.empty(n + 1, np.int64)
     for i in range(matrix.shape[0]):

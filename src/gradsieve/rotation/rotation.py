@@ -111,6 +111,22 @@ class Rotation:
             for columns, basis in self.right:
                 basis.learn(matrix[:, columns])
 
+    def mean_squares(self) -> tuple[Tensor, Tensor] | None:
+        """Return how large coefficients are expected to be, by what was learned so far.
+
+        Returns:
+            the mean squares of the rows (float32 [M]) and of the columns (float32 [N]) of the
+            coefficients, each up to a factor and descending within each block, on the CPU. None if
+            nothing was learned or a side is not rotated.
+        """
+        if not self.steps or not (self.left and self.right):
+            return None
+        rows, columns = (
+            torch.cat([basis.mean_squares() for _, basis in side])
+            for side in (self.left, self.right)
+        )
+        return rows.cpu(), columns.cpu()
+
     def undo(self) -> None:
         """Restore what `learn` has changed in this step."""
         if self._before is not None:

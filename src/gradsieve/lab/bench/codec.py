@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradsieve.codec import Section, decode_frame, encode_frame, pruned_section
+from gradsieve.codec.blocks import one_block
 from gradsieve.codec.inspect import inspect_section
 from gradsieve.codec.positions import positions_room, write_positions
 from gradsieve.lab.bench.select import seconds
@@ -161,9 +162,10 @@ def position_bits(sections: list[Section]) -> int:
 
 def one_block_bits(indices: NDArray[np.int32], numel: int) -> int:
     counts = np.full(1, indices.size, np.int32)
-    room = np.empty(positions_room(numel, numel, counts), np.uint8)
+    edges = one_block(numel)
+    room = np.empty(positions_room(edges, counts), np.uint8)
     start = room.ctypes.data
-    return int(8 * (write_positions(indices, numel, numel, counts, start) - start))
+    return int(8 * (write_positions(indices, edges, counts, start) - start))
 
 
 def relative_error(parameters: list[Selected], frame: Tensor) -> float:
