@@ -127,13 +127,12 @@ def show(
     settings: "Sequence[Setting]", file: "RunFile", plot: Path | None, json_file: Path | None
 ) -> None:
     """Print and draw the runs of the sets that are finished."""
-    from gradsieve.lab.bench.frontier.progress import setting_of
     from gradsieve.lab.bench.rate.picture import draw
     from gradsieve.lab.bench.rate.rows import summarize
     from gradsieve.lab.bench.rate.tables import rate_tables
 
-    wanted = set(settings)
-    rows = summarize(run for run in file if setting_of(run) in wanted)
+    wanted = {setting.key for setting in settings}
+    rows = summarize(run for run in file if run.key in wanted)
     for table in rate_tables(rows):
         console.print(table)
     if plot is not None and rows:

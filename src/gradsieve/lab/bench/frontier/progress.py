@@ -71,20 +71,9 @@ def set_rows(
     return rows
 
 
-def setting_of(run: PlayedRun) -> Setting:
-    return Setting(
-        workload=run.workload,
-        method=run.method,
-        learning_rate=run.learning_rate,
-        seed=run.seed,
-        steps=run.steps,
-        ranks=run.ranks,
-    )
-
-
 def unfinished(settings: Sequence[Setting], runs: Iterable[PlayedRun]) -> list[Setting]:
-    done = {setting_of(run) for run in runs}
-    return [setting for setting in settings if setting not in done]
+    done = {run.key for run in runs}
+    return [setting for setting in settings if setting.key not in done]
 
 
 def sets_table(rows: Iterable[SetRow], cores: int) -> Table:

@@ -51,9 +51,9 @@ HOOK = ("sieve:balanced-sigma=0.25,rotation=256", "sieve:balanced-sigma=1,rotati
 LOCAL = (
     "local:every=20,balanced-sigma=1,rotation=256,start_step=200,start=sieve",
     "local:every=20,balanced-sigma=1,rotation=256",
-    "local:every=20,balanced-sigma=2,rotation=256,min_numel=16",
+    "local:every=20,balanced-sigma=2,rotation=256",
     *(
-        f"local:every={every},balanced-sigma={k},rotation=256,min_numel=16,lr=1,momentum=0.5"
+        f"local:every={every},balanced-sigma={k},rotation=256,lr=1,momentum=0.5"
         for every, k in ((20, 4), (20, 8), (40, 4))
     ),
 )

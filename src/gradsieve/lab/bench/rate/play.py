@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 
@@ -25,6 +25,11 @@ class Setting:
     seed: int
     steps: int
     ranks: int
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a setting has in common with the runs that are finished of it."""
+        return tuple(getattr(self, field.name) for field in fields(Setting))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

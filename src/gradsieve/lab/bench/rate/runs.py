@@ -8,13 +8,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
 from gradsieve.lab.bench.rate.play import PlayedRun, Setting
-
-KEY = [field.name for field in fields(Setting)]
 
 
 class RunFile:
@@ -38,8 +36,7 @@ class RunFile:
                 ) from None
 
     def find(self, setting: Setting) -> PlayedRun | None:
-        wanted = asdict(setting)
-        return next((run for run in self if all(getattr(run, k) == wanted[k] for k in KEY)), None)
+        return next((run for run in self if run.key == setting.key), None)
 
     def append(self, run: PlayedRun) -> None:
         """Append a run as a whole line, or nothing. Raises OSError where the disk is full, say."""
