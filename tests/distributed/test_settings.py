@@ -21,8 +21,8 @@ def whole_and_pruned():
         assert list(state.last.thresholds) == ["two.weight"]
     assert state.residuals["two.weight"].any()
     small = sum(p.numel() for p in model.parameters()) - 1200
-    # bfloat16, unless values travel exactly.
-    assert 2 * small < state.last.frame_bytes < 2 * small + 1000
+    # Powers of two take some five bits here, where bfloat16 would take 16.
+    assert small / 4 < state.last.frame_bytes < small
 
 
 def without_error_feedback():
