@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsieve.outer.schedule import PLENTY, SCARCE, Schedule
+import gradsieve as gs
+from gradsieve.outer.schedule import PLENTY, SCARCE, Schedule, schedule_of
 
 
 class Watched:
@@ -135,3 +136,25 @@ def test_a_number_of_steps_is_whole():
         Schedule("10", 1, 0)
     with pytest.raises(TypeError, match="delay must be a whole number, got None"):
         Schedule(5, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "shards", "bounds"),
+    [
+        (gs.Sigma(1), "", (20, 20)),
+        (gs.Budget("auto"), "", (20, 100)),
+        (gs.Budget(bits_per_second="1mbit"), "", (20, 100)),
+        # Each shard would follow a budget of its own.
+        (gs.Budget("auto"), "shard 0 of 2", (20, 20)),
+    ],
+)
+def test_a_phase_that_is_not_named_follows_a_budget_where_it_can(policy, shards, bounds):
+    schedule = schedule_of(None, 1, 0, policy, shards)
+    assert (schedule.shortest, schedule.longest) == bounds
+
+
+def test_a_phase_with_bounds_is_refused_where_nothing_sets_its_length():
+    with pytest.raises(ValueError, match=r"every=\(5, 9\) follows a Budget, .* give one number"):
+        schedule_of((5, 9), 1, 0, gs.Sigma(1), "")
+    with pytest.raises(ValueError, match="another shard .* give one number"):
+        schedule_of((5, 9), 1, 0, gs.Budget("auto"), "shard 0 of 2")

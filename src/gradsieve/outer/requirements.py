@@ -6,9 +6,7 @@ from torch import nn
 
 from gradsieve.bucket.requirements import require_not_packed
 from gradsieve.config import SieveConfig
-from gradsieve.control.budget import Budget
 from gradsieve.errors import SieveError
-from gradsieve.outer.schedule import Schedule
 from gradsieve.topology import TOPOLOGIES, FrameTopology
 
 
@@ -48,26 +46,6 @@ def require_no_start(config: SieveConfig) -> None:
                 f"OuterSync prunes from its first exchange on, without {name}: train with attach "
                 "or plain DDP first, and make the OuterSync then"
             )
-
-
-def require_one_length(schedule: Schedule, config: SieveConfig, shards: str) -> None:
-    """Raise ValueError unless a phase that is to follow a budget can do so.
-
-    Args:
-        shards: the places of the shards that FSDP has made of the model; empty if it is whole.
-    """
-    if schedule.shortest == schedule.longest:
-        return
-    every = f"every={(schedule.shortest, schedule.longest)}"
-    if not isinstance(config.policy, Budget):
-        raise ValueError(
-            f"{every} follows a Budget, and the threshold is {config.policy}; give one number"
-        )
-    if shards:
-        raise ValueError(
-            f"{every} follows a Budget, and the ranks that hold another shard have one of their "
-            "own: the shards of a parameter would be exchanged at different steps; give one number"
-        )
 
 
 def require_no_nodes(exchange: str) -> None:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import index
 
+from gradsieve.control.budget import Budget
+from gradsieve.control.thresholds import Threshold
 from gradsieve.saved.fields import count
 from gradsieve.saved.outer import SCHEDULE
 
@@ -14,6 +16,9 @@ End = Callable[[], None]
 """Ends the exchange that is under way."""
 LONGER, SHORTER = 1.25, 0.8
 """Factors by which a phase grows or shrinks from one to the next."""
+USUAL, LONGEST_USUAL = 20, 100
+"""The number of inner steps of a phase if the user names none, and the most where it follows a
+budget."""
 SCARCE, PLENTY = 3.0, 1.5
 """Scales of a budget, in standard deviations. Above the first, phases grow, so that exchanges are
 rarer; below the second they shrink."""
@@ -135,6 +140,39 @@ class Schedule:
         """Restore a schedule that has passed `require_fit`."""
         for name in SCHEDULE:
             setattr(self, name, saved[name])
+
+
+def schedule_of(
+    every: int | Sequence[int] | None, fragments: int, delay: int, policy: Threshold, shards: str
+) -> Schedule:
+    """Return the schedule of an `OuterSync`.
+
+    Args:
+        every, fragments, delay: those of `Schedule`. Without `every`, phases have the usual length,
+            and follow a budget where they can.
+        shards: the places of the shards that FSDP has made of the model; empty if it is whole.
+
+    Raises:
+        TypeError, ValueError: what `Schedule` raises. ValueError also if phases are to follow a
+            budget and cannot.
+    """
+    has_budget = isinstance(policy, Budget)
+    if every is None:
+        every = (USUAL, LONGEST_USUAL) if has_budget and not shards else USUAL
+    schedule = Schedule(every, fragments, delay)
+    if schedule.shortest == schedule.longest:
+        return schedule
+    bounds = f"every={(schedule.shortest, schedule.longest)}"
+    if not has_budget:
+        raise ValueError(
+            f"{bounds} follows a Budget, and the threshold is {policy}; give one number"
+        )
+    if shards:
+        raise ValueError(
+            f"{bounds} follows a Budget, and the ranks that hold another shard have one of their "
+            "own: the shards of a parameter would be exchanged at different steps; give one number"
+        )
+    return schedule
 
 
 def whole(name: str, number: object) -> int:

@@ -26,11 +26,10 @@ from gradsieve.outer.requirements import (
     require_module,
     require_no_nodes,
     require_no_start,
-    require_one_length,
     require_same_parameters,
 )
 from gradsieve.outer.saving import load, save
-from gradsieve.outer.schedule import Schedule
+from gradsieve.outer.schedule import schedule_of
 from gradsieve.outer.terms import Terms
 from gradsieve.outer.weights import OuterOptimizer, OuterWeights
 from gradsieve.runtime.modes import ordinary_tensors
@@ -64,7 +63,8 @@ class OuterSync(Gathers):
         config: the options of the sieve, without `start_step` and `ramp_steps`; None takes the
             defaults of `SieveConfig`.
         every: the number of inner steps from one exchange to the next. With a `Budget` it may be a
-            pair (least, most); the scale of the budget then sets the number between them.
+            pair (least, most); the scale of the budget then sets the number between them. None:
+            20, or (20, 100) with a `Budget` and a whole model.
         delay: the number of inner steps that run while an exchange is under way (Douillard et al.
             2025, arXiv 2501.18512). What they add to the weights stays, and is a part of the next
             pseudo-gradient.
@@ -108,7 +108,7 @@ class OuterSync(Gathers):
         model: nn.Module,
         config: SieveConfig | None = None,
         *,
-        every: int | Sequence[int] = 10,
+        every: int | Sequence[int] | None = None,
         delay: int = 0,
         fragments: int = 1,
         optimizer: OuterOptimizer = Nesterov,
@@ -122,7 +122,6 @@ class OuterSync(Gathers):
             raise ValueError(f'offload must be "cpu" or None, got {offload!r}')
         config = config_from(type(self), config, options)
         require_no_start(config)
-        self._schedule = Schedule(every, fragments, delay)
         self.state = SieveState(config, scaler=scaler, process_group=process_group)
         """The state of the sieve through which the pseudo-gradients are exchanged."""
         self._engine = self.state.engine
@@ -138,7 +137,8 @@ class OuterSync(Gathers):
         gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
-        require_one_length(self._schedule, config, places_of(trained.values()))
+        shards = places_of(trained.values())
+        self._schedule = schedule_of(every, fragments, delay, config.policy, shards)
         if isinstance(group, ManagedGroup):
             require_no_nodes(self.state.exchange)
             meet(group)

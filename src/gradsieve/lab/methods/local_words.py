@@ -8,13 +8,13 @@ from typing import Any
 from gradsieve.config import SieveConfig, require_count, require_word
 from gradsieve.lab.methods.sieve_words import WORDS, read_config
 from gradsieve.outer.nesterov import LEARNING_RATE, MOMENTUM, RAMP, Nesterov, require_rates
-from gradsieve.outer.schedule import Schedule
+from gradsieve.outer.schedule import USUAL, Schedule
 from gradsieve.outer.weights import OuterOptimizer
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    every: int = 10
+    every: int = USUAL
     delay: int = 0
     fragments: int = 1
     lr: float = LEARNING_RATE
