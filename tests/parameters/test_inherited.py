@@ -133,6 +133,19 @@ def test_bases_turn_under_both_parts():
     torch.testing.assert_close(state.unsent(), own)
 
 
+def test_both_parts_can_be_brought_to_bases_that_others_have_turned():
+    state = state_of(rotation=8)
+    own = learned(state)
+    state.owned_residual(0, 12).fill_(0.5)
+    state.take_over(2)
+    residual, inherited = state.unrotated()
+    state.rotation.learn(torch.randn(24, generator=torch.Generator().manual_seed(1)))
+    state.rotation.turn([])
+    state.rotate_anew(residual, inherited)
+    torch.testing.assert_close(state.unrotated_residual(), residual)
+    torch.testing.assert_close(state.unsent(), own)
+
+
 @pytest.mark.parametrize("rotation", [0, 8])
 def test_another_layout_keeps_both_parts(rotation):
     state = state_of(rotation=rotation)
