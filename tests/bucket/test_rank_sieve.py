@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from played_ranks import RANKS, TWO_SHOT, Ranks, Scaler, gradients_of
+from played_ranks import RANKS, TWO_SHOT, Ranks, RanksOfWeights, Scaler, gradients_of
 from torch import nn
 
 import gradsieve as gs
@@ -167,13 +167,6 @@ def test_skip_leaves_nothing_of_a_step(topology, policy):
     for sieve in ranks.sieves:
         sieve.step_number = 2
     assert ranks.checksums() == before
-
-
-class RanksOfWeights(Ranks):
-    def bind(self):
-        for sieve in self.sieves:
-            sieve.bind_weights(self.model, list(self.model.named_parameters()))
-            assert sieve.stands_for_weights
 
 
 @BOTH

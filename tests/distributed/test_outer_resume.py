@@ -62,6 +62,8 @@ def resume(saved_after, **options):
     net, outer, optimizer = start(**options)
     train(net, outer, saved_after, optimizer=optimizer)
     saved = through_a_file(net, optimizer, outer)
+    inherits = options.get("exchange") == "two-shot" and "rotation" in options
+    assert bool(saved[2]["inherited"][0]) == inherits
     # Saving changes nothing.
     train(net, outer, STEPS - saved_after, saved_after, optimizer)
     assert torch.equal(everything(net, outer), expected)
@@ -93,6 +95,8 @@ def every_way_to_resume():
         {"exchange": "dense", "delay": 3},
         {"threshold": sigma, "exchange": "gather", "dtype": torch.bfloat16, "delay": 1},
         {"threshold": sigma, "exchange": "gather", "rotation": 16, "delay": 1},
+        {"threshold": sigma, "exchange": "two-shot", "rotation": 16},
+        {"threshold": sigma, "exchange": "two-shot", "rotation": 16, "fragments": 2, "delay": 2},
     ):
         # In a phase; where an exchange is under way; between its ends and the next.
         for saved_after in (7, 11, 14):
@@ -140,8 +144,11 @@ def forgeries(saved):
     yield "names", saved["names"][1:], one
     yield "holding", (["nobody"],), "holding"
     yield "holding", ([1],), "holding"
-    yield "rests", ["strange"], "rests"
-    yield "rests", [], "rests"
+    for bad in (first * float("nan"), first.double(), first[0], None):
+        yield "inherited", ({one: bad},), "inherited"
+    for bad in (None, [], {1: first}, {"nobody": first}):
+        yield "inherited", (bad,), "inherited"
+    yield "inherited", {}, "inherited must be a list of 1"
     yield "settings", [1], "settings"
     for field in ("every", "step", "place", "began", "since", "ends"):
         for bad in (-1, True, 2.0, "3", 10**6, [5]):
@@ -246,8 +253,9 @@ def refusals():
     for broken, words in (
         ({"version": 7}, "version 7"),
         ({}, "version None"),
-        ({"version": 4, "weights": {}, "schedule": {}}, "lacks rank, world_size, settings, names"),
-        (saved[1]["sieve"] | {"version": 4}, "lacks schedule, names"),
+        ({"version": 5, "weights": {}, "schedule": {}}, "lacks rank, world_size, settings, names"),
+        (saved[1]["sieve"] | {"version": 5}, "lacks schedule, names"),
+        (saved[1] | {"version": 4}, "of version 5, found version 4, which an older gradsieve"),
     ):
         with pytest.raises(ValueError, match=words):
             other.load_state_dict(broken)

@@ -19,6 +19,7 @@ CASES = {
 }
 STEPS = 6
 LOCAL = {"threshold": gs.Density(0.1), "exchange": "two-shot", "min_numel": 100, "every": 3}
+LOCAL_CASES = {"local steps": LOCAL, "local steps, rotated": LOCAL | {"rotation": 16}}
 
 
 def file_of(*things):
@@ -74,29 +75,55 @@ def go_on(case, saved=None):
     return model.module.state_dict(), state.state_dict(), total
 
 
-def local_steps(saved=None):
+def local_steps(case, saved=None):
     torch.manual_seed(0)
     net = Net()
-    outer = gs.OuterSync(net, **LOCAL)
+    outer = gs.OuterSync(net, **LOCAL_CASES[case])
     if saved is not None:
         weights, states, before = saved
         net.load_state_dict(weights)
         outer.load_state_dict(states[dist.get_rank()])
         for name, expected in before.items():
             torch.testing.assert_close(owed(outer.state)[name], expected, rtol=1e-5, atol=1e-6)
+        assert not any(own.any() for own in own_of(outer).values()), "others have learned it"
     first = outer.inner_steps
     train_apart(net, outer, 7, first)
     middle = outer.state_dict()
     outer.finish()
     assert same_on_all_ranks(net)
-    return net.state_dict(), outer.state_dict(), owed(outer.state), middle
+    state, own = outer.state_dict(), own_of(outer)
+    assert all(kept.any() for kept in own.values())
+    return net.state_dict(), state, owed(outer.state), middle, own
+
+
+def own_of(outer):
+    """What this rank alone has learned and not sent."""
+    found = {name: outer._exchange.unsent(name) for name in outer.state.residuals}
+    return {name: own for name, own in found.items() if own is not None}
+
+
+def require_own(contents):
+    """With as many ranks as before each goes on with its own."""
+    for case, (weights, states, owns) in from_file(contents)[0].items():
+        net = Net()
+        outer = gs.OuterSync(net, **LOCAL_CASES[case])
+        net.load_state_dict(weights)
+        outer.load_state_dict(states[dist.get_rank()])
+        own = own_of(outer)
+        assert own.keys() == owns[dist.get_rank()].keys()
+        for name, expected in owns[dist.get_rank()].items():
+            torch.testing.assert_close(own[name], expected, rtol=1e-5, atol=1e-6)
+        train_apart(net, outer, 4, outer.inner_steps)
+        assert not same_on_all_ranks(net)
+        outer.finish()
+        assert same_on_all_ranks(net)
 
 
 def all_cases(contents=None):
     smaller_pieces()
     saved = {} if contents is None else from_file(contents)[0]
     found = {case: go_on(case, saved.get(case)) for case in CASES}
-    return file_of(found | {"local steps": local_steps(saved.get("local steps"))})
+    return file_of(found | {case: local_steps(case, saved.get(case)) for case in LOCAL_CASES})
 
 
 def resharded(outcomes, ranks):
@@ -116,3 +143,10 @@ def test_training_goes_on_with_another_number_of_ranks():
         gs.reshard(middle, 2)
     of_two = run_ranks(2, all_cases, resharded(of_four, 2))
     run_ranks(3, all_cases, resharded(of_two, 3))
+    runs = [from_file(outcome)[0] for outcome in of_two]
+    again = {
+        case: (runs[0][case][0], gs.reshard([run[case][1] for run in runs], 2), owns)
+        for case in LOCAL_CASES
+        for owns in [[run[case][4] for run in runs]]
+    }
+    run_ranks(2, require_own, file_of(again))

@@ -156,5 +156,5 @@ def test_a_phase_that_is_not_named_follows_a_budget_where_it_can(policy, shards,
 def test_a_phase_with_bounds_is_refused_where_nothing_sets_its_length():
     with pytest.raises(ValueError, match=r"every=\(5, 9\) follows a Budget, .* give one number"):
         schedule_of((5, 9), 1, 0, gs.Sigma(1), "")
-    with pytest.raises(ValueError, match="another shard .* give one number"):
+    with pytest.raises(ValueError, match=r"another shard .* give one number"):
         schedule_of((5, 9), 1, 0, gs.Budget("auto"), "shard 0 of 2")

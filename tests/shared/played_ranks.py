@@ -113,6 +113,15 @@ class Ranks:
         return [checksum_of(sieve.save()) for sieve in self.sieves]
 
 
+class RanksOfWeights(Ranks):
+    """As the ranks of an `OuterSync`, which tell what is their own."""
+
+    def bind(self):
+        for sieve in self.sieves:
+            sieve.bind_weights(self.model, list(self.model.named_parameters()))
+            assert sieve.stands_for_weights
+
+
 def gradients_of(step, scale=1.0):
     generator = torch.Generator().manual_seed(step)
     numel = 260 * 128 + 128 + 128 * 20 + 20

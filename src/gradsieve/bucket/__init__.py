@@ -9,7 +9,7 @@ Example, a step of two ranks in one process, each with one bucket of one paramet
     >>> from gradsieve.bucket.average import Contribution
     >>> from gradsieve.bucket.rank_sieve import RankSieve
     >>> from gradsieve.codec import decode_frame
-    >>> from gradsieve.parameters.parameter import nothing_to_add
+    >>> from gradsieve.parameters.pieces import nothing_to_add
     >>> from gradsieve.topology import GATHER
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> config = gs.SieveConfig(threshold=gs.Fixed(1.0), values="float32", min_numel=1)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from gradsieve.bucket.layout import BucketLayout
-from gradsieve.parameters.parameter import AddUp, ParameterState
-from gradsieve.parameters.pieces import Dealt
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.pieces import AddUp, Dealt
 from gradsieve.parameters.whole import Unit, WholeGroup
 
 SMALLEST_PIECE = 2**14
@@ -90,8 +90,7 @@ class Plan:
         """
         for number, parameter in enumerate(self.pruned):
             mine = self._mine.get(number, NOTHING)
-            summed = mine if self.prunes_sums else NOTHING
-            parameter.give_up_unless(summed.start, summed.stop, world_size)
+            parameter.own((mine.start, mine.stop) if self.prunes_sums else None, world_size)
             dealt = Dealt(mine.start, mine.stop, len(self.parts))
             parameter.deal(dealt if self.of_node else None, add_up)
 

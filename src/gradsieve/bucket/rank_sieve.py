@@ -20,7 +20,8 @@ from gradsieve.config import SieveConfig
 from gradsieve.control.loss_scale import LossScale, Scaler
 from gradsieve.parameters.changes import Changes
 from gradsieve.parameters.nonfinite import is_finite
-from gradsieve.parameters.parameter import AddUp, ParameterState
+from gradsieve.parameters.parameter import ParameterState
+from gradsieve.parameters.pieces import AddUp
 from gradsieve.parameters.registry import Registry
 from gradsieve.parameters.thresholding import Thresholding
 from gradsieve.parameters.whole import WholeGroup
@@ -79,6 +80,7 @@ class RankSieve:
         """
         self._stands_for_weights = True
         self.parameters.can_undo = self.may_be_unused = self.thresholds.begins_low = False
+        self.parameters.tells_own = self.config.error_feedback
         self.loss_scale = LossScale(None)
         self.loss_scale.watch = None
         self.parameters.bind_named(model, named)
@@ -262,14 +264,6 @@ class RankSieve:
         for parameter in self.parameters:
             parameter.turn(world_size, add_up)
 
-    def share_bases(self, other: "RankSieve") -> None:
-        """Use the bases of another rank in this process, to save memory.
-
-        Bases are the same on all ranks. `turn_shared` must turn them then.
-        """
-        for mine, theirs in zip(self.parameters, other.parameters, strict=True):
-            mine.rotation = theirs.rotation
-
     def decay(self, plan: Plan, factor: float) -> None:
         """Multiply the residuals of a bucket by `factor`, between steps."""
         if factor != 1:
@@ -338,13 +332,3 @@ class RankSieve:
         if self.thresholds.budget is not None:
             self.thresholds.budget.scale = float(saved["scale"])
         self.step_number = saved["step"]
-
-
-def turn_shared(sieves: Sequence[RankSieve]) -> None:
-    """Turn the bases that ranks in one process share, where it is time."""
-    for of_ranks in zip(*(sieve.parameters for sieve in sieves), strict=True):
-        rotation = of_ranks[0].rotation
-        if rotation is not None and rotation.is_due:
-            for parameter in of_ranks:
-                parameter.take_over(len(sieves))
-            rotation.turn([parameter.flat_residual() for parameter in of_ranks])

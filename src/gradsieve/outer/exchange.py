@@ -9,10 +9,10 @@ from gradsieve.exchange.collectives import own_rank
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, Buffers, assign
 from gradsieve.outer.record import OuterRecord
-from gradsieve.outer.rests import Rests
+from gradsieve.outer.replicas import Mates
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import UnderWay
-from gradsieve.outer.weights import Flight, OuterWeights, nothing
+from gradsieve.outer.weights import Flight, OuterWeights
 from gradsieve.parameters.nonfinite import is_finite
 from gradsieve.state import SieveState
 
@@ -22,6 +22,7 @@ class OuterExchange:
 
     Args:
         buffers: the statistics of the model, which travel with the last fragment.
+        mates: the ranks whose weights must stay like those of this rank between exchanges.
     """
 
     def __init__(
@@ -30,10 +31,10 @@ class OuterExchange:
         weights: OuterWeights,
         schedule: Schedule,
         buffers: Buffers,
+        mates: Mates,
     ) -> None:
         self.state, self.weights, self.schedule = state, weights, schedule
-        self.buffers = buffers
-        self.rests = Rests(schedule.fragments)
+        self.buffers, self._mates = buffers, mates
         self._arrivals = Arrivals(state.engine.groups)
         self.under_way: UnderWay | None = None
         self.last: OuterRecord | None = None
@@ -64,8 +65,6 @@ class OuterExchange:
         under_way = UnderWay(flight, schedule.every, max(1, schedule.since))
         buckets = under_way.flight.buckets
         state.begin_step(buckets[0])
-        rotates = state.config.rotation > 0
-        self.rests.follow(fragment, engine.topology.running, rotates=rotates)
         engine.worker.submit(meeting)
         buffers = self.buffers.now()
         if buffers and fragment == schedule.fragments - 1:
@@ -105,8 +104,7 @@ class OuterExchange:
         start = time.perf_counter()
         # Bases may be turning. A checkpoint has them, and the residuals, as they are afterwards.
         self.state.engine.finish()
-        holds = self.state.config.error_feedback and self.rests.are_own(under_way.flight.fragment)
-        self.weights.end(under_way.flight, self.unsent if holds else nothing)
+        self.weights.end(under_way.flight, self.unsent)
         assign(self.buffers.now(), under_way.buffers)
         self.under_way = None
         under_way.seconds += time.perf_counter() - start
@@ -121,8 +119,12 @@ class OuterExchange:
         self.weights.settle()
 
     def unsent(self, name: str) -> Tensor | None:
-        """Return what `ParameterState.unsent` returns. No bases may be turning."""
-        return self.state.sieve.parameters.states[name].unsent()
+        """Return what a rank keeps in its weights of a parameter. No bases may be turning."""
+        parameter = self.state.sieve.parameters.states[name]
+        if self._mates.are_inside and parameter.inherited.flat is not None:
+            # Mates learn the same, but send different parts of it once they inherit differently.
+            return None
+        return parameter.unsent()
 
     def _record(self, under_way: UnderWay) -> None:
         exchange = under_way.exchange

@@ -267,15 +267,15 @@ class Groupings:
         sieve = exchange.state.sieve
         rotated = [parameter for parameter in sieve.parameters if parameter.rotation is not None]
         # A rank that missed an exchange has residuals in bases that the source has turned since.
-        kept = [(parameter.bases, parameter.unrotated_residual()) for parameter in rotated]
+        kept = [(parameter.bases, *parameter.unrotated()) for parameter in rotated]
         parameters = {
             parameter.name: {**saved["parameters"][parameter.name], "residual": parameter.residual}
             for parameter in sieve.parameters
         }
         sieve.load({**saved["sieve"], "parameters": parameters})
-        for parameter, (bases, residual) in zip(rotated, kept, strict=True):
+        for parameter, (bases, residual, inherited) in zip(rotated, kept, strict=True):
             if parameter.bases != bases:
-                parameter.rotate_anew(residual)
+                parameter.rotate_anew(residual, inherited)
 
     def _departed(self) -> dict[str, Tensor]:
         """Return the weights at the beginning of the exchange under way, if inner steps went on."""

@@ -1,6 +1,7 @@
 """Make the copies of a model on all ranks equal before local steps begin."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,8 +18,17 @@ from gradsieve.topology import DENSE_TOPOLOGIES
 DENSE_NAMES = frozenset(topology.name for topology in DENSE_TOPOLOGIES)
 
 
-def mates_outside(group: AnyGroup, model: DistributedDataParallel) -> dist.ProcessGroup | None:
-    """Return the ranks over which DDP averages, if some of them are not in `group`; else None.
+class Mates(NamedTuple):
+    """The other ranks whose weights DDP keeps like those of this rank."""
+
+    outside: tuple[dist.ProcessGroup, ...] = ()
+    """The group over which DDP averages, if some of its ranks exchange in another one."""
+    are_inside: bool = False
+    """Whether some of them exchange in the same group as this rank."""
+
+
+def mates_of(group: AnyGroup, model: DistributedDataParallel) -> Mates:
+    """Return the mates of this rank, which exchanges in `group`.
 
     Raises:
         SieveError: DDP averages over the ranks that are to exchange. Also if others manage the
@@ -33,24 +43,25 @@ def mates_outside(group: AnyGroup, model: DistributedDataParallel) -> dist.Proce
                 "the weights would diverge. Let torch.distributed.fsdp.fully_shard cut the model "
                 "over these ranks, or train with one rank where the group has one"
             )
-        return None
+        return Mates()
     exchanging = dist.get_process_group_ranks(group)
     if inside == exchanging:
         raise SieveError(
             f"the DDP model averages gradients over ranks {inside} in every step already; give "
             "OuterSync the module itself, or make DDP with the group of one node's ranks"
         )
-    return None if {*inside} <= {*exchanging} else model.process_group
+    shared = {*inside} & {*exchanging}
+    outside = () if len(shared) == len(inside) else (model.process_group,)
+    return Mates(outside, are_inside=len(shared) > 1)
 
 
-def require_no_clock(config: SieveConfig, *, has_mates: bool) -> None:
+def require_no_clock(config: SieveConfig, mates: Mates) -> None:
     """Raise SieveError if the exchange depends on time, which groups of ranks tell differently.
 
-    Args:
-        has_mates: whether the ranks of a node exchange the same weights in one group each. They
-            keep them the same only if every group decides the same.
+    Mates that exchange in groups of their own keep the same weights only if every group decides
+    the same.
     """
-    if not has_mates:
+    if not mates.outside:
         return
     decides = ""
     if config.topology_name == "auto":

@@ -5,12 +5,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradsieve.bucket.shards import places_of
 from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.under_way import load_under_way
 from gradsieve.outer.weights import OuterWeights, require_optimizer_fits
-from gradsieve.saved.fields import items
+from gradsieve.parameters.saving import load_inherited, save_inherited
 from gradsieve.saved.outer import VERSION, require_sound_outer
 from gradsieve.saved.seal import crc_of, sealed
 from gradsieve.saved.sieve import (
@@ -38,10 +39,10 @@ def save(exchange: OuterExchange) -> dict[str, Any]:
             "names": list(weights.names),
             "weights": {name: w.detach().clone() for name, w in weights.named},
             "holding": (weights.holding,),
-            "rests": list(exchange.rests.contents),
             "model": (checksums_of(weights),),
             "optimizer": (deepcopy(weights.optimizer.state_dict()),),
             "sieve": exchange.state.save(),
+            "inherited": (inherited_of(exchange),),
             "under_way": (None if under_way is None else under_way.save(),),
         }
     )
@@ -60,7 +61,6 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     theirs = [*found["settings"], *found["sieve"]["settings"]]
     require_settings(theirs, [*settings, *lines_of(exchange.state.sieve.settings)])
     exchange.schedule.require_fit(found["schedule"])
-    items("rests", found["rests"], exchange.schedule.fragments)
     names = weights.require_fit(found["names"], found["weights"])
     names_there = {other: name for name, other in names.items()}
     model = {name: found["model"][0][other] for name, other in names.items()}
@@ -76,7 +76,9 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, mine in weights.named:
             mine.copy_(outer[name])
-    exchange.rests.load(found["rests"])
+    (inherited,) = found["inherited"]
+    for name, kept in exchange.state.sieve.parameters.states.items():
+        load_inherited(kept, inherited.get(names[name]))
     holding = [names_there[name] for name in found["holding"][0]]
     for place, name in enumerate(weights.names):
         weights.hold(place, exchange.unsent(name) if name in holding else None)
@@ -85,6 +87,12 @@ def load(exchange: OuterExchange, state: Mapping[str, Any]) -> None:
     exchange.schedule.load(found["schedule"])
     exchange.records, exchange.under_way = [], under_way
     exchange.in_residuals = None
+
+
+def inherited_of(exchange: OuterExchange) -> dict[str, Tensor]:
+    """Return what each parameter has inherited, if anything. No bases may be turning."""
+    saved = {kept.name: save_inherited(kept) for kept in exchange.state.sieve.parameters}
+    return {name: inherited for name, inherited in saved.items() if inherited is not None}
 
 
 def checksums_of(weights: OuterWeights) -> dict[str, int]:

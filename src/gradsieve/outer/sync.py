@@ -21,7 +21,7 @@ from gradsieve.outer.exchange import OuterExchange
 from gradsieve.outer.nesterov import Nesterov
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.regroup import Groupings, Membership, meet
-from gradsieve.outer.replicas import mates_outside, require_no_clock, share
+from gradsieve.outer.replicas import Mates, mates_of, require_no_clock, share
 from gradsieve.outer.requirements import (
     require_module,
     require_no_nodes,
@@ -128,12 +128,10 @@ class OuterSync(Gathers):
         group = self._engine.groups.group
         # A compiled module renames its parameters, and hides the DDP model inside it.
         model = uncompiled(model)
-        mates = None
+        self._mates = Mates()
         if isinstance(model, DistributedDataParallel):
-            mates, model = mates_outside(group, model), model.module
-        self._has_mates = mates is not None
-        """Whether ranks that are not in the group must keep the same weights."""
-        require_no_clock(config, has_mates=self._has_mates)
+            self._mates, model = mates_of(group, model), model.module
+        require_no_clock(config, self._mates)
         gather_no_more(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         named = list(zip(plain_names([*trained]), trained.values(), strict=True))
@@ -146,7 +144,7 @@ class OuterSync(Gathers):
             require_replicas(named, dist.get_process_group_ranks(group))
         device = None if offload is None else torch.device(offload)
         self._terms = Terms(model, self._schedule, self.state)
-        self._terms.require_alike_at_start(group, *([] if mates is None else [mates]))
+        self._terms.require_alike_at_start(group, *self._mates.outside)
         for name, parameter in named:
             require_dtype(f"parameter {name}", parameter)
         if not isinstance(group, ManagedGroup):
@@ -158,7 +156,9 @@ class OuterSync(Gathers):
         """A function that is called with each record."""
         self._model = model
         self._known = {id(parameter): name for name, parameter in trained.items()}
-        self._exchange = OuterExchange(self.state, self._weights, self._schedule, Buffers(model))
+        self._exchange = OuterExchange(
+            self.state, self._weights, self._schedule, Buffers(model), self._mates
+        )
         self._groupings = Groupings(self._exchange, model)
         if isinstance(group, ManagedGroup):
             self._groupings.join()
@@ -226,7 +226,7 @@ class OuterSync(Gathers):
 
     def _prepare(self) -> None:
         self._require_success()
-        require_no_clock(self.state.config, has_mates=self._has_mates)
+        require_no_clock(self.state.config, self._mates)
         gather_no_more(self._model)
         require_same_parameters(self._model, self._known)
 

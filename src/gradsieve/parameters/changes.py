@@ -27,6 +27,7 @@ class Changes:
 
     def send(self, parameter: ParameterState, start: int, indices: Tensor, values: Tensor) -> None:
         """Note survivors that leave the residual. Their indices count from element `start`."""
+        parameter.inherited.send(start, indices, values)
         self._sent.append((parameter, start, indices, values))
 
     def commit(self) -> None:

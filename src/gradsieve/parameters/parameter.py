@@ -1,34 +1,23 @@
 """What the sieve keeps for each parameter, and how a step changes it and is undone."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gradsieve.errors import SieveError
-from gradsieve.parameters.pieces import Dealt, Owned
+from gradsieve.parameters.before import Before
+from gradsieve.parameters.inherited import Inherited
+from gradsieve.parameters.memory import flat_of, laid_out, residual_like, row_numel
+from gradsieve.parameters.pieces import AddUp, Dealt, Owned, nothing_to_add
 from gradsieve.rotation import rotation_of
 from gradsieve.sieve import Moments
-
-AddUp = Callable[[Tensor], None]
-"""Replaces a tensor by its sum over the ranks of a node. All of them must call it."""
 
 
 class Group(Protocol):
     """What a parameter knows of the `WholeGroup` that it is in."""
 
     is_current: bool
-
-
-class Before(NamedTuple):
-    """The values that are restored if a step is undone."""
-
-    residual: Tensor
-    threshold: float | None
-    moments: Moments | None
-    is_empty: bool
-    squared_remainder: float
 
 
 class ParameterState:
@@ -39,6 +28,7 @@ class ParameterState:
             the rounding error of its gradients.
         rotation: the largest block size of the rotation; 0 for none.
         can_undo: whether a step can be undone. A second residual is kept for that.
+        tells_own: whether `unsent` tells what is the rank's own. What is not is kept for that.
     """
 
     def __init__(
@@ -49,6 +39,7 @@ class ParameterState:
         whole: bool,
         rotation: int = 0,
         can_undo: bool = True,
+        tells_own: bool = False,
     ) -> None:
         self.name = name
         self.label = name
@@ -62,10 +53,7 @@ class ParameterState:
         self.moments: Moments | None = None
         self.mean_square: float | None = None
         """Mean square of the gradient over the last steps, if the policy asks for it."""
-        residual = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False).detach()
-        if residual.stride() != parameter.stride():
-            # DDP lays out the gradients of parameters with gaps or overlaps contiguously.
-            residual = residual.contiguous()
+        residual = residual_like(parameter)
         self.stride = residual.stride()
         """The strides of the gradient in its bucket."""
         self.residual = residual
@@ -75,6 +63,8 @@ class ParameterState:
         """The group to which the parameter belongs if it travels whole."""
         self.owned: Owned | None = None
         """The residual of the sums that this rank prunes; None if it prunes none."""
+        self.inherited = Inherited(self.numel, self.device, is_kept=tells_own)
+        """The part of the residual that is not the rank's own."""
         self.dealt: Dealt | None = None
         """The piece of the residual that this rank keeps for its node. The rest of the residual is
         then 0 here. None if the rank keeps all of its own residual."""
@@ -97,7 +87,7 @@ class ParameterState:
 
     def flat_residual(self) -> Tensor:
         """Return a flat view of the residual, in the order of the gradient in its bucket."""
-        return self.residual.as_strided((self.numel,), (1,))
+        return flat_of(self.residual)
 
     @property
     def described(self) -> list[str]:
@@ -112,7 +102,7 @@ class ParameterState:
         if self._can_undo:
             self._remember()
         before = self.residual if self._before is None else self._before.residual
-        return before.as_strided((self.numel,), (1,)), self.flat_residual()
+        return flat_of(before), self.flat_residual()
 
     def _remember(self) -> None:
         if self._before is not None:
@@ -132,9 +122,16 @@ class ParameterState:
         if self.rotation is not None and self.rotation.is_due:
             # A piece cannot be turned without the rest of the parameter.
             self.take_over(ranks)
-            self.rotation.turn([self.flat_residual()])
+            self.rotation.turn(self.coefficients)
             if self.dealt is not None:
-                self._keep_piece_of_sum(self.dealt, add_up)
+                flat = self.flat_residual()
+                flat.copy_(self.dealt.piece_of_sum(flat, add_up))
+
+    @property
+    def coefficients(self) -> list[Tensor]:
+        """Flat views of what turns with the bases: the residual, and what is inherited."""
+        inherited = self.inherited.flat
+        return [self.flat_residual(), *([] if inherited is None else [inherited])]
 
     def deal(self, dealt: Dealt | None, add_up: AddUp) -> None:
         """Divide the residuals of a node's ranks among them, or give each rank its own again.
@@ -149,32 +146,22 @@ class ParameterState:
         """
         if self.whole or dealt == self.dealt:
             return
+        flat = self.flat_residual()
         if dealt is not None and self.dealt is not None:
-            raise SieveError(
-                f"parameter {self.name}: this rank keeps the residual of elements {dealt.start} to "
-                f"{dealt.stop}, the loaded state has {self.dealt.start} to {self.dealt.stop}: "
-                "nodes were of another size; gs.reshard makes states without pieces"
-            )
+            dealt.require_same(self.name, self.dealt)
         if self.dealt is not None:
             # The average over ranks divides by `size` times as many as the average over nodes.
-            self.flat_residual().mul_(self.dealt.size)
+            flat.mul_(self.dealt.size)
+            self.inherited.become(None if self.is_empty else flat)
         elif dealt is not None:
-            self._keep_piece_of_sum(dealt, add_up, share=1 / dealt.size)
+            flat.copy_(dealt.piece_of_sum(flat, add_up).mul_(1 / dealt.size))
+            self.inherited.become(None)
         self.dealt, self.is_empty, self._spare = dealt, False, None
-
-    def _keep_piece_of_sum(self, dealt: Dealt, add_up: AddUp, share: float = 1.0) -> None:
-        """Add up the residuals of the node's ranks, and keep this rank's piece of the sum."""
-        # Work on a copy, because a rank may die during `add_up`.
-        total = self.flat_residual().clone()
-        add_up(total)
-        total[: dealt.start] = 0
-        total[dealt.stop :] = 0
-        self.flat_residual().copy_(total.mul_(share))
 
     def owned_residual(self, start: int, stop: int) -> Tensor:
         """Return the residual of the sums of elements `start` to `stop`."""
         if self.owned is None:
-            self.owned = Owned(start, torch.zeros(stop - start, dtype=torch.float32, device="cpu"))
+            self.owned = Owned.empty(start, stop)
         self.is_empty = False
         self.owned.before = self.owned.residual.clone()
         return self.owned.residual
@@ -192,13 +179,14 @@ class ParameterState:
         before, after = self.open()
         factor = 1 if self.dealt is None else self.dealt.size
         # Add in float32, so that a gradient of half precision is rounded once.
-        flat.copy_(flat.float() + scale * self._restored(before * factor))
+        flat.copy_(flat.float() + scale * flat_of(self._unrotated(before * factor)))
         after.zero_()
+        self.inherited.send_all()
         self.is_empty = self._has_given = True
 
     def undo(self) -> None:
         """Undo this step."""
-        self._undo_sums()
+        self._undo_shared()
         if self._before is not None:
             self._spare = self.residual if self._can_undo else None
             before = self._before
@@ -216,7 +204,7 @@ class ParameterState:
         if self._has_given:
             self.undo()
             return
-        self._undo_sums()
+        self._undo_shared()
         if self.rotation is not None:
             self.rotation.undo()
         self.commit()
@@ -229,19 +217,31 @@ class ParameterState:
             self.owned.before = None
         self._forget()
 
-    def _undo_sums(self) -> None:
-        if self.owned is not None and self.owned.before is not None:
-            self.owned.residual, self.owned.before = self.owned.before, None
+    def _undo_shared(self) -> None:
+        """Undo the changes of what is kept for others. Survivors that return bring theirs along."""
+        if self.owned is not None:
+            self.owned.undo()
+        self.inherited.undo()
 
     def _forget(self) -> None:
         self._before, self._has_given = None, False
+        self.inherited.commit()
         if self.rotation is not None:
             self.rotation.commit()
 
-    def give_up_unless(self, start: int, stop: int, ranks: int) -> None:
-        """Take over the residual of the sums unless they are of elements `start` to `stop`."""
-        if self.owned is not None and (self.owned.start, self.owned.stop) != (start, stop):
+    def own(self, piece: tuple[int, int] | None, ranks: int) -> None:
+        """Take over the residual of the sums unless this rank goes on pruning the same ones.
+
+        Args:
+            piece: the elements whose sums this rank prunes, from the first to before the second;
+                (0, 0) if only other ranks prune some, and None if nobody does.
+            ranks: the world size, by which an average divides.
+        """
+        if self.owned is not None and (self.owned.start, self.owned.stop) != piece:
             self.take_over(ranks)
+        if piece is not None and self.owned is None and self.inherited.is_kept:
+            # Also a piece without elements: all ranks must inherit at the same time.
+            self.owned = Owned.empty(*piece)
 
     def take_over(self, ranks: int) -> None:
         """Move the residual of the sums into the residual of this rank.
@@ -252,7 +252,9 @@ class ParameterState:
         if self.owned is None:
             return
         piece = self.flat_residual()[self.owned.start : self.owned.stop]
-        piece += ranks * self.owned.residual.to(piece.device)
+        taken = ranks * self.owned.residual.to(piece.device)
+        piece += taken
+        self.inherited.add(self.owned.start, taken)
         self.owned = None
 
     def lay_out(self, stride: Sequence[int], ranks: int) -> None:
@@ -267,57 +269,64 @@ class ParameterState:
         """
         self.take_over(ranks)
         self.deal(None, nothing_to_add)
-        before, self._spare = self.unrotated_residual(), None
-        residual = torch.empty_strided(
-            self.shape, tuple(stride), dtype=torch.float32, device=self.device
-        )
-        self.residual, self.stride = residual.copy_(before), tuple(stride)
+        residual, inherited = self.unrotated()
+        self.stride, self._spare = tuple(stride), None
+        self.residual = laid_out(residual, stride)
+        self.inherited.become(None if inherited is None else flat_of(laid_out(inherited, stride)))
         if self.rotation is not None:
-            self.rotation = rotation_of(residual, self._rotation_block)
+            self.rotation = rotation_of(self.residual, self._rotation_block)
         if self.group is not None:
             # The group takes in the new residual when it is next used.
             self.group.is_current, self.group = False, None
 
     def unrotated_residual(self) -> Tensor:
         """Return a copy of the residual in the coordinates of the gradient, without rotation."""
-        return self._restored(self.flat_residual().clone()).as_strided(self.shape, self.stride)
+        return self._unrotated(self.flat_residual().clone())
+
+    def unrotated(self) -> tuple[Tensor, Tensor | None]:
+        """Return what `unrotated_residual` does, and likewise what is inherited, if anything."""
+        inherited = self.inherited.flat
+        others = None if inherited is None else self._unrotated(inherited.clone())
+        return self.unrotated_residual(), others
 
     def unsent(self) -> Tensor | None:
         """Return what this rank keeps of its own gradients, as a copy; None for nothing."""
-        if self.whole or self.is_empty or self.dealt is not None:
+        if self.whole or self.is_empty or self.dealt is not None or not self.inherited.is_kept:
             return None
-        return self.unrotated_residual()
+        others = self.inherited.flat
+        flat = self.flat_residual()
+        return self._unrotated(flat.clone() if others is None else flat - others)
 
     @property
     def bases(self) -> int:
         """A number for the bases in which the residual is kept; 0 without a rotation."""
         return 0 if self.rotation is None else self.rotation.fingerprint
 
-    def rotate_anew(self, residual: Tensor) -> None:
-        """Keep a residual that `unrotated_residual` has returned in the bases of now."""
+    def rotate_anew(self, residual: Tensor, inherited: Tensor | None) -> None:
+        """Keep what `unrotated` has returned in the bases of now."""
         if self.rotation is not None:
-            flat = residual.as_strided((self.numel,), (1,))
-            self.flat_residual().copy_(self.rotation.coefficients(flat))
+            self.flat_residual().copy_(self.rotation.coefficients(flat_of(residual)))
+            if inherited is not None:
+                self.inherited.become(self.rotation.coefficients(flat_of(inherited)))
 
     def unrotated_owned(self) -> Tensor:
         """Return the residual of the sums in the coordinates of the gradient, on the CPU.
 
         It has the shape of the parameter, and is 0 outside this rank's piece.
         """
-        whole = torch.zeros(self.numel, dtype=torch.float32, device="cpu")
-        if self.owned is not None:
-            whole[self.owned.start : self.owned.stop] = self.owned.residual
-        return self._restored(whole).as_strided(self.shape, self.stride)
+        owned = Owned.empty(0, 0) if self.owned is None else self.owned
+        return self._unrotated(owned.spread(self.numel))
 
-    def _restored(self, flat: Tensor) -> Tensor:
+    def _unrotated(self, flat: Tensor) -> Tensor:
         """Turn coefficients into elements of the gradient, in place."""
         if self.rotation is not None:
             self.rotation.restore(flat)
-        return flat
+        return flat.as_strided(self.shape, self.stride)
 
     def decay(self, factor: float) -> None:
         """Multiply the residuals by `factor`."""
         self.flat_residual().mul_(factor)
+        self.inherited.decay(factor)
         if self.owned is not None:
             self.owned.residual.mul_(factor)
 
@@ -333,16 +342,7 @@ class ParameterState:
         self.flat_residual()[start:][indices[finite].long()] = values[finite]
 
     def restore(self, residual: Tensor, owned: Owned | None, dealt: Dealt | None) -> None:
-        """Restore what was saved of a parameter of this shape."""
+        """Restore what was saved of a parameter of this shape. What is inherited stays."""
         self.residual.copy_(residual)
         self.owned, self.dealt = owned, dealt
         self.is_empty, self._spare = False, None
-
-
-def nothing_to_add(total: Tensor) -> None:
-    """Leave a residual as it is, where there are no others to add."""
-
-
-def row_numel(parameter: Tensor) -> int:
-    """Return the number of elements of a row or filter, which lie together; 0 for a vector."""
-    return parameter.numel() // max(1, parameter.shape[0]) if parameter.dim() > 1 else 0

@@ -52,6 +52,8 @@ class Registry:
         """Names of the parameters whose weights the ranks compare when they meet."""
         self.can_undo = True
         """Whether a step can be undone."""
+        self.tells_own = False
+        """Whether `ParameterState.unsent` tells what is the rank's own."""
         self._model: object | None = None
         self._states: dict[str, ParameterState] = {}
         self._by_id: dict[int, tuple[Tensor, ParameterState]] = {}
@@ -179,6 +181,7 @@ class Registry:
                 whole=parameter.numel() < self.min_numel,
                 rotation=self._rotation,
                 can_undo=self.can_undo,
+                tells_own=self.tells_own,
             )
             state.label = name.removeprefix(prefix)
             made.append((parameter, state))

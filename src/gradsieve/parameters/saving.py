@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
+from gradsieve.parameters.memory import flat_of, laid_out
 from gradsieve.parameters.parameter import ParameterState
 from gradsieve.parameters.pieces import Dealt, Owned
 from gradsieve.saved.memory import order_in_memory
@@ -88,3 +91,16 @@ def load_parameter(kept: ParameterState, saved: SavedParameter) -> None:
         kept.rotation.load(saved["rotation"])
     kept.threshold, kept.mean_square = saved["threshold"], saved["mean_square"]
     kept.moments = None if moments is None else Moments(**moments)
+
+
+def save_inherited(kept: ParameterState) -> Tensor | None:
+    """Return what is inherited, as `save_parameter` saves the residual; None for nothing."""
+    flat = kept.inherited.flat
+    return None if flat is None else flat.as_strided(kept.shape, kept.stride).contiguous().clone()
+
+
+def load_inherited(kept: ParameterState, saved: Tensor | None) -> None:
+    """Load what `save_inherited` has saved, after the residual."""
+    if saved is not None:
+        saved = flat_of(laid_out(saved.detach().to(kept.device), kept.stride))
+    kept.inherited.become(saved)

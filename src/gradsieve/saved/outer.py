@@ -27,7 +27,7 @@ from gradsieve.saved.sieve import (
     require_sound,
 )
 
-VERSION = 4
+VERSION = 5
 FIELDS = (
     "version",
     "rank",
@@ -37,15 +37,13 @@ FIELDS = (
     "names",
     "weights",
     "holding",
-    "rests",
     "model",
     "optimizer",
     "sieve",
+    "inherited",
     "under_way",
     SEAL,
 )
-OWN, BESIDE_SUMS, SHARED = "own", "beside sums", "shared"
-"""What the residuals of a fragment may consist of; see `gradsieve.outer.rests`."""
 SCHEDULE = ("every", "step", "place", "began", "since", "ends")
 UNDER_WAY = ("fragment", "averages", "departed", "buffers", "every", "since")
 
@@ -64,9 +62,10 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
     for name in items("holding", opened_leaf("holding", found["holding"])):
         if text("holding", name) not in names:
             refuse("holding", "names of parameters", shown(name))
-    for content in items("rests", found["rests"]):
-        if text("rests", content) not in (OWN, BESIDE_SUMS, SHARED):
-            refuse("rests", f"{OWN}, {BESIDE_SUMS} or {SHARED}", shown(content))
+    for name, part in by_name("inherited", opened_leaf("inherited", found["inherited"])).items():
+        if name not in names:
+            refuse("inherited", "of parameters", shown(name))
+        numbers(f"inherited[{name}]", part, found["weights"][name].shape)
     for name, crc in with_keys("model", opened_leaf("model", found["model"]), names).items():
         count(f"model[{name}]", crc, 0, LARGEST_CRC)
     require_optimizer(opened_leaf("optimizer", found["optimizer"]), len(names))

@@ -14,7 +14,7 @@ from torch import Tensor
 from gradsieve.saved.fields import count, shown
 from gradsieve.saved.leaf import Leaf
 from gradsieve.saved.memory import from_memory_order, in_memory_order
-from gradsieve.saved.outer import OWN, SHARED, require_sound_outer
+from gradsieve.saved.outer import require_sound_outer
 from gradsieve.saved.seal import checksum_of, sealed
 from gradsieve.saved.sieve import named_shards, require_sound, shards_in
 from gradsieve.telemetry.report import NO_REPORT
@@ -220,10 +220,45 @@ def reshard_outer(states: Sequence[State], world_size: int) -> list[dict[str, An
                 "ranks' weights differ: call finish() on all ranks, then state_dict()"
             )
     count("world_size", states[0]["world_size"], len(states), len(states))
-    alike = ("settings", "schedule", "names", "weights", "rests", "model", "optimizer")
+    alike = ("settings", "schedule", "names", "weights", "model", "optimizer")
     require_alike(states, alike)
-    # Pieces of sums have become parts of the residuals.
-    rests = [OWN if content == OWN else SHARED for content in states[0]["rests"]]
-    shared = {**states[0], "world_size": world_size, "rests": rests}
     sieves = reshard_sieves([state["sieve"] for state in states], world_size)
-    return [sealed({**shared, "rank": rank, "sieve": sieve}) for rank, sieve in enumerate(sieves)]
+    if world_size == len(states):
+        inherited = [inherited_by(state, world_size) for state in states]
+    else:
+        # Nobody goes on as the rank that has learned it.
+        inherited = [all_residuals(sieve) for sieve in sieves]
+    shared = {**states[0], "world_size": world_size}
+    return [
+        sealed({**shared, "rank": rank, "sieve": sieve, "inherited": (others,)})
+        for rank, (sieve, others) in enumerate(zip(sieves, inherited, strict=True))
+    ]
+
+
+def inherited_by(state: State, ranks: int) -> dict[str, Tensor]:
+    """Return what a rank has inherited once the pieces that it keeps for others are its residual.
+
+    Args:
+        ranks: the number of ranks, which stays the same.
+    """
+    (before,) = state["inherited"]
+    found = {}
+    for name, parameter in state["sieve"]["parameters"].items():
+        pieces = [parameter["owned"], parameter["dealt"]]
+        if name not in before and pieces == [None, None]:
+            continue
+        others = parameter
+        if parameter["dealt"] is None:
+            kept = before.get(name, torch.zeros_like(parameter["residual"]))
+            others = {**parameter, "residual": kept}
+        found[name] = whole_residual(others, ranks).float()
+    return found
+
+
+def all_residuals(sieve: State) -> dict[str, Tensor]:
+    """Return the residuals of the parameters that are pruned."""
+    return {
+        name: parameter["residual"].clone()
+        for name, parameter in sieve["parameters"].items()
+        if parameter["residual"].numel() >= sieve["min_numel"]
+    }

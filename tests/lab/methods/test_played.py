@@ -122,7 +122,7 @@ def test_powersgd_sends_a_matrix_of_its_rank_exactly():
         "local:sigma=2:3",
         "local:every=0,sigma=2",
         "local:every=x,sigma=2",
-        "local:delay=11,sigma=2",
+        "local:delay=21,sigma=2",
         "local:lr=0,sigma=2",
         "local:momentum=1,sigma=2",
         "local:start_step=-1,sigma=2",

@@ -15,7 +15,7 @@ from gradsieve.codec.blocks import one_block
 from gradsieve.codec.inspect import inspect_section
 from gradsieve.codec.positions import positions_room, write_positions
 from gradsieve.lab.bench.select import seconds
-from gradsieve.parameters.parameter import row_numel
+from gradsieve.parameters.memory import row_numel
 from gradsieve.sieve import Workspace, select
 
 DENSITIES = (0.0005, 0.001, 0.01, 0.05, 0.15, 0.30, 0.60)

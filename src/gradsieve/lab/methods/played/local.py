@@ -121,7 +121,7 @@ class LocalSteps:
     def unsent(self, rank: int) -> Unsent:
         """Return the function that tells what a rank keeps in its weights."""
         sieve, names = self.compressor, self.ranks[rank].weights.names
-        if not (self.settings.holds and isinstance(sieve, PlayedSieve)):
+        if not isinstance(sieve, PlayedSieve):
             return nothing
         return lambda name: sieve.unsent(rank, names.index(name))
 
@@ -132,4 +132,6 @@ def compressor_of(
     topology = TOPOLOGIES.get(settings.sieve.topology_name)
     if isinstance(topology, DenseTopology):
         return Rounded(8 * (topology.element_size or FLOAT32))
-    return PlayedSieve(parameters, ranks, settings.sieve, settings.residual_decay)
+    return PlayedSieve(
+        parameters, ranks, settings.sieve, settings.residual_decay, tells_own=settings.holds
+    )

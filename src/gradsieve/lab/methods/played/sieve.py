@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from gradsieve.bucket.plan import Plan
-from gradsieve.bucket.rank_sieve import RankSieve, turn_shared
+from gradsieve.bucket.rank_sieve import RankSieve
+from gradsieve.bucket.shared_bases import share_bases, turn_shared
 from gradsieve.config import SieveConfig
 from gradsieve.control.budget import Budget
 from gradsieve.lab.methods.played.rounded import Rounded
 from gradsieve.lab.methods.played.transport import play_exchanges
-from gradsieve.outer.rests import content_after
-from gradsieve.saved.outer import OWN, SHARED
 from gradsieve.topology import TOPOLOGIES, FrameTopology
 
 
@@ -21,6 +20,7 @@ class PlayedSieve:
 
     Args:
         residual_decay: the factor of a residual after each exchange of its parameter.
+        tells_own: whether `unsent` tells what is a rank's own, as in an `OuterSync`.
 
     Raises:
         ValueError: the options ask for a link.
@@ -32,6 +32,8 @@ class PlayedSieve:
         ranks: int,
         config: SieveConfig,
         residual_decay: float = 1.0,
+        *,
+        tells_own: bool = False,
     ) -> None:
         topology = TOPOLOGIES.get(config.topology_name)
         is_played = isinstance(topology, FrameTopology) and not topology.of_nodes
@@ -44,10 +46,10 @@ class PlayedSieve:
         self.topology = topology
         self.sieves = [RankSieve(config) for _ in range(ranks)]
         for sieve in self.sieves:
+            sieve.parameters.tells_own = tells_own and config.error_feedback
             sieve.bind(nn.ParameterList(parameters))
-            sieve.share_bases(self.sieves[0])
+        share_bases(self.sieves)
         self.residual_decay = residual_decay
-        self.rotates = config.rotation > 0
 
     def plan(self, rank: int, places: Sequence[int] | None) -> Plan:
         """Return what a rank sends of the parameters that are exchanged together; None is all."""
@@ -59,8 +61,7 @@ class PlayedSieve:
 
     def unsent(self, rank: int, place: int) -> Tensor | None:
         """Return what a rank has not sent of a parameter, as `OuterExchange.unsent` does."""
-        is_own = content_after(OWN, self.topology, self.rotates) != SHARED
-        return list(self.sieves[rank].parameters)[place].unsent() if is_own else None
+        return list(self.sieves[rank].parameters)[place].unsent()
 
     def average(
         self, gradients: Sequence[Sequence[Tensor]], places: Sequence[int] | None = None
