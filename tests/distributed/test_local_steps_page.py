@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
+from ranks import leave_group, run_ranks
 
 PAGE = Path(__file__).parents[2] / "docs" / "local-steps.md"
 SCRIPT = r"<!-- A test runs this script on {count} ranks. -->\n```python\n(.*?)```"
@@ -31,7 +31,7 @@ def run(script, port):
     """As under torchrun."""
     place = {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
     os.environ |= place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.destroy_process_group()
+    leave_group()
     names = runpy.run_path(script)
     weights = [p.to_local() if hasattr(p, "to_local") else p for p in names["net"].parameters()]
     flat = torch.cat([weight.detach().flatten() for weight in weights])

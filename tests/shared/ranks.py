@@ -70,6 +70,15 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]
                 process.join()
 
 
+def leave_group() -> None:
+    """Destroy the group of the test on all ranks.
+
+    A rank that closes its connections while another one is still making its own lets that one fail.
+    """
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def result_of(pipe: Connection) -> Any:
     if not wait([pipe], SECONDS):
         raise TimeoutError(f"a rank gave no result within {SECONDS} s")
