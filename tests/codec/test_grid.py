@@ -41,6 +41,19 @@ def test_places_lead_back_to_their_elements(rows, columns, share):
     np.testing.assert_array_equal(places, indices[order])
 
 
+@settings(deadline=None, max_examples=50)
+@given(rows=classes, columns=classes)
+def test_nothing_is_read_or_written_behind_an_array(rows, columns):
+    """As Python, where numpy notices it."""
+    indices = np.arange(rows.size * columns.size, dtype=np.int32)
+    edges = sizes_of(rows, columns)
+    places, order, counts = place_survivors.py_func(indices, rows, columns, edges)
+    np.testing.assert_array_equal(places, indices)
+    found = places.copy()
+    find_survivors.py_func(found, counts, rows.astype(int), columns.astype(int), edges)
+    np.testing.assert_array_equal(found, order)
+
+
 @settings(deadline=None, max_examples=200)
 @given(lines=classes, cut=st.integers(0, 60))
 def test_the_classes_of_a_side_come_back_and_a_damaged_side_is_noticed(lines, cut):

@@ -1,5 +1,7 @@
 """Levels ordered by the size that is expected: they arrive as others do, in fewer bytes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,70 @@ def test_rows_of_another_length_are_refused(columns):
     section.payload[:4] = np.array([columns], "<u4").view(np.uint8)
     with pytest.raises(FrameError, match="section 0 block"):
         decode_frame(encode_frame([section]))
+
+
+def forged(section, offset, new):
+    payload = np.concatenate([section.payload, np.zeros(16, np.uint8)])[: section.payload.size]
+    payload[offset : offset + len(new)] = np.frombuffer(new, np.uint8)
+    return replace(section, payload=payload)
+
+
+RUNS, CLASSES_OF_ROWS, STEP = 20, 22, 8
+"""Where the number of runs of the rows, that of their classes, and the step are in a payload."""
+
+
+@pytest.mark.parametrize(
+    ("offset", "new"),
+    [
+        (RUNS, b"\0\0"),
+        (RUNS, b"\xff\xff"),
+        (CLASSES_OF_ROWS, b"\0"),
+        (CLASSES_OF_ROWS, b"\x09"),
+        (STEP, np.float32(np.nan).tobytes()),
+        (STEP, np.float32(-1).tobytes()),
+    ],
+)
+def test_settings_out_of_range_are_refused(offset, new):
+    _, section = section_of(*graded()[:1], 0.1, graded()[1])
+    with pytest.raises(FrameError):
+        decode_frame(encode_frame([forged(section, offset, new)])).sections[0].survivors()
+
+
+def test_more_members_or_survivors_than_there_are_is_refused():
+    values, grid = graded()
+    _, section = section_of(values, 0.1, grid)
+    *_, parts = section.coding.open(section, "section")
+    members = int(parts[3]) - section.payload.ctypes.data
+    more = np.array([section.count + 1], "<u4").tobytes()
+    with pytest.raises(FrameError, match="values"):
+        forged(section, members, more).survivors()
+    for count in (section.count - 1, section.count + 1, values.size):
+        with pytest.raises(FrameError):
+            replace(section, count=count).survivors()
+
+
+def test_a_payload_that_is_cut_or_too_long_is_refused():
+    values, grid = graded()
+    _, section = section_of(values, 0.1, grid)
+    *_, parts = section.coding.open(section, "section")
+    cuts = {int(part) - section.payload.ctypes.data for part in parts}
+    # The last bytes of the arithmetic code stand for other levels if some are missing.
+    cuts |= {22, 30} | {cut + 4 for cut in cuts} | {section.payload.size - 20}
+    for cut in cuts:
+        with pytest.raises(FrameError):
+            forged(replace(section, payload=section.payload[:cut]), 0, b"").survivors()
+    longer = np.concatenate([section.payload, np.zeros(1, np.uint8)])
+    with pytest.raises(FrameError):
+        replace(section, payload=longer).survivors()
+
+
+def test_a_side_that_is_too_long_for_classes_needs_none():
+    numel = 2**17
+    values = np.random.default_rng(0).laplace(size=numel).astype(np.float32)
+    grid = Grid(np.zeros(numel, np.uint8), np.zeros(1, np.uint8))
+    indices = np.flatnonzero(np.abs(values) > 2).astype(np.int32)
+    section = pruned_section(indices, values[indices], numel, 2.0, "levels", grid=grid)
+    assert section.kind is Kind.LEVELS
 
 
 def test_other_bytes_in_the_levels_are_noticed_or_decode():

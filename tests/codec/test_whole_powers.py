@@ -97,6 +97,29 @@ def test_a_payload_that_is_too_short_or_too_long_is_refused():
             decode_frame(encode_frame([damaged])).sections[0].survivors("section 0")
 
 
+def test_bytes_behind_the_code_must_be_zeros():
+    section = whole_section(np.zeros(100_000, np.float32), "levels")
+    section.payload[-1] = 1
+    with pytest.raises(FrameError, match="section 0 values"):
+        section.survivors("section 0")
+
+
+@pytest.mark.parametrize("count", [0, 999, 1001])
+def test_another_count_is_refused(count):
+    section = replace(whole_section(biases(), "levels"), count=count)
+    with pytest.raises(FrameError, match="section 0 count"):
+        decode_frame(encode_frame([section]))
+
+
+@pytest.mark.parametrize("factor", [1e38, -1e38])
+def test_an_overflow_is_an_infinity_and_no_warning(factor):
+    section = whole_section(np.full(3, 2.0**100, np.float32), "levels")
+    total = np.zeros(3, np.float32)
+    with np.errstate(all="raise"):
+        section.add_to(total, factor)
+    assert np.isinf(total).all()
+
+
 def test_other_bytes_are_noticed_or_decode():
     section = whole_section(biases(), "levels")
     untouched = section.payload.copy()

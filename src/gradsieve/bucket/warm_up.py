@@ -53,8 +53,9 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
                 )
                 for residual in residuals
             ]
-        whole = whole_section(ones.numpy(), values)
-        for decoded in decode_frame(encode_frame([*pruned, whole])).sections:
+        # What "levels" cannot carry travels as bfloat16.
+        whole = [whole_section(ones.numpy(), mode) for mode in {values, "bfloat16"}]
+        for decoded in decode_frame(encode_frame([*pruned, *whole])).sections:
             decoded.add_to(np.zeros(decoded.numel, np.float32), 1.0)
         if rotates:
             rotation = Rotation(2, 2, 2, ones.device)

@@ -27,11 +27,11 @@ LOW, HIGH, CODE, AT, FIELDS = range(5)
 
 STEPS = 12
 """Numbers below this are written as that many ones and a zero."""
-WIDTHS = 16
+WIDTHS = 15
 """The bits of the longest remainder of a number above them."""
 CONTEXTS = STEPS + WIDTHS
 """The number of probabilities that numbers are written with."""
-LARGEST = STEPS - 1 + 2 ** (WIDTHS - 1)
+LARGEST = STEPS - 1 + 2**WIDTHS
 
 
 @compiled
@@ -113,7 +113,7 @@ def put_number(state, probabilities, number):  # type: ignore[no-untyped-def]
             return
     rest = number - STEPS + 1
     width = bit_length(rest) - 1
-    for longer in range(WIDTHS - 1):
+    for longer in range(WIDTHS):
         bit = width > longer
         put_bit(state, probabilities[0, STEPS + longer], bit)
         learn_bit(probabilities, STEPS + longer, bit)
@@ -174,7 +174,7 @@ def get_number(state, probabilities, end):  # type: ignore[no-untyped-def]
         if not bit:
             return np.int64(step)
     width = np.int64(0)
-    for longer in range(WIDTHS - 1):
+    for longer in range(WIDTHS):
         bit = get_bit(state, probabilities[0, STEPS + longer], end)
         learn_bit(probabilities, STEPS + longer, bit)
         if not bit:

@@ -12,8 +12,8 @@ AT_ONCE = 8
 def add_at(total, indices, values, factor):  # type: ignore[no-untyped-def]
     """Compute total[indices] += factor · values, both operations rounded.
 
-    total: float32; indices: int32 [N], known to ascend within `total`; values: float32 [N];
-    factor: float32.
+    total: float32; indices: int32 [N], known to be all different and within `total`; factor:
+    float32; values: float32 [N].
     """
     whole = indices.size // AT_ONCE * AT_ONCE
     for start in range(0, whole, AT_ONCE):

@@ -104,9 +104,9 @@ class Section:
 class Coding(ABC):
     """A way to write the values of one parameter as a payload, and to read them back.
 
-    Codings that send survivors derive from `PrunedCoding`, and `WholeFloats` sends all elements.
-    Each of these two declares an `encode`, since they need different arguments. A coding keeps
-    nothing between calls, so that one object serves all threads.
+    Codings that send survivors derive from `PrunedCoding`; `WholeFloats` and `WholePowers` send all
+    elements. Each family declares an `encode` of its own, since they need different arguments. A
+    coding keeps nothing between calls, so that one object serves all threads.
     """
 
     whole: ClassVar[bool]
@@ -135,7 +135,7 @@ class Coding(ABC):
         """Raise FrameError where count, payload size or settings are out of their ranges.
 
         The count must be bounded by the bytes that are there, so that a forged one makes no
-        reader allocate more than a few times the size of the frame.
+        reader allocate more than 256 times the size of the frame.
         """
 
     def check(self, section: Section, name: str) -> None:

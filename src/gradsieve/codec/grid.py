@@ -25,7 +25,6 @@ CLASSES = 8
 """The most classes of a side."""
 BITS_OF_A_CLASS = 2
 """Powers of two of the mean square from one class to the next: half the magnitude."""
-MOST_RUNS = 2**16 - 1
 RUNS_BYTES = 3
 """The bytes before the counts of a side: the number of runs, u16, and that of classes, u8."""
 
@@ -178,8 +177,8 @@ def place_survivors(indices, rows, columns, edges):  # type: ignore[no-untyped-d
     Also the number of survivors in each class, int32 [classes]. indices: int32, ascending.
     """
     width = columns.size
-    _, starts, ranks = columns_by_class(columns)
-    widths = np.diff(starts)
+    _, _, ranks = columns_by_class(columns)
+    in_columns = lines_of_each(columns)
     classes = np.empty(indices.size, np.uint8)
     places = np.empty(indices.size, np.int32)
     counts = np.zeros(edges.size - 1, np.int32)
@@ -189,8 +188,8 @@ def place_survivors(indices, rows, columns, edges):  # type: ignore[no-untyped-d
     for i in range(indices.size):
         index = np.int64(indices[i])
         while index >= row_start + width:
-            for b in range(CLASSES):
-                ahead[rows[row] + b] += widths[b]
+            for b in range(in_columns.size):
+                ahead[rows[row] + b] += in_columns[b]
             row += 1
             row_start += width
         column = index - row_start

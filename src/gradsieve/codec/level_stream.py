@@ -176,6 +176,9 @@ def read_class_counts(address, end, edges, count):  # type: ignore[no-untyped-de
     """
     classes, numel = edges.size - 1, edges[-1]
     counts, address = read_counts(address, end, classes * numel, numel, count)
+    if address == 0:
+        # There may be fewer counts than classes.
+        return counts, address
     for c in range(classes):
         if counts[c] > edges[c + 1] - edges[c]:
             return counts, np.int64(0)

@@ -61,7 +61,9 @@ class WholePowers(Coding):
         return values
 
     def add(self, section: Section, total: Floats, factor: np.float32, name: str) -> None:
-        total += factor * self.values(section, name)
+        # What overflowed on one rank must have overflowed on all.
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += factor * self.values(section, name)
 
     def survivors(self, section: Section, name: str) -> tuple[Indices, Floats]:
         return np.arange(section.numel, dtype=np.int32), self.values(section, name)
@@ -140,4 +142,8 @@ def read_powers(payload, values):  # type: ignore[no-untyped-def]
         sign = get_plain(state, 1, end)
         patterns[i] = np.uint32(sign << 31 | exponent << MANTISSA_BITS)
         mean = moved(mean, exponent)
-    return payload.size == max(ends_at(state) - start, fewest_bytes(values.size))
+    size = ends_at(state) - start
+    for i in range(size, payload.size):
+        if payload[i]:
+            return False
+    return payload.size == max(size, fewest_bytes(values.size))

@@ -64,7 +64,7 @@ def require_sound_outer(saved: object) -> Mapping[str, Any]:
             refuse("holding", "names of parameters", shown(name))
     for name, part in by_name("inherited", opened_leaf("inherited", found["inherited"])).items():
         if name not in names:
-            refuse("inherited", "of parameters", shown(name))
+            refuse("inherited", "names of parameters", shown(name))
         numbers(f"inherited[{name}]", part, found["weights"][name].shape)
     for name, crc in with_keys("model", opened_leaf("model", found["model"]), names).items():
         count(f"model[{name}]", crc, 0, LARGEST_CRC)
