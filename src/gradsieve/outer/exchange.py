@@ -8,8 +8,8 @@ from gradsieve.errors import SieveError
 from gradsieve.exchange.collectives import own_rank
 from gradsieve.outer.arrivals import Arrivals
 from gradsieve.outer.buffers import BufferAverage, Buffers, assign
+from gradsieve.outer.mates import Mates
 from gradsieve.outer.record import OuterRecord
-from gradsieve.outer.replicas import Mates
 from gradsieve.outer.schedule import Schedule
 from gradsieve.outer.under_way import UnderWay
 from gradsieve.outer.weights import Flight, OuterWeights

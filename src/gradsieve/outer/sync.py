@@ -18,10 +18,11 @@ from gradsieve.exchange import ExchangeError, ManagedGroup
 from gradsieve.gathering import Gathers
 from gradsieve.outer.buffers import Buffers
 from gradsieve.outer.exchange import OuterExchange
+from gradsieve.outer.mates import Mates, mates_of, require_no_clock
 from gradsieve.outer.nesterov import Nesterov
 from gradsieve.outer.record import OuterRecord
 from gradsieve.outer.regroup import Groupings, Membership, meet
-from gradsieve.outer.replicas import Mates, mates_of, require_no_clock, share
+from gradsieve.outer.replicas import share
 from gradsieve.outer.requirements import (
     require_module,
     require_no_nodes,
@@ -60,11 +61,10 @@ class OuterSync(Gathers):
         model: a plain module; a DDP model over the ranks of one node, which then takes part as if
             it were one rank; or a model that `fully_shard` has cut over the ranks of one node, with
             the ranks that hold the same shard as `process_group`.
-        config: the options of the sieve, without `start_step` and `ramp_steps`; None takes the
-            defaults of `SieveConfig`.
-        every: the number of inner steps from one exchange to the next. With a `Budget` it may be a
-            pair (least, most); the scale of the budget then sets the number between them. None:
-            20, or (20, 100) with a `Budget` and a whole model.
+        config: the options of the sieve, without `start_step` and `ramp_steps`; None for defaults.
+        every: the number of inner steps from one exchange to the next, or with a `Budget` a pair
+            (least, most) between which its scale sets the number. None: 20, or (20, 100) with a
+            `Budget` and a whole model.
         delay: the number of inner steps that run while an exchange is under way (Douillard et al.
             2025, arXiv 2501.18512). What they add to the weights stays, and is a part of the next
             pseudo-gradient.
