@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-SECONDS = 120
+SECONDS = 300
 
 
 def printed_by(*arguments: str, **environment: str) -> str:
