@@ -13,7 +13,7 @@ from gradsieve.lab.link import LinkError, ShapedLink
 COMMAND = [str(Path(sys.executable).with_name("gradsieve"))]
 
 
-def gradsieve(*arguments, timeout=200, **environment):
+def gradsieve(*arguments, timeout=300, **environment):
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,
