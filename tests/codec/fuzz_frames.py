@@ -19,6 +19,7 @@ from gradsieve.codec import (
     pruned,
     pruned_floats,
     sized_levels,
+    whole,
     whole_floats,
     whole_powers,
 )
@@ -43,11 +44,12 @@ for function in (
     sized_levels.SizedLevels.check_payload,
     sized_levels.SizedLevels.open,
     sized_levels.SizedLevels.survivors,
-    whole_powers.WholePowers.check_payload,
+    whole_powers.WholePowers.check_size,
     whole_powers.WholePowers.values,
-    whole_floats.WholeFloats.add,
-    whole_floats.WholeFloats.check_payload,
-    whole_floats.WholeFloats.survivors,
+    whole.WholeCoding.add,
+    whole.WholeCoding.check_payload,
+    whole.WholeCoding.survivors,
+    whole_floats.WholeFloats.check_size,
 ):
     atheris.instrument_func(function)
 

@@ -104,9 +104,9 @@ class Section:
 class Coding(ABC):
     """A way to write the values of one parameter as a payload, and to read them back.
 
-    Codings that send survivors derive from `PrunedCoding`; `WholeFloats` and `WholePowers` send all
-    elements. Each family declares an `encode` of its own, since they need different arguments. A
-    coding keeps nothing between calls, so that one object serves all threads.
+    Codings that send survivors derive from `PrunedCoding`, and those that send all elements from
+    `WholeCoding`. Each family declares an `encode` of its own, since they need different arguments.
+    A coding keeps nothing between calls, so that one object serves all threads.
     """
 
     whole: ClassVar[bool]

@@ -26,6 +26,7 @@ from gradsieve.codec.levels import Levels
 from gradsieve.codec.pruned import BlockedCoding, PrunedCoding
 from gradsieve.codec.pruned_floats import PrunedFloats
 from gradsieve.codec.sized_levels import SizedLevels
+from gradsieve.codec.whole import WholeCoding
 from gradsieve.codec.whole_floats import WholeFloats
 from gradsieve.codec.whole_powers import WholePowers
 
@@ -65,7 +66,7 @@ PRUNED_CODINGS: Mapping[int, PrunedCoding] = by_kind(
 )
 ROUNDED_WHOLE = WholeFloats(Kind.WHOLE_BFLOAT16, Bfloat16())
 """The coding of whole parameters that others cannot carry."""
-WHOLE_CODINGS: Mapping[int, WholeFloats | WholePowers] = by_kind(
+WHOLE_CODINGS: Mapping[int, WholeCoding] = by_kind(
     WholePowers(Kind.WHOLE_POWERS),
     WholeFloats(Kind.WHOLE_FLOAT32, Float32()),
     ROUNDED_WHOLE,
@@ -83,7 +84,7 @@ class ValueCodings(NamedTuple):
 
     pruned: BlockedCoding
     """The coding of survivors."""
-    whole: WholeFloats | WholePowers
+    whole: WholeCoding
     """The coding of parameters that are too small to prune."""
     by_size: SizedLevels | None = None
     """The coding of survivors where a `Grid` says how large elements are expected to be."""

@@ -20,9 +20,10 @@ from gradsieve.codec.adaptive import (
     start_reading_bits,
     start_writing,
 )
-from gradsieve.codec.coding import Coding, Floats, Indices, PayloadBytes, Section
+from gradsieve.codec.coding import Floats, Section
 from gradsieve.codec.errors import refuse
 from gradsieve.codec.level_stream import MOST_BYTES, MOST_BYTES_OF_ONE
+from gradsieve.codec.whole import WholeCoding
 from gradsieve.runtime.arrays import UINT8, require_array
 from gradsieve.runtime.compiled import compiled
 
@@ -36,44 +37,23 @@ MOST_OF_A_BYTE = 64
 """The most elements that a byte may stand for, so that no forged section claims more."""
 
 
-class WholePowers(Coding):
+class WholePowers(WholeCoding):
     """The payload is an arithmetic code of the exponents and signs of all elements."""
 
-    whole = True
-
     def encode(self, values: Floats) -> Section | None:
-        """Return a section of all elements, float32 [N], or None where it cannot carry them."""
         payload = encode_powers(values)
         if not payload.size:
             return None
         return Section(values.size, values.size, self, payload)
 
     def values(self, section: Section, name: str) -> Floats:
-        """Return the values, float32 [numel].
-
-        Raises:
-            FrameError: the payload is damaged.
-        """
         require_array(f"{name}'s payload", section.payload, UINT8)
         values = np.empty(section.numel, np.float32)
         if not read_powers(section.payload, values):
             refuse(f"{name} values", "do not decode")
         return values
 
-    def add(self, section: Section, total: Floats, factor: np.float32, name: str) -> None:
-        # What overflowed on one rank must have overflowed on all.
-        with np.errstate(over="ignore", invalid="ignore"):
-            total += factor * self.values(section, name)
-
-    def survivors(self, section: Section, name: str) -> tuple[Indices, Floats]:
-        return np.arange(section.numel, dtype=np.int32), self.values(section, name)
-
-    def payload_bytes(self, section: Section, name: str) -> PayloadBytes:
-        return PayloadBytes(settings=0, counts=0, positions=0, signs=0, values=section.payload.size)
-
-    def check_payload(self, section: Section, name: str) -> None:
-        if section.count != section.numel:
-            refuse(f"{name} count", f"{section.count} of {section.numel} elements of a whole one")
+    def check_size(self, section: Section, name: str) -> None:
         size, least = section.payload.size, fewest_bytes(section.numel)
         if size < least:
             refuse(f"{name} bytes", f"{size}, where {section.numel} elements take {least}")
