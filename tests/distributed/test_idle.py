@@ -2,12 +2,12 @@
 
 import copy
 import gc
-import logging
 
 import pytest
 import torch
 from models import build, on_every_rank, train
 from ranks import run_ranks
+from told import Told
 from torch import nn
 
 import gradsieve as gs
@@ -70,22 +70,8 @@ def test_what_is_freed_or_copied_awaits_nothing(caplog):
     assert len(caplog.messages) == 1
 
 
-class Told(logging.Handler):
-    def __init__(self):
-        super().__init__()
-        self.texts = []
-
-    def emit(self, record):
-        self.texts.append(record.getMessage())
-
-    def take(self):
-        texts, self.texts = self.texts, []
-        return texts
-
-
 def train_past_it():
     handler = Told()
-    logging.getLogger("gradsieve").addHandler(handler)
     # In use: nothing is said, and nothing is watched any more.
     model = build()
     sieve = gs.attach(model, start_step=2, min_numel=100)

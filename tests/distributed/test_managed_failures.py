@@ -1,6 +1,5 @@
 """Exchanges that fail in groups that others manage, and what the ranks that are left go on from."""
 
-import logging
 import os
 import signal
 
@@ -18,6 +17,7 @@ from managed import (
     unsent,
 )
 from ranks import run_ranks
+from told import Told
 
 import gradsieve as gs
 
@@ -115,7 +115,6 @@ def go_back():
         group.left = MEETING + STATISTICS + 2
     train(net, outer, optimizer, 1)
     told = Told()
-    logging.getLogger("gradsieve").addHandler(told)
     outer._groupings._receive = fail_to_receive
     with pytest.raises(gs.ExchangeError, match="the state of the source"):
         outer.regroup(Job("back, first", Breaking).group(0, 1, 2, 3))
@@ -127,15 +126,6 @@ def go_back():
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert len(told.texts) == (job.rank == 1)
     assert all("could not end the exchange" in text for text in told.texts)
-
-
-class Told(logging.Handler):
-    def __init__(self):
-        super().__init__()
-        self.texts = []
-
-    def emit(self, record):
-        self.texts.append(record.getMessage())
 
 
 def fail_to_receive(*arguments, **options):
