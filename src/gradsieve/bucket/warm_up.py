@@ -54,7 +54,8 @@ def warm_up(values: Values, error_feedback: bool = True, rotates: bool = False) 
                 for residual in residuals
             ]
         # What "levels" cannot carry travels as bfloat16.
-        whole = [whole_section(ones.numpy(), mode) for mode in {values, "bfloat16"}]
+        modes: list[Values] = ["levels", "bfloat16"] if values == "levels" else [values]
+        whole = [whole_section(ones.numpy(), mode) for mode in modes]
         for decoded in decode_frame(encode_frame([*pruned, *whole])).sections:
             decoded.add_to(np.zeros(decoded.numel, np.float32), 1.0)
         if rotates:
