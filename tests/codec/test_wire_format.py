@@ -113,10 +113,10 @@ def rice_parameter(count, length):
     return ((481212 * (2 * length - count) - 1) // (2000000 * count)).bit_length()
 
 
-def read_set(data, start, universe, block, counts):
-    """The positions, and the byte behind them."""
+def read_set(data, start, edges, counts):
+    """The positions of a set whose blocks begin at `edges`, and the byte behind them."""
     blocks = [
-        (b * block, count, rice_parameter(count, min(block, universe - b * block)))
+        (edges[b], count, rice_parameter(count, edges[b + 1] - edges[b]))
         for b, count in enumerate(counts)
         if count
     ]
@@ -131,13 +131,15 @@ def read_set(data, start, universe, block, counts):
     return positions, unary.end()
 
 
-def read_counts(data, start, universe, block, count):
-    blocks = -(-universe // block)
+def read_counts(data, start, blocks, total):
     if blocks == 1:
-        return [count], start
-    total = count + blocks
-    marks, end = read_set(data, start, total, total, [blocks])
+        return [total], start
+    marks, end = read_set(data, start, [0, total + blocks], [blocks])
     return [mark - before - 1 for before, mark in zip([-1, *marks], marks, strict=False)], end
+
+
+def even_edges(universe, block):
+    return [*range(0, universe, block), universe]
 
 
 def float32(number):
@@ -150,8 +152,8 @@ def read_levels(data, at, count, low_bits, planes, step, first, rest):
         size, log = struct.unpack_from("<IB", data, at)
         universe = len(members)
         block = 1 << log if log else universe
-        counts, at = read_counts(data, at + 5, universe, block, size)
-        places, at = read_set(data, at, universe, block, counts)
+        counts, at = read_counts(data, at + 5, -(-universe // block), size)
+        places, at = read_set(data, at, even_edges(universe, block), counts)
         members = [members[place] for place in places]
         for member in members:
             depths[member] += 1
@@ -176,7 +178,7 @@ def decode(frame):
         return [], []
     block, _ = struct.unpack_from("<If", frame, 48)
     own = struct.unpack_from("<fff", frame, 56) if kind == LEVELS else ()
-    counts, at = read_counts(frame, 56 + 4 * len(own), numel, block, count)
+    counts, at = read_counts(frame, 56 + 4 * len(own), -(-numel // block), count)
     if kind == LEVELS:
         values, at = read_levels(frame, at, count, low_bits, planes, *own)
     else:
@@ -184,6 +186,6 @@ def decode(frame):
         raw = [frame[at + width * i : at + width * (i + 1)] for i in range(count)]
         values = [struct.unpack("<f", bytes(4 - width) + value)[0] for value in raw]
         at += width * count
-    indices, at = read_set(frame, at, numel, block, counts)
+    indices, at = read_set(frame, at, even_edges(numel, block), counts)
     assert at == 48 + size
     return indices, values

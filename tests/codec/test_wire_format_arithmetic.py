@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from test_wire_format import Bits, float32, rice_parameter
+from test_wire_format import Bits, float32, read_counts, read_set
 
 from gradsieve.codec import Grid, Kind, decode_frame, encode_frame, pruned_section, whole_section
 
@@ -50,31 +50,6 @@ def test_whole_powers_are_as_the_document_says(numel):
 
 
 # From here on: a decoder written from the document alone, as in test_wire_format.
-
-
-def read_set(data, start, edges, counts):
-    """The positions of a set whose blocks differ in length, and the byte behind them."""
-    blocks = [
-        (edges[b], count, rice_parameter(count, edges[b + 1] - edges[b]))
-        for b, count in enumerate(counts)
-        if count
-    ]
-    lows = Bits(data, start)
-    unary = Bits(data, start + (sum(count * k for _, count, k in blocks) + 7) // 8)
-    positions = []
-    for origin, count, k in blocks:
-        behind = origin
-        for _ in range(count):
-            positions.append(behind + (unary.unary() << k) + lows.take(k))
-            behind = positions[-1] + 1
-    return positions, unary.end()
-
-
-def read_counts(data, start, blocks, total):
-    if blocks == 1:
-        return [total], start
-    marks, end = read_set(data, start, [0, total + blocks], [blocks])
-    return [mark - before - 1 for before, mark in zip([-1, *marks], marks, strict=False)], end
 
 
 def read_side(data, at, lines):
